@@ -1,0 +1,1 @@
+"""Server specs, pinned packages and tool catalogs."""

@@ -1,0 +1,130 @@
+"""Server specs: what an entry of `mcp_settings.json` means once it has been parsed and checked.
+
+Values only; `catalog.settings_file` makes them, `spawn` and `gateway` read them. A spec holds
+templates, never a user's secret.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Mapping
+
+from mcphub.policy.model import Evidence, Isolation, RiskLevel, ServerFacts, Transport
+
+_EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+class FactName(StrEnum):
+    """Facts about the caller that a template may use; not secrets."""
+
+    USER_ID = "USER_ID"
+    USER_NAME = "USER_NAME"
+    USER_HOME = "USER_HOME"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A credential slot: one value that each user sets for one server (`${USER_<NAME>}`).
+
+    Attributes:
+        name: The slot's name without `USER_`, e.g. `GITHUB_TOKEN`.
+        places: Where the template stands, e.g. `env.GITHUB_PERSONAL_ACCESS_TOKEN`.
+    """
+
+    name: str
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """The `sandbox` object of a server.
+
+    Attributes:
+        egress: Allowed destinations: `host` (TLS on 443), `*.host`, `host:port` (plain TCP),
+            `ip:port`. Empty means no network at all.
+        redirect: `host:port` as the server says it -> `host:port` where the gateway really goes;
+            for on-premises mirrors and stand-ins. Implies that the key is allowed.
+        readable: Absolute host paths that the instance may read, beside `/usr` and its package.
+        memory_mb: Memory limit in MiB, swap not counted.
+        pids: Most processes and threads.
+        cpu: Most processor time, in cores.
+        files: Most open files for one process.
+        tmp_mb: Size of `/tmp` and of `/dev/shm` in MiB.
+        idle_s: Seconds without a call after which an instance is stopped.
+    """
+
+    egress: tuple[str, ...] = ()
+    redirect: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    readable: tuple[str, ...] = ()
+    memory_mb: int = 512
+    pids: int = 128
+    cpu: float = 1.0
+    files: int = 1024
+    tmp_mb: int = 64
+    idle_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """One server of the settings.
+
+    Attributes:
+        name: `[a-z0-9][a-z0-9-]{0,62}`, the key everywhere.
+        title: Free display name.
+        transport: How it is reached.
+        command: Program for stdio servers, as written (`npx`, `uvx`, an absolute path, a name in PATH).
+        args, env, headers, url, cwd: Templates, as written.
+        slots: Credential slots, found from the templates.
+        risk, requires_user_isolation, user_aware, isolation, admin_only, enabled, groups,
+        tools_allow, tools_deny, sandbox: As in the settings.
+        timeout_s: Default time limit of one call.
+        revision: Digest of everything above that changes a running instance.
+    """
+
+    name: str
+    title: str
+    transport: Transport
+    command: str = ""
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    cwd: str = ""
+    slots: tuple[Slot, ...] = ()
+    risk: RiskLevel | None = None
+    requires_user_isolation: bool = False
+    user_aware: bool = False
+    isolation: Isolation | None = None
+    admin_only: bool = False
+    enabled: bool = True
+    groups: frozenset[str] = frozenset()
+    tools_allow: tuple[str, ...] = ()
+    tools_deny: tuple[str, ...] = ()
+    sandbox: SandboxSpec = SandboxSpec()
+    timeout_s: float = 60.0
+    revision: str = ""
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the credential slots, sorted."""
+        return tuple(sorted(slot.name for slot in self.slots))
+
+    def facts(self, *, version: str = "", enabled: bool = True, evidence: Evidence | None = None) -> ServerFacts:
+        """Return what policy needs to know; `version`, `enabled` and `evidence` come from the store."""
+        per_user = any(place.startswith(("headers.", "url")) for slot in self.slots for place in slot.places)
+        return ServerFacts(
+            name=self.name,
+            transport=self.transport,
+            risk=self.risk,
+            requires_user_isolation=self.requires_user_isolation,
+            user_aware=self.user_aware,
+            isolation=self.isolation,
+            admin_only=self.admin_only,
+            enabled=self.enabled and enabled,
+            groups=self.groups,
+            tools_allow=self.tools_allow,
+            tools_deny=self.tools_deny,
+            per_user_credential=per_user,
+            version=version,
+            evidence=evidence,
+        )

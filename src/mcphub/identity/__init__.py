@@ -1,0 +1,1 @@
+"""Users, groups, API keys: values in, values out."""

@@ -1,0 +1,59 @@
+"""Opaque identifiers and secrets.
+
+Ids never carry a user-controlled name, so they are safe in paths and logs (rule R23). Session ids
+and API keys have 256 bits from the operating system's generator (rule R3).
+"""
+
+import secrets
+import time
+from typing import Protocol
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32: no i, l, o, u
+
+
+class Clock(Protocol):
+    """Seconds since the epoch, UTC. Passed in, so that tests can move it."""
+
+    def __call__(self) -> float: ...
+
+
+def system_clock() -> float:
+    """Return the wall clock in seconds since the epoch (UTC)."""
+    return time.time()  # noqa: TID251  the one place that reads it
+
+
+def opaque(prefix: str) -> str:
+    """Return `prefix_` and 26 random base32 characters (130 bits), lower case."""
+    return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(26))
+
+
+def user_id() -> str:
+    """Return a new user id, `u_…`."""
+    return opaque("u")
+
+
+def instance_id() -> str:
+    """Return a new instance id, `i_…`."""
+    return opaque("i")
+
+
+def session_id() -> str:
+    """Return a new legacy MCP session id: 256 bits, visible ASCII only (MCP 2025-11-25, transports)."""
+    return secrets.token_urlsafe(32)
+
+
+class RequestIds:
+    """Request ids: 16 hex characters of this process's random start, then a counter.
+
+    Cheaper than a random id per call, unique across restarts (64 random bits), sortable within one
+    process. Not a secret.
+    """
+
+    def __init__(self) -> None:
+        self._prefix = "r_" + secrets.token_hex(8)
+        self._next = 0
+
+    def new(self) -> str:
+        """Return the next id."""
+        self._next += 1
+        return f"{self._prefix}{self._next:08x}"

@@ -1,0 +1,1 @@
+"""Running servers, one per user: spawners, sandbox, pool."""

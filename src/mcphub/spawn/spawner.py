@@ -1,0 +1,101 @@
+"""The `Spawner` seam: start one MCP server process for one owner, with its pipes.
+
+Above it: `spawn.pool` decides when; below it: the operating system. A spawner knows nothing of MCP,
+of users' names or of policy beyond the permit it demands. Implementations: `spawn.sandboxed`
+(bubblewrap, default) and `spawn.unsandboxed` (warns everywhere). One contract suite runs on both.
+"""
+
+from asyncio import Future
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from mcphub.catalog.spec import SandboxSpec
+from mcphub.vault.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Everything that one instance is made of; fixed at exec (rule R9).
+
+    Attributes:
+        instance_id: Opaque id, `i_…`.
+        owner: Opaque id of the user, or `neutral` / `shared`; never a name (rule R23).
+        number: The owner's number (0 for neutral, 1 for shared, users from 16); with the spawner's
+            base it gives the kernel uid where the hub is root.
+        argv: Program and arguments, already expanded; the program is an absolute path. A `Secret`
+            among them stays out of every host-side command line where the spawner can do so.
+        env: The complete environment of the child, built from empty (rule R10). The spawner adds
+            only HOME, PATH, TMPDIR, USER, LOGNAME, LANG when they are not given.
+        home: Private, persistent directory on the host; created (0700) when missing.
+        cwd: Directory inside the instance, relative to its home unless absolute; empty = home.
+        readable: Host paths that appear read-only at the same place (package, interpreter, …).
+        sandbox: Egress list and limits.
+    """
+
+    instance_id: str
+    owner: str
+    number: int
+    argv: tuple[str | Secret, ...]
+    home: Path
+    env: Mapping[str, str | Secret] = field(default_factory=dict)
+    cwd: str = ""
+    readable: tuple[Path, ...] = ()
+    sandbox: SandboxSpec = SandboxSpec()
+
+
+class StderrTail(Protocol):
+    """The last lines that an instance wrote to stderr: bounded, secrets redacted by value."""
+
+    def lines(self) -> list[str]:
+        """Return the kept lines, oldest first, already redacted and neutralised (rule R24)."""
+        ...
+
+
+class Process(Protocol):
+    """One running instance's process tree, as its spawner sees it.
+
+    Attributes:
+        pid: Pid of the outermost process on the host.
+        stdin: Writable, non-blocking descriptor; the process owns it and closes it in `stop`.
+        stdout: Readable, non-blocking descriptor; likewise.
+        stderr: What it wrote to stderr lately.
+        exited: Done when the outermost process is gone; its result is the exit status, negative
+            for a signal. Reading stdout to its end first is the reader's business.
+    """
+
+    pid: int
+    stdin: int
+    stdout: int
+    stderr: StderrTail
+    exited: "Future[int]"
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """End the whole tree: close stdin, wait; TERM, wait; KILL. Idempotent; returns when all is gone."""
+        ...
+
+
+class Spawner(Protocol):
+    """Starts instances. Entered once by `app` as an async context manager.
+
+    Attributes:
+        level: Sandbox level 0 to 5 that the start-up self-test found (see docs/reference/sandbox.md).
+        warning: Sentence that every page shows, or empty.
+    """
+
+    level: int
+    warning: str
+
+    def home_inside(self, launch_home: Path) -> str:
+        """Return the path at which the instance sees its home (`${USER_HOME}`)."""
+        ...
+
+    async def start(self, launch: Launch) -> Process:
+        """Start the process tree; returns once the outermost process exists.
+
+        Raises:
+            Unavailable: The machine cannot start it now (limits, no sandbox).
+            UpstreamFailed: The program cannot be executed.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""One database: SQLite by default, PostgreSQL by URL."""

@@ -1,0 +1,1 @@
+"""Fakes and stand-ins that pass the real ones' contracts."""

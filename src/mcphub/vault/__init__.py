@@ -1,0 +1,1 @@
+"""Per-user credentials, sealed at rest."""
