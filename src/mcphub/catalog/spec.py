@@ -109,9 +109,13 @@ class ServerSpec:
         """Names of the credential slots, sorted."""
         return tuple(sorted(slot.name for slot in self.slots))
 
-    def facts(self, *, version: str = "", enabled: bool = True, evidence: Evidence | None = None) -> ServerFacts:
+    def facts(
+        self, *, version: str = "", enabled: bool = True, evidence: Evidence | None = None
+    ) -> ServerFacts:
         """Return what policy needs to know; `version`, `enabled` and `evidence` come from the store."""
-        per_user = any(place.startswith(("headers.", "url")) for slot in self.slots for place in slot.places)
+        per_user = any(
+            place.startswith(("headers.", "url")) for slot in self.slots for place in slot.places
+        )
         return ServerFacts(
             name=self.name,
             transport=self.transport,

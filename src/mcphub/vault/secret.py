@@ -28,7 +28,9 @@ class Secret:
         return "Secret(…)"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+        return isinstance(other, Secret) and hmac.compare_digest(
+            self._value.encode(), other._value.encode()
+        )
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 

@@ -1,0 +1,260 @@
+"""Settings of the hub: the only reader of the process environment and of `mcphub.toml`.
+
+Order of origin: command line > `MCPHUB_*` environment variables > `mcphub.toml` > default. Unknown
+keys and unsafe combinations are refused with a sentence that says what to do. Which servers there
+are is another file: `mcp_settings.json` (`catalog.settings_file`).
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mcphub.errors import InvalidInput
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(_Strict):
+    """Where the hub listens and whom it answers (rule R14)."""
+
+    host: str = Field(default="127.0.0.1", description="Address to bind; loopback by default.")
+    port: int = Field(default=8765, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    public_url: str = Field(
+        default="", description="URL that clients use, when a proxy is in front."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Host header values that are answered, beside loopback and public_url.",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Origin header values that are answered, beside loopback and public_url.",
+    )
+
+
+class Limits(_Strict):
+    """Bounds of everything that a client can make grow."""
+
+    body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, description="Largest request body.")
+    line_bytes: int = Field(
+        default=32 * 1024 * 1024, ge=1024, description="Largest message of a server."
+    )
+    call_timeout_s: float = Field(
+        default=60, gt=0, description="Time limit of a call without an own one."
+    )
+    call_timeout_max_s: float = Field(default=600, gt=0, description="Hard maximum of any call.")
+    sessions_per_user: int = Field(default=32, ge=1, description="Legacy sessions a user may hold.")
+    sessions: int = Field(default=20_000, ge=1, description="Legacy sessions of all users.")
+    session_idle_s: float = Field(
+        default=3600, gt=0, description="Idle time after which a session ends."
+    )
+    calls_per_user: int = Field(default=128, ge=1, description="Calls of one user in flight.")
+    instances_per_user: int = Field(default=32, ge=1, description="Running instances of one user.")
+    instances: int = Field(default=2000, ge=1, description="Running instances in all.")
+    starts_at_once: int = Field(
+        default=4, ge=1, description="Instances being started at the same time."
+    )
+    start_timeout_s: float = Field(
+        default=60, gt=0, description="Time for a server to answer initialize."
+    )
+
+
+class Sandbox(_Strict):
+    """How instances are confined."""
+
+    minimum_level: int = Field(
+        default=3, ge=0, le=5, description="Critical servers are refused below it."
+    )
+    allow_unsandboxed: bool = Field(
+        default=False, description="Run without a sandbox, administrators only."
+    )
+    uid_base: int = Field(
+        default=200_000, ge=10_000, description="Kernel uid of a user = base + number."
+    )
+
+
+class Keys(_Strict):
+    """Where the keys that seal credentials come from."""
+
+    source: Literal["file", "environment", "command"] = Field(
+        default="file", description="Key provider."
+    )
+    file: str = Field(
+        default="", description="Key file; default keys/vault.keys in the hub's directory."
+    )
+    variable: str = Field(
+        default="MCPHUB_VAULT_KEYS", description="Environment variable with the keys."
+    )
+    command: tuple[str, ...] = Field(
+        default=(), description="Program and arguments that print the keys."
+    )
+
+
+class HubSettings(_Strict):
+    """All settings of one hub.
+
+    Attributes:
+        dir: The hub's directory; everything that it writes lies below.
+        operator_env: The environment that `${NAME}` templates are filled from.
+        origins: Setting path -> where its value came from, for `mcphub config show`.
+    """
+
+    dir: Path
+    database: str = Field(
+        default="", description="postgresql://… URL; default is SQLite in the directory."
+    )
+    retention_days: int = Field(default=30, ge=1, description="Days that request records are kept.")
+    listen: Listen = Listen()
+    limits: Limits = Limits()
+    sandbox: Sandbox = Sandbox()
+    keys: Keys = Keys()
+    operator_env: Mapping[str, str] = Field(default_factory=dict, exclude=True, repr=False)
+    origins: Mapping[str, str] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @field_validator("dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _safe(self) -> "HubSettings":
+        if self.listen.host not in _LOOPBACK and not (
+            self.listen.public_url or self.listen.allowed_hosts
+        ):
+            raise ValueError(
+                "listen.host is not loopback: set listen.public_url (https://…) or listen.allowed_hosts, "
+                "so that the Host check knows which names are yours"
+            )
+        if self.keys.source == "command" and not self.keys.command:
+            raise ValueError(
+                "keys.source is 'command': set keys.command to the program and its arguments"
+            )
+        return self
+
+    @property
+    def servers_file(self) -> Path:
+        """`mcp_settings.json`."""
+        return self.dir / "mcp_settings.json"
+
+    @property
+    def config_file(self) -> Path:
+        """`mcphub.toml`."""
+        return self.dir / "mcphub.toml"
+
+    @property
+    def database_url(self) -> str:
+        """URL of the store."""
+        return self.database or f"sqlite:///{self.dir / 'hub.db'}"
+
+    @property
+    def key_file(self) -> Path:
+        """Key file of the vault; apart from the database so that a copy of one is not both."""
+        return Path(self.keys.file) if self.keys.file else self.dir / "keys" / "vault.keys"
+
+    @property
+    def homes(self) -> Path:
+        """Homes of instances: `homes/<user id>/<server>`."""
+        return self.dir / "homes"
+
+    @property
+    def packages(self) -> Path:
+        """The pinned package store."""
+        return self.dir / "packages"
+
+    @property
+    def run(self) -> Path:
+        """Sockets and pid file of the running hub."""
+        return self.dir / "run"
+
+    @property
+    def control_socket(self) -> Path:
+        """Unix socket of the control API, mode 0600."""
+        return self.run / "hub.sock"
+
+
+def default_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the hub's directory when none is named: `MCPHUB_DIR`, else `~/.mcphub`."""
+    env = os.environ if environ is None else environ
+    return Path(env.get("MCPHUB_DIR") or "~/.mcphub").expanduser()
+
+
+def environment() -> dict[str, str]:
+    """Return a copy of the process environment; for the composition root and the CLI only."""
+    return dict(os.environ)
+
+
+def load(
+    directory: Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> HubSettings:
+    """Read `mcphub.toml`, the environment and `overrides` (nested like the file) into settings.
+
+    Raises:
+        InvalidInput: A key is unknown, a value is wrong or a combination is unsafe.
+    """
+    env = dict(os.environ if environ is None else environ)
+    folder = directory if directory is not None else default_dir(env)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    file = folder / "mcphub.toml"
+    if file.exists():
+        try:
+            _merge(values, tomllib.loads(file.read_text("utf-8")), origins, "mcphub.toml")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidInput(
+                f"mcphub.toml cannot be read: {error}.", hint="Correct the file."
+            ) from None
+    _merge(values, _from_environment(env), origins, "environment")
+    _merge(values, overrides or {}, origins, "command line")
+    try:
+        return HubSettings(**values | {"dir": folder, "operator_env": env, "origins": origins})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        origin = origins.get(where, "mcphub.toml")
+        raise InvalidInput(
+            f"Setting {where or 'combination'} ({origin}): {first['msg']}.",
+            hint="See docs/reference/settings.md, or `mcphub config show`.",
+        ) from None
+
+
+def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
+    """`MCPHUB_LISTEN__PORT=1` -> {"listen": {"port": "1"}}; only names of known settings are read."""
+    found: dict[str, Any] = {}
+    for name, value in env.items():
+        if not name.startswith("MCPHUB_"):
+            continue
+        path = name.removeprefix("MCPHUB_").lower().split("__")
+        field = HubSettings.model_fields.get(path[0])
+        if field is None or path[0] in {"dir", "operator_env", "origins"}:
+            continue
+        if len(path) == 1:
+            found[path[0]] = value
+        elif len(path) == 2:
+            listed = path[1] in {"allowed_hosts", "allowed_origins", "command"}
+            found.setdefault(path[0], {})[path[1]] = value.split(",") if listed else value
+    return found
+
+
+def _merge(
+    into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, str], origin: str, at: str = ""
+) -> None:
+    for key, value in new.items():
+        where = f"{at}.{key}" if at else key
+        if isinstance(value, Mapping):
+            child = into.setdefault(key, {})
+            if isinstance(child, dict):
+                _merge(child, value, origins, origin, where)
+                continue
+        into[key] = value
+        origins[where] = origin
