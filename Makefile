@@ -1,0 +1,56 @@
+# The commands of this project. `make` alone explains them.
+#
+# Needs only GNU make, Python >= 3.11 and, for what is missing, apt-get as root or with sudo.
+
+PYTHON := .venv/bin/python
+TEST ?= tests
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check serve bench lock clean
+
+help:
+	@echo 'MCPHub: one MCP endpoint for a team, each user isolated.'
+	@echo
+	@echo '  make demo    install what is missing, then show the point with two users and real servers;'
+	@echo '               keeps serving until Ctrl-C. CHECK=1 exits instead (non-zero if anything leaks);'
+	@echo '               DATABASES=1 also installs PostgreSQL and MariaDB for the database rows'
+	@echo '  make test    install what is missing, then all checks and tests'
+	@echo '               TEST=tests/unit takes a part, ARGS="-k words" goes to pytest'
+	@echo '  make check   ruff, basedpyright, import contracts; changes nothing'
+	@echo '  make serve   run the hub from this checkout (MCPHUB_DIR, default ~/.mcphub); ARGS go to it'
+	@echo '  make bench   measure the hub against a direct connection on this machine'
+	@echo '  make lock    resolve pyproject.toml into requirements/ again (ARGS=--upgrade for newer versions)'
+	@echo '  make clean   remove .venv and everything that was built or cached here'
+	@echo
+	@echo 'Start reading in README.md; docs/ has a tutorial, how-tos, references and explanations.'
+
+demo:
+	@scripts/setup demo $(if $(DATABASES),databases)
+	@$(PYTHON) -m mcphub.testing.demo $(if $(CHECK),--check) $(if $(DATABASES),--databases) $(ARGS)
+
+test: check
+	@$(PYTHON) -m pytest -n 2 $(ARGS) $(TEST)
+
+check:
+	@scripts/setup test
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/basedpyright
+	.venv/bin/lint-imports
+
+serve:
+	@scripts/setup run
+	@.venv/bin/mcphub serve $(ARGS)
+
+bench:
+	@scripts/setup test
+	@$(PYTHON) -m benchmarks $(ARGS)
+
+lock:
+	@scripts/setup run
+	@scripts/lock $(ARGS)
+
+clean:
+	rm -rf .venv .cache .demo .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
