@@ -4,10 +4,10 @@ Values only; `catalog.settings_file` makes them, `spawn` and `gateway` read them
 templates, never a user's secret.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Mapping
 
 from mcphub.policy.model import Evidence, Isolation, RiskLevel, ServerFacts, Transport
 
@@ -113,9 +113,10 @@ class ServerSpec:
         self, *, version: str = "", enabled: bool = True, evidence: Evidence | None = None
     ) -> ServerFacts:
         """Return what policy needs to know; `version`, `enabled` and `evidence` come from the store."""
-        per_user = any(
-            place.startswith(("headers.", "url")) for slot in self.slots for place in slot.places
-        )
+        # Of an HTTP server only what travels with a request counts; of a process everything does.
+        travels = ("headers.", "url") if self.transport is Transport.HTTP else ("",)
+        per_user = any(place.startswith(travels) for slot in self.slots for place in slot.places)
+        texts = (*self.args, *self.env.values(), *self.headers.values(), self.url, self.cwd)
         return ServerFacts(
             name=self.name,
             transport=self.transport,
@@ -129,6 +130,7 @@ class ServerSpec:
             tools_allow=self.tools_allow,
             tools_deny=self.tools_deny,
             per_user_credential=per_user,
+            names_user=any("${USER_" in text for text in texts),
             version=version,
             evidence=evidence,
         )

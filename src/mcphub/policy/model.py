@@ -97,7 +97,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What policy needs to know of a server spec."""
+    """What policy needs to know of a server spec.
+
+    Attributes:
+        per_user_credential: A credential slot of the user goes into what is sent or started.
+        names_user: Other templates tell the server who the user is (`${USER_ID}`, `${USER_HOME}`, …).
+        version: The exact package version or command digest that would run.
+        evidence: What is known about sharing it, for whichever version.
+    """
 
     name: str
     transport: Transport
@@ -111,6 +118,7 @@ class ServerFacts:
     tools_allow: tuple[str, ...] = ()
     tools_deny: tuple[str, ...] = ()
     per_user_credential: bool = False
+    names_user: bool = False
     version: str = ""
     evidence: Evidence | None = None
 
