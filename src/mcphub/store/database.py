@@ -1,0 +1,241 @@
+"""`Database`: one connection pool, short transactions, one revision of what the hub keeps in memory.
+
+Two engines on one database: readers see one snapshot for the whole block and cannot write; writers
+are transactions. SQLite has one writer at a time: an asyncio lock orders the writers of this
+process, `busy_timeout` those of others (the CLI beside a running hub). Never hold a block across an
+await on anything but the database.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncGenerator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
+from pathlib import Path
+from typing import Any, Self
+
+from asyncpg import PostgresError
+from sqlalchemy import Connection, event, inspect, select, text, update
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from mcphub.errors import InvalidInput, Unavailable
+from mcphub.store.tables import meta
+
+_SQLITE = re.compile(r"sqlite://(/+)(.+)")
+_BUSY_MS = 10_000
+
+HEAD = "0001"
+"""Newest migration; a contract test compares it with the files."""
+
+
+class Database:
+    """The hub's database. Create with `at`, then `migrate`, finally `close`.
+
+    Safe to use from many tasks of one event loop; not from threads.
+    """
+
+    def __init__(self, url: URL, readers: AsyncEngine, writers: AsyncEngine) -> None:
+        self._url = url
+        self._readers = readers
+        self._writers = writers
+        self._install_id = ""
+        self._one_writer: AbstractAsyncContextManager[Any] = (
+            asyncio.Lock() if self.is_sqlite else nullcontext()
+        )
+
+    @classmethod
+    def at(cls, url: str) -> Self:
+        """Return the database at `sqlite:///absolute/path` or `postgresql://user:password@host/name`.
+
+        Nothing is opened yet, except that a missing SQLite file is created (mode 0600).
+
+        Raises:
+            InvalidInput: The URL cannot be used. Its text is not repeated: it may hold a password.
+        """
+        match = _SQLITE.fullmatch(url)
+        if match:
+            path = Path("/" + match.group(2))
+            _private_file(path)
+            parsed = URL.create("sqlite+aiosqlite", database=str(path))
+            return cls(parsed, _sqlite(parsed, writes=False), _sqlite(parsed, writes=True))
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):
+            parsed = None
+        if parsed is None or parsed.drivername not in {"postgresql", "postgres"}:
+            raise InvalidInput(
+                "The database URL cannot be used.",
+                hint="Use sqlite:///absolute/path/hub.db or postgresql://user:password@host/name.",
+            )
+        parsed = parsed.set(drivername="postgresql+asyncpg")
+        return cls(parsed, _postgresql(parsed, writes=False), _postgresql(parsed, writes=True))
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite, for the few statements that differ."""
+        return self._url.get_backend_name() == "sqlite"
+
+    async def migrate(self) -> None:
+        """Bring the schema to this version's; create it in an empty database. Safe to run at once by many.
+
+        Raises:
+            InvalidInput: A newer MCPHub has written the database.
+            Unavailable: The database cannot be reached.
+        """
+        async with self.write() as conn:
+            if await conn.run_sync(_version) == HEAD:
+                return
+            # Alembic costs 0.1 s to import; commands on an up-to-date database never need it.
+            from mcphub.store.migrate import upgrade  # noqa: PLC0415
+
+            await conn.run_sync(upgrade)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncGenerator[AsyncConnection]:
+        """Yield a connection that sees one snapshot of the database and refuses to write.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        async with _connected(self._readers) as conn:
+            yield conn
+
+    @asynccontextmanager
+    async def write(self, *, changes: bool = False) -> AsyncGenerator[AsyncConnection]:
+        """Yield a connection inside one transaction: committed at the end, rolled back by an exception.
+
+        Args:
+            changes: The block changes what the hub keeps in memory (users, groups, keys,
+                credentials, server states): `revision` goes up in the same transaction. Such
+                blocks run one after another on every database, since each holds that row.
+
+        Raises:
+            Unavailable: The database cannot be reached or stays locked.
+        """
+        async with self._one_writer, _connected(self._writers) as conn:
+            if changes:
+                await conn.execute(update(meta).values(revision=meta.c.revision + 1))
+            yield conn
+
+    async def revision(self) -> int:
+        """Return the revision: it differs when the hub must read its snapshot again."""
+        async with self.read() as conn:
+            return int((await conn.execute(select(meta.c.revision))).scalar_one())
+
+    async def install_id(self) -> str:
+        """Return the random id that this database got when it was created."""
+        if not self._install_id:
+            async with self.read() as conn:
+                self._install_id = str((await conn.execute(select(meta.c.install_id))).scalar_one())
+        return self._install_id
+
+    async def close(self) -> None:
+        """Close every connection. Idempotent."""
+        await self._readers.dispose()
+        await self._writers.dispose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+
+@asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """Yield a connection in a transaction; a lost or refused connection becomes `Unavailable`.
+
+    Errors of a statement itself (a constraint, a bug) stay what they are.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            conn = await stack.enter_async_context(engine.begin())
+        except (SQLAlchemyError, PostgresError, OSError, TimeoutError) as error:
+            raise _unusable() from error
+        try:
+            yield conn
+        except DBAPIError as error:
+            if error.connection_invalidated or isinstance(error, OperationalError):
+                raise _unusable() from error
+            raise
+
+
+def _version(connection: Connection) -> str | None:
+    """Return the schema's version, None in an empty database."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _unusable() -> Unavailable:
+    return Unavailable(
+        "The hub's database cannot be used just now.",
+        hint="Look at the hub's log and run: mcphub doctor",
+    )
+
+
+def _private_file(path: Path) -> None:
+    """Create the file with mode 0600 before SQLite would make it readable by all; -wal and -shm copy the mode."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except OSError as error:
+        raise InvalidInput(
+            "The hub's database file cannot be opened for writing.",
+            hint="Check the owner and the mode of the hub's directory (MCPHUB_DIR).",
+        ) from error
+
+
+def _sqlite(url: URL, *, writes: bool) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=1 if writes else 4,
+        max_overflow=0,
+        # The driver begins no transaction of its own; the event below says which kind.
+        connect_args={"isolation_level": None, "timeout": _BUSY_MS / 1000},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in (
+            f"busy_timeout = {_BUSY_MS}",
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+            "foreign_keys = ON",
+            f"query_only = {'OFF' if writes else 'ON'}",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        # IMMEDIATE: a writer that read first and was overtaken could otherwise not go on.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: URL, *, writes: bool) -> AsyncEngine:
+    options: dict[str, Any] = {"isolation_level": "READ COMMITTED"}
+    if not writes:
+        # One snapshot for the whole block, as SQLite gives.
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    return create_async_engine(
+        url,
+        pool_size=4,
+        max_overflow=0,
+        pool_pre_ping=True,
+        pool_timeout=10,
+        execution_options=options,
+        connect_args={"timeout": 10, "command_timeout": 60},
+    )

@@ -1,0 +1,185 @@
+"""What every database under the hub promises, on SQLite and on PostgreSQL."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from mcphub.errors import InvalidInput, Unavailable
+from mcphub.store.database import HEAD, Database
+from mcphub.store.migrate import config
+from mcphub.store.tables import api_keys, groups, meta, metadata
+
+pytestmark = pytest.mark.anyio
+
+
+def modes(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}
+
+
+async def names(db: Database) -> list[str]:
+    async with db.read() as conn:
+        return sorted((await conn.execute(select(groups.c.name))).scalars())
+
+
+async def test_migrations_make_exactly_the_tables_of_the_code(db: Database) -> None:
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    async with db.write() as conn:
+        assert await conn.run_sync(differences) == []
+
+
+def test_the_newest_migration_is_the_one_the_program_looks_for() -> None:
+    assert ScriptDirectory.from_config(config()).get_current_head() == HEAD
+
+
+async def test_many_processes_can_migrate_an_empty_database_at_once(database_url: str) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from mcphub.store.database import Database\n"
+        "async def main():\n"
+        "    async with Database.at(sys.argv[1]) as db:\n"
+        "        await db.migrate()\n"
+        "        print(await db.install_id())\n"
+        "asyncio.run(main())\n"
+    )
+    printed: set[bytes] = set()
+
+    async def run() -> None:
+        done = await anyio.run_process([sys.executable, "-c", program, database_url])
+        printed.add(done.stdout.strip())
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(run)
+    assert len(printed) == 1
+
+
+async def test_migrating_again_keeps_everything(db: Database) -> None:
+    install_id = await db.install_id()
+    async with db.write() as conn:
+        await conn.execute(insert(groups).values(name="dev"))
+    await db.migrate()
+    assert await names(db) == ["dev"]
+    assert await db.install_id() == install_id
+    assert len(install_id) == 32
+
+
+async def test_a_database_of_a_newer_version_is_refused(db: Database) -> None:
+    async with db.write() as conn:
+        await conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InvalidInput, match="newer version"):
+        await db.migrate()
+
+
+async def test_only_changes_raise_the_revision(db: Database) -> None:
+    before = await db.revision()
+    async with db.write():
+        pass
+    assert await db.revision() == before
+    async with db.write(changes=True):
+        pass
+    assert await db.revision() == before + 1
+
+
+async def test_a_failed_block_changes_nothing_and_keeps_the_revision(db: Database) -> None:
+    before = await db.revision()
+
+    async def fail() -> None:
+        async with db.write(changes=True) as conn:
+            await conn.execute(insert(groups).values(name="dev"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fail()
+    assert await names(db) == []
+    assert await db.revision() == before
+
+
+async def test_a_read_block_cannot_write(db: Database) -> None:
+    with pytest.raises((DBAPIError, Unavailable)):
+        async with db.read() as conn:
+            await conn.execute(insert(groups).values(name="dev"))
+    assert await names(db) == []
+
+
+async def test_a_read_block_sees_one_snapshot(db: Database) -> None:
+    async with db.read() as conn:
+        first = (await conn.execute(select(meta.c.revision))).scalar_one()
+        async with db.write(changes=True) as writer:
+            await writer.execute(insert(groups).values(name="dev"))
+        assert (await conn.execute(select(groups.c.name))).all() == []
+        assert (await conn.execute(select(meta.c.revision))).scalar_one() == first
+
+
+async def test_concurrent_writers_lose_no_update(db: Database, database_url: str) -> None:
+    async def add(database: Database) -> None:
+        async with database.write(changes=True) as conn:
+            number = (await conn.execute(select(meta.c.next_number))).scalar_one()
+            await asyncio.sleep(0)
+            await conn.execute(update(meta).values(next_number=number + 1))
+
+    async with Database.at(database_url) as other:  # as another process would
+        before = await db.revision()
+        with anyio.fail_after(60):
+            async with asyncio.TaskGroup() as tasks:
+                for database in [db, other] * 20:
+                    tasks.create_task(add(database))
+    assert await db.revision() == before + 40
+    async with db.read() as conn:
+        assert (await conn.execute(select(meta.c.next_number))).scalar_one() == 16 + 40
+
+
+async def test_foreign_keys_hold(db: Database) -> None:
+    key = {"id": "k", "user_id": "u_gone", "hash": "h", "prefix": "p", "label": "", "created_at": 1}
+    with pytest.raises(IntegrityError):
+        async with db.write() as conn:
+            await conn.execute(insert(api_keys).values(key))
+
+
+async def test_a_cancelled_writer_leaves_the_database_usable(db: Database) -> None:
+    with anyio.move_on_after(0.05):
+        async with db.write(changes=True) as conn:
+            await conn.execute(insert(groups).values(name="half"))
+            await anyio.sleep_forever()
+    with anyio.fail_after(10):
+        async with db.write(changes=True) as conn:
+            await conn.execute(insert(groups).values(name="whole"))
+    assert await names(db) == ["whole"]
+
+
+async def test_the_sqlite_file_and_its_companions_are_private(tmp_path: Path) -> None:
+    async with Database.at(f"sqlite:///{tmp_path / 'hub.db'}") as db:
+        await db.migrate()
+        found = modes(tmp_path)
+    assert found == {"hub.db": 0o600, "hub.db-wal": 0o600, "hub.db-shm": 0o600}
+
+
+async def test_a_sqlite_file_that_others_could_read_is_made_private(tmp_path: Path) -> None:
+    path = tmp_path / "hub.db"
+    path.touch(mode=0o644)
+    await Database.at(f"sqlite:///{path}").close()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_unreachable_server_is_unavailable_and_names_no_secret() -> None:
+    async with Database.at("postgresql://hub:s3cret@127.0.0.1:1/hub") as db:
+        with pytest.raises(Unavailable) as caught:
+            await db.revision()
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "mysql://a:s3cret@h/d", "sqlite://", "hub.db", "postgresql"])
+def test_a_url_that_cannot_be_used_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Database.at(url)
+    assert "s3cret" not in str(caught.value)
