@@ -1,0 +1,1 @@
+"""Network of instances: one gateway process decides, by name, where each instance may connect."""

@@ -1,0 +1,212 @@
+"""One child process on the event loop: pipes, exit by pidfd, orderly stop.
+
+Both spawners build on it. Linux only. It never starts a thread: the parent-death signal belongs to
+the thread that spawned, so `spawn` must run on the event loop's own thread, which lives as long as
+the hub.
+"""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from mcphub.errors import Unavailable, UpstreamFailed
+from mcphub.spawn.stderr import StderrBuffer
+
+_CHUNK: Final = 64 * 1024
+_DRAIN_ROUNDS: Final = 16
+
+
+class ChildProcess:
+    """A running process tree; implements `spawner.Process`.
+
+    Life cycle: made by `spawn`; `exited` resolves when the outermost process is gone; `stop` ends the
+    tree, closes every descriptor and runs `cleanup` once. Instances that die by themselves still
+    need `stop` for their descriptors and cgroup.
+
+    Args:
+        popen: The outermost process.
+        stdin: Write end, owned.
+        stdout: Read end, owned.
+        stderr_fd: Read end, owned.
+        tail: Where stderr goes.
+        terminate: Sends TERM to the server itself.
+        kill: Sends KILL to the whole tree.
+        cleanup: Waits until all is gone and removes what the spawner made for it.
+    """
+
+    def __init__(
+        self,
+        popen: "subprocess.Popen[bytes]",
+        *,
+        stdin: int,
+        stdout: int,
+        stderr_fd: int,
+        tail: StderrBuffer,
+        terminate: Callable[[int], None],
+        kill: Callable[[int], None],
+        cleanup: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.pid = popen.pid
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = tail
+        self._popen = popen
+        self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self._stderr_fd = stderr_fd
+        self._pidfd = os.pidfd_open(popen.pid)
+        self._terminate = terminate
+        self._kill = kill
+        self._cleanup = cleanup
+        self._stopping = asyncio.Lock()
+        self._stopped = False
+        self._loop.add_reader(self._pidfd, self._on_exit)
+        self._loop.add_reader(stderr_fd, self._on_stderr)
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """End the tree: close stdin, wait `grace_s`; TERM, wait again; KILL. Idempotent."""
+        async with self._stopping:
+            if self._stopped:
+                return
+            self._close_stdin()
+            try:
+                if not await self._gone(grace_s):
+                    self._terminate(self.pid)
+                    await self._gone(grace_s)
+            finally:  # also when the waiting was cancelled
+                if not self.exited.done():  # once reaped, the pid may be somebody else's
+                    self._kill(self.pid)
+            await asyncio.shield(self._finish())
+
+    async def _finish(self) -> None:
+        await self.exited
+        self._on_stderr(rounds=_DRAIN_ROUNDS)
+        self._close_stderr()
+        if self.stdout >= 0:
+            self._loop.remove_reader(self.stdout)
+            os.close(self.stdout)
+            self.stdout = -1
+        self._stopped = True
+        await self._cleanup()
+
+    async def _gone(self, grace_s: float) -> bool:
+        await asyncio.wait([self.exited], timeout=grace_s)
+        return self.exited.done()
+
+    def _close_stdin(self) -> None:
+        if self.stdin >= 0:
+            self._loop.remove_writer(self.stdin)
+            os.close(self.stdin)
+            self.stdin = -1
+
+    def _on_exit(self) -> None:
+        status = self._popen.poll()  # reaps
+        if status is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._on_stderr(rounds=_DRAIN_ROUNDS)
+        if not self.exited.done():
+            self.exited.set_result(status)
+
+    def _on_stderr(self, rounds: int = 1) -> None:
+        for _ in range(rounds):
+            if self._stderr_fd < 0:
+                return
+            try:
+                data = os.read(self._stderr_fd, _CHUNK)
+            except (BlockingIOError, InterruptedError):
+                return
+            if not data:
+                self._close_stderr()
+                return
+            self.stderr.feed(data)
+
+    def _close_stderr(self) -> None:
+        if self._stderr_fd >= 0:
+            self._loop.remove_reader(self._stderr_fd)
+            os.close(self._stderr_fd)
+            self._stderr_fd = -1
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str | None,
+    pass_fds: Sequence[int],
+    secrets: Sequence[str],
+    terminate: Callable[[int], None],
+    kill: Callable[[int], None],
+    cleanup: Callable[[], Awaitable[None]],
+) -> ChildProcess:
+    """Start `argv` in its own session with three pipes. Call on the event loop's thread.
+
+    Raises:
+        UpstreamFailed: The program cannot be executed.
+        Unavailable: The machine is out of processes, memory or descriptors.
+    """
+    fds: list[int] = []
+    try:
+        for _ in range(3):
+            fds += os.pipe2(os.O_CLOEXEC)
+        in_read, in_write, out_read, out_write, err_read, err_write = fds
+        for ours in (in_write, out_read, err_read):
+            os.set_blocking(ours, False)
+        popen = subprocess.Popen(
+            argv,
+            stdin=in_read,
+            stdout=out_write,
+            stderr=err_write,
+            env=dict(env),
+            cwd=cwd,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+    except OSError as error:
+        for fd in fds:
+            os.close(fd)
+        raise _cannot_start(error) from None
+    for theirs in (in_read, out_write, err_write):
+        os.close(theirs)
+    return ChildProcess(
+        popen,
+        stdin=in_write,
+        stdout=out_read,
+        stderr_fd=err_read,
+        tail=StderrBuffer(secrets),
+        terminate=terminate,
+        kill=kill,
+        cleanup=cleanup,
+    )
+
+
+def _cannot_start(error: OSError) -> UpstreamFailed | Unavailable:
+    if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError) or (
+        error.errno == 8  # ENOEXEC
+    ):
+        return UpstreamFailed(
+            "The server's program cannot be executed.",
+            hint="Check `command` of the server: the file must exist and be executable.",
+        )
+    return Unavailable(
+        "The machine cannot start another process now.",
+        hint="Raise its limits of processes, memory or open files, or run fewer instances.",
+        retry_after_s=5.0,
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Return the direct children of a process; empty when it is gone."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:  # noqa: PTH123
+        return [int(word) for word in file.read().split()]
+    return []
+
+
+def signal_pid(pid: int, number: int) -> None:
+    """Send a signal; a process that is gone is fine."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
