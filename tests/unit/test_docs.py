@@ -9,7 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 from mcphub import errors, settings
+from mcphub.catalog.entries import SandboxEntry, ServerEntry, ToolsEntry, keys_of
 from mcphub.policy import decide
+from mcphub.store import tables
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -32,6 +34,12 @@ def anchors(page: Path) -> set[str]:
 def links(page: Path) -> list[str]:
     found = re.findall(r"\]\(([^)\s]+)\)", prose(page))
     return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
+def section(page: Path, title: str) -> str:
+    found = re.search(rf"^{re.escape(title)}\n(.*?)(?=^## |\Z)", page.read_text(), re.M | re.S)
+    assert found is not None, title
+    return found.group(1)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -77,7 +85,7 @@ def shown(default: object) -> str:
 
 
 def test_the_settings_reference_has_every_setting_of_the_hub_with_its_default() -> None:
-    page = (REFERENCE / "settings.md").read_text()
+    page = section(REFERENCE / "settings.md", "## The hub: `mcphub.toml`")
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `([^`]*)` \|", page, re.M))
     assert rows == {name: shown(default) for name, default in hub_settings(settings.HubSettings)}
 
@@ -115,3 +123,21 @@ def test_the_list_of_decisions_is_complete() -> None:
 def test_the_security_boundary_names_every_rule(number: int) -> None:
     page = (ROOT / "docs" / "explanation" / "security-boundary.md").read_text()
     assert f"| R{number} |" in page
+
+
+@pytest.mark.parametrize("shape", [ServerEntry, ToolsEntry, SandboxEntry])
+def test_the_settings_reference_has_every_key_of_a_server(shape: type[BaseModel]) -> None:
+    rows = re.findall(
+        r"^\| (`.*?`) \|",
+        section(REFERENCE / "settings.md", "## The servers: `mcp_settings.json`"),
+        re.M,
+    )
+    written = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert set(keys_of(shape)) <= written
+
+
+def test_the_record_reference_has_every_field_of_a_request_record() -> None:
+    page = (REFERENCE / "request-records.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \|", page, re.M)
+    written = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert {column.name for column in tables.request_records.columns} == written
