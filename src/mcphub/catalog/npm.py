@@ -1,0 +1,228 @@
+"""npm packages: resolve to a lock, install from it without running any code of the packages.
+
+Blocking file work is small here (a lock file, some package.json); sealing and moving the finished
+directory is the store's business.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcphub.catalog.launchers import NPM, Requirement, packages_of
+from mcphub.catalog.pins import Pin
+from mcphub.catalog.toolchain import Completed, Toolchain, failure, run
+from mcphub.errors import InvalidInput, Unavailable, UpstreamFailed
+
+LOCK = "package-lock.json"
+_RESOLVE_S = 180.0
+_INSTALL_S = 600.0
+_OPTIONS = (
+    "--ignore-scripts",
+    "--no-audit",
+    "--no-fund",
+    "--omit=dev",
+    "--no-global",
+    "--omit-lockfile-registry-resolved",
+    "--install-links=false",
+    "--json",
+)
+_NATIVE = re.compile(r"node-gyp|prebuild|node-pre-gyp|cmake-js|napi")
+_SHEBANG = re.compile(
+    r"#!\s*(?:\S*/env\s+(?:-S\s+)?)?(?:\S*/)?(?P<program>[\w.-]+)(?P<flags>[^\n]*)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Npm:
+    """npm with its environment; None of its state is between calls."""
+
+    toolchain: Toolchain
+    env: Mapping[str, str]
+
+    def node(self) -> Path:
+        """Return Node's program.
+
+        Raises:
+            Unavailable: There is no Node.js of a usable version.
+        """
+        if self.toolchain.node is None or self.toolchain.npm is None:
+            raise Unavailable(
+                "This hub has no Node.js 20 or newer, so packages of npm cannot be used.",
+                hint="Install Node.js, or: pip install 'mcphub-gateway[node]'",
+                retry_after_s=60.0,
+            )
+        return self.toolchain.node
+
+    async def resolve(self, requirement: Requirement, work: Path, resolved_at: float) -> Pin:
+        """Resolve the whole tree into `work/package-lock.json`, and return the top package's pin."""
+        what = f"Resolving npm package {requirement.name}"
+        wanted = {requirement.name: requirement.version or "latest"}
+        await self._lock_tree(wanted | _dependencies(requirement.extras), work, what)
+        entry = _locked(work, requirement.name)
+        version, integrity = str(entry.get("version", "")), str(entry.get("integrity", ""))
+        if not version or not integrity.startswith("sha512-"):
+            raise UpstreamFailed(
+                f"The registry gave no sha512 hash for npm package {requirement.name}.",
+                hint="Only packages with a verifiable hash are installed.",
+            )
+        _fix(work, requirement.name, version)
+        return Pin(NPM, requirement.name, version, integrity, requirement.extras, resolved_at)
+
+    async def build(self, pin: Pin, work: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+        """Install `pin` into `work`, from the lock there if there is one; return the programs.
+
+        Raises:
+            UpstreamFailed: npm failed, or what the registry offers is not what was pinned.
+            InvalidInput: The package needs a build step at installation.
+        """
+        label = f"{pin.name}@{pin.version}"
+        what = f"Installing npm package {label}"
+        if not (work / LOCK).exists():
+            progress(f"Resolving {label} and its dependencies")
+            wanted = {pin.name: pin.version} | _dependencies(pin.extras)
+            await self._lock_tree(wanted, work, what)
+            _fix(work, pin.name, pin.version)
+        if _locked(work, pin.name).get("integrity") != pin.integrity:
+            raise UpstreamFailed(
+                f"npm package {label} is not what was pinned: its hash differs.",
+                hint="Somebody changed the package or the pin. Look at it, then pin it again: "
+                "mcphub server pin",
+                code="integrity_mismatch",
+            )
+        progress(f"Downloading {label} and its dependencies")
+        done = await self._npm(("ci", *_OPTIONS), work, _INSTALL_S)
+        if done.status:
+            raise failure("npm", what, _reason(done))
+        _check_builds(work, label, progress)
+        names = [pin.name, *_dependencies(pin.extras)]
+        bins = {name: entry for package in reversed(names) for name, entry in _bins(work, package)}
+        return {"bins": bins, "default": _default(pin.name, dict(_bins(work, pin.name)))}
+
+    async def newest(self, requirement: Requirement, work: Path) -> str:
+        """Return the newest version that `requirement` allows."""
+        return (await self.resolve(requirement, work, 0.0)).version
+
+    async def _lock_tree(self, wanted: Mapping[str, str], work: Path, what: str) -> None:
+        _write(work / "package.json", {"private": True, "dependencies": dict(wanted)})
+        done = await self._npm(("install", "--package-lock-only", *_OPTIONS), work, _RESOLVE_S)
+        if done.status:
+            raise failure("npm", what, _reason(done))
+
+    async def _npm(self, args: tuple[str, ...], work: Path, timeout_s: float) -> Completed:
+        node = self.node()
+        npm = self.toolchain.npm
+        assert npm is not None  # node() checked it
+        program = (str(node), str(npm)) if npm.suffix in (".js", ".cjs") else (str(npm),)
+        return await run(
+            self.toolchain, (*program, *args), cwd=work, env=self.env, timeout_s=timeout_s
+        )
+
+
+def _dependencies(extras: tuple[str, ...]) -> dict[str, str]:
+    """Return `name@spec` requirements as package.json wants them."""
+    found: dict[str, str] = {}
+    for extra in packages_of(extras):
+        name, _, spec = extra[1:].partition("@")
+        found[extra[0] + name] = spec or "latest"
+    return found
+
+
+def _locked(work: Path, name: str) -> Mapping[str, Any]:
+    lock = json.loads((work / LOCK).read_text())
+    return lock.get("packages", {}).get(f"node_modules/{name}", {})
+
+
+def _fix(work: Path, name: str, version: str) -> None:
+    """Write the exact version where package.json and the lock's root name a range."""
+    package = json.loads((work / "package.json").read_text())
+    package["dependencies"][name] = version
+    _write(work / "package.json", package)
+    lock = json.loads((work / LOCK).read_text())
+    lock["packages"][""]["dependencies"][name] = version
+    _write(work / LOCK, lock)
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def _reason(done: Completed) -> str:
+    """Return npm's own summary, from its JSON answer or its last error line."""
+    try:
+        error = json.loads(done.stdout)["error"]
+    except (ValueError, KeyError, TypeError):
+        lines = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
+        told = [line for line in lines if "complete log" not in line and len(line.split()) > 3]
+        return told[-1].removeprefix("npm error").strip() if told else f"status {done.status}"
+    detail = str(error.get("summary") or error.get("detail") or "unknown error").splitlines()[0]
+    return f"{error.get('code') or ''} {detail}".strip()
+
+
+def _check_builds(work: Path, label: str, progress: Callable[[str], None]) -> None:
+    """Refuse packages whose native part is built by an install script, for none was run."""
+    lock = json.loads((work / LOCK).read_text())
+    for path, entry in lock["packages"].items():
+        if not entry.get("hasInstallScript") or entry.get("optional"):
+            continue
+        package = path.removeprefix("node_modules/")
+        if _lacks_build(work / path):
+            raise InvalidInput(
+                f"npm package {label} needs {package}, which builds native code by an install "
+                "script; the package store runs no install scripts.",
+                hint="Use another server, or install this one yourself and give the program's "
+                "absolute path as command and its directory in sandbox.readable.",
+                code="native_build",
+            )
+        progress(f"Note: the install script of {package} was not run")
+
+
+def _lacks_build(directory: Path) -> bool:
+    manifest = directory / "package.json"
+    if not manifest.is_file():
+        return False
+    scripts = json.loads(manifest.read_text()).get("scripts") or {}
+    text = " ".join(str(scripts.get(name, "")) for name in ("preinstall", "install", "postinstall"))
+    native = (directory / "binding.gyp").exists() or bool(_NATIVE.search(text))
+    return native and next(directory.rglob("*.node"), None) is None
+
+
+def _bins(work: Path, package: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each program of `package`: name, and [kind, path in `work`, flags of its interpreter…]."""
+    directory = work / "node_modules" / package
+    declared = json.loads((directory / "package.json").read_text()).get("bin") or {}
+    if isinstance(declared, str):
+        declared = {package.rpartition("/")[2]: declared}
+    for name, relative in declared.items():
+        script = (directory / str(relative)).resolve()
+        if not script.is_relative_to(directory.resolve()):
+            continue
+        if not script.is_file() and script.with_name(script.name + ".js").is_file():
+            script = script.with_name(script.name + ".js")
+        if script.is_file():
+            kind, flags = _interpreter(script)
+            yield str(name), [kind, str(script.relative_to(work.resolve())), *flags]
+
+
+def _interpreter(script: Path) -> tuple[str, list[str]]:
+    """Tell what runs `script`: `node` with flags, `native`, or the name of something else."""
+    with script.open("rb") as stream:
+        head = stream.read(512)
+    if head.startswith(b"\x7fELF"):
+        return "native", []
+    if not head.startswith(b"#!"):
+        return "node", []
+    found = _SHEBANG.match(head.decode(errors="replace"))
+    if found is None:
+        return "unknown", []
+    return found["program"], found["flags"].split()
+
+
+def _default(package: str, bins: Mapping[str, list[str]]) -> str:
+    """Return the program that npx would take: the only one, or the one named like the package."""
+    if len({entry[1] for entry in bins.values()}) == 1:
+        return next(iter(bins))
+    name = package.rpartition("/")[2]
+    return name if name in bins else ""
