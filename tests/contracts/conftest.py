@@ -9,17 +9,8 @@ import asyncpg
 import pytest
 
 from mcphub.store.database import Database
+from mcphub.testing.clock import MovableClock
 from mcphub.testing.postgres import private_postgres
-
-
-class MovableClock:
-    """A clock that goes only when a test moves it."""
-
-    def __init__(self, now: float = 1_700_000_000.25) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

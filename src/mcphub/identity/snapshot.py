@@ -1,0 +1,103 @@
+"""`PrincipalSnapshot`: who may call, in memory; the only way from a key to a principal.
+
+Pure: made from rows, answers from rows, knows no database and no clock. The hub replaces the whole
+object when the database's revision changes; an answer therefore never outlives a revocation.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from mcphub.identity.model import KEY_LENGTH, KeyInfo, Membership, User, key_digest
+from mcphub.policy.model import EVERYONE, Principal
+
+LOCAL_KEY_ID = "local"
+"""Key id of a principal that the administrator's own command line made."""
+
+
+class PrincipalSnapshot:
+    """Every user, membership and usable key at one revision of the database.
+
+    Not for threads. Answers are remembered per key, so there are at most as many as keys; each is
+    made anew once its `valid_until` has passed. Should the clock go backwards, what had expired
+    stays expired: the safe side.
+    """
+
+    __slots__ = ("_keys", "_memberships", "_principals", "_users", "revision")
+
+    def __init__(
+        self,
+        revision: int,
+        users: Iterable[User],
+        memberships: Iterable[Membership],
+        keys: Iterable[tuple[bytes, KeyInfo]],
+    ) -> None:
+        """Build from rows; `keys` are pairs of SHA-256 digest and what is known of the key."""
+        self.revision = revision
+        self._users = {user.id: user for user in users if not user.disabled}
+        self._memberships: dict[str, list[Membership]] = {}
+        for membership in memberships:
+            self._memberships.setdefault(membership.user_id, []).append(membership)
+        self._keys = {
+            digest: key
+            for digest, key in keys
+            if key.revoked_at is None and key.user_id in self._users
+        }
+        self._principals: dict[bytes, Principal] = {}
+
+    @property
+    def users(self) -> Mapping[str, User]:
+        """Users who are not disabled, by id."""
+        return MappingProxyType(self._users)
+
+    def authenticate(self, bearer: str, now: float) -> Principal | None:
+        """Return whose key this is, or None if it is no key that counts at `now` (epoch seconds).
+
+        The lookup goes by the key's hash: what a caller could learn from its timing are bits of a
+        hash that no caller can steer.
+        """
+        if len(bearer) != KEY_LENGTH:
+            return None
+        try:
+            digest = key_digest(bearer)
+        except UnicodeEncodeError:
+            return None
+        known = self._principals.get(digest)
+        if known is not None and (known.valid_until is None or now < known.valid_until):
+            return known
+        return self._build(digest, now)
+
+    def principal_of(self, user_id: str, now: float) -> Principal | None:
+        """Return the user's principal for acts of the administrator's command line (key id `local`)."""
+        user = self._users.get(user_id)
+        return None if user is None else self._principal(user, LOCAL_KEY_ID, None, now)
+
+    def _build(self, digest: bytes, now: float) -> Principal | None:
+        key = self._keys.get(digest)
+        if key is None:
+            return None
+        if key.expires_at is not None and now >= key.expires_at:
+            del self._keys[digest]
+            self._principals.pop(digest, None)
+            return None
+        principal = self._principal(self._users[key.user_id], key.id, key.expires_at, now)
+        self._principals[digest] = principal
+        return principal
+
+    def _principal(
+        self, user: User, key_id: str, key_expires_at: float | None, now: float
+    ) -> Principal:
+        current = [
+            membership
+            for membership in self._memberships.get(user.id, ())
+            if membership.expires_at is None or now < membership.expires_at
+        ]
+        ends = [key_expires_at, *(membership.expires_at for membership in current)]
+        return Principal(
+            user_id=user.id,
+            user_name=user.name,
+            number=user.number,
+            role=user.role,
+            groups=frozenset({EVERYONE, *(membership.group for membership in current)}),
+            key_id=key_id,
+            valid_until=min((end for end in ends if end is not None), default=None),
+        )
