@@ -1,1 +1,1 @@
-"""Bytes to one MCP server."""
+"""Bytes to one MCP server. `stdio` is the legacy server behind two pipes."""

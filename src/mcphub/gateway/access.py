@@ -1,0 +1,163 @@
+"""The hub's memory of who may do what: principals, specs, verdicts, credential revisions.
+
+Everything that a warm call asks is answered from here without a database read. `load()` builds a
+whole new state and swaps it in, so a revocation takes effect on the next call. Not here: the
+decisions (`policy.decide`), the rows (`identity`, `vault`, `catalog`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from mcphub.catalog.live import LiveSettings
+from mcphub.catalog.spec import ServerSpec
+from mcphub.catalog.states import ServerState, ServerStates
+from mcphub.errors import Denied, HubError, NotFound
+from mcphub.identity.directory import Directory
+from mcphub.identity.snapshot import PrincipalSnapshot
+from mcphub.ids import Clock
+from mcphub.policy.decide import decide
+from mcphub.policy.model import Denial, HostFacts, Permit, Principal
+from mcphub.vault.credentials import CredentialState, Vault
+
+_MAX_VERDICTS = 20_000
+
+
+@dataclass(slots=True)
+class _State:
+    principals: PrincipalSnapshot
+    specs: Mapping[str, ServerSpec]
+    states: Mapping[str, ServerState]
+    credentials: Mapping[tuple[str, str], CredentialState]
+    verdicts: dict[tuple[int, str], tuple[Principal, Permit | Denial]] = field(default_factory=dict)
+
+
+class Access:
+    """Authentication and authorization from memory.
+
+    Life cycle: `await load()` before the first use and after every change.
+
+    Args:
+        directory: Users, groups, keys.
+        vault: Revisions of credentials, never values.
+        states: Pins, switches and evidence of servers.
+        live: The settings file as it is now.
+        host: What this machine enforces.
+        version: Exact version of what a spec runs, "" while unknown.
+        clock: Wall clock.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        vault: Vault,
+        states: ServerStates,
+        live: LiveSettings,
+        host: HostFacts,
+        version: Callable[[ServerSpec], str],
+        clock: Clock,
+    ) -> None:
+        self._directory, self._vault, self._states, self._live = directory, vault, states, live
+        self._host = host
+        self._version = version
+        self._clock = clock
+        self._state: _State | None = None
+
+    async def load(self) -> None:
+        """Read everything anew and swap it in."""
+        principals = await self._directory.snapshot()
+        credentials = await self._vault.states()
+        states = await self._states.all()
+        self._state = _State(principals, dict(self._live.current.specs), states, credentials)
+
+    @property
+    def specs(self) -> Mapping[str, ServerSpec]:
+        """All server specs by name."""
+        return self._now.specs
+
+    @property
+    def states(self) -> Mapping[str, ServerState]:
+        """What the store knows of the servers."""
+        return self._now.states
+
+    def authenticate(self, bearer: str) -> Principal | None:
+        """Return the principal that an API key proves, or None."""
+        return self._now.principals.authenticate(bearer, self._clock())
+
+    def verdict(self, principal: Principal, server: str) -> Permit | Denial | None:
+        """Return the decision for a principal and a server; None when there is no such server."""
+        state = self._now
+        key = (id(principal), server)
+        known = state.verdicts.get(key)
+        if known is not None and known[0] is principal:
+            return known[1]
+        spec = state.specs.get(server)
+        if spec is None:
+            return None
+        stored = state.states.get(server)
+        facts = spec.facts(
+            version=self._version(spec),
+            enabled=stored.enabled if stored is not None else True,
+            evidence=stored.evidence if stored is not None else None,
+        )
+        verdict = decide(principal, facts, self._host)
+        if len(state.verdicts) >= _MAX_VERDICTS:
+            state.verdicts.clear()
+        state.verdicts[key] = (principal, verdict)
+        return verdict
+
+    def permit(self, principal: Principal, server: str) -> tuple[ServerSpec, Permit]:
+        """Return spec and permit of a server for a principal.
+
+        Raises:
+            NotFound: No such server, or one that the principal may not know of (404 before 403).
+            Denied: The principal knows it and may not use it.
+        """
+        verdict = self.verdict(principal, server)
+        if isinstance(verdict, Permit):
+            return self._now.specs[server], verdict
+        raise refusal(server, verdict)
+
+    def permitted(self, principal: Principal, group: str = "") -> list[tuple[ServerSpec, Permit]]:
+        """Return all servers that a principal may use, by name; only those of `group` when given."""
+        found: list[tuple[ServerSpec, Permit]] = []
+        for name in sorted(self._now.specs):
+            spec = self._now.specs[name]
+            if group and group not in spec.groups:
+                continue
+            verdict = self.verdict(principal, name)
+            if isinstance(verdict, Permit):
+                found.append((spec, verdict))
+        return found
+
+    def revision(self, permit: Permit, spec: ServerSpec) -> tuple[str, int]:
+        """Return (settings revision, credential revision): what an instance must have been started with."""
+        state = self._now
+        stored = state.credentials.get((permit.principal.user_id, spec.name))
+        pin = state.states.get(spec.name)
+        version = pin.pin.version if pin is not None and pin.pin is not None else ""
+        return (spec.revision + version, stored.revision if stored is not None else 0)
+
+    def missing(self, principal: Principal, spec: ServerSpec) -> tuple[str, ...]:
+        """Return the slots of a server that the principal has set no value for."""
+        stored = self._now.credentials.get((principal.user_id, spec.name))
+        return tuple(slot for slot in spec.slot_names if stored is None or slot not in stored.slots)
+
+    def forget_verdicts(self) -> None:
+        """Decide anew: a fact changed that is not in the store (a version became known)."""
+        self._now.verdicts.clear()
+
+    @property
+    def _now(self) -> _State:
+        if self._state is None:
+            raise RuntimeError("load() comes first")
+        return self._state
+
+
+def refusal(server: str, verdict: Denial | None) -> HubError:
+    """Return the error for a denial; what the caller may not know of is not found."""
+    if verdict is None or not verdict.visible:
+        return NotFound(
+            f"There is no server '{server[:64]}' for you.",
+            hint="Ask an administrator, or check the name.",
+        )
+    return Denied(verdict.reason, hint=verdict.hint, code=verdict.rule)

@@ -1,0 +1,251 @@
+"""What the hub answers itself: opening, discovery, lists, log level, ping; and the shape of relayed results.
+
+Lists come from neutral catalogs, filtered by the caller's permits (`gateway.catalogs`). One function
+per method, all of the same form: (plane, call) -> raw result.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from mcphub import __version__
+from mcphub.catalog.guide import missing_credential_text
+from mcphub.catalog.spec import ServerSpec
+from mcphub.errors import HubError, InvalidInput, MissingCredential
+from mcphub.gateway.calls import SEPARATOR, Call
+from mcphub.gateway.catalogs import KINDS, PROMPTS, RESOURCES, TOOLS, Item, Kind, Offer
+from mcphub.gateway.plane import DataPlane, lease, ready_instance
+from mcphub.gateway.replies import Protocol
+from mcphub.policy.model import Permit
+from mcphub.spawn.pool import Instance
+from mcphub.wire import envelope, eras
+from mcphub.wire.codes import (
+    INVALID_PARAMS,
+    LATEST_LEGACY,
+    LEGACY_VERSIONS,
+    LOG_LEVELS,
+    MODERN_VERSIONS,
+)
+from mcphub.wire.envelope import Members, Message
+
+_log = structlog.get_logger()
+_LIST_BUDGET_S: Final = 20.0
+_UNAVAILABLE: Final = "dev.mcphub/unavailable"
+_HUB_INFO: Final = msgspec.json.encode(
+    {"name": "mcphub", "title": "MCPHub", "version": __version__}
+)
+_AGGREGATED: Final = msgspec.json.encode(
+    {
+        "tools": {"listChanged": True},
+        "prompts": {"listChanged": True},
+        "resources": {"listChanged": True, "subscribe": True},
+        "completions": {},
+        "logging": {},
+    }
+)
+_INSTRUCTIONS: Final = envelope.raw(
+    "Tools of several servers, each named server__tool. Every call runs in an own instance of the calling user, "
+    "with that user's credentials."
+)
+
+Local = Callable[[DataPlane, Call], Awaitable[bytes]]
+
+
+async def initialize(plane: DataPlane, call: Call) -> bytes:
+    """Answer `initialize`: negotiate the revision, show the server's own capabilities where there is one server."""
+    requested = envelope.text(call.params.get("protocolVersion"))
+    version = requested if requested in LEGACY_VERSIONS else LATEST_LEGACY
+    opening = await _opening(plane, call)
+    opening["protocolVersion"] = envelope.raw(version)
+    return envelope.join(opening)
+
+
+async def discover(plane: DataPlane, call: Call) -> bytes:
+    """Answer `server/discover` (MCP 2026-07-28 server/discover)."""
+    opening = await _opening(plane, call)
+    info = bytes(opening.pop("serverInfo", msgspec.Raw(_HUB_INFO)))
+    opening.pop("protocolVersion", None)
+    opening["supportedVersions"] = envelope.raw(MODERN_VERSIONS)
+    return eras.result_for_modern("server/discover", envelope.join(opening), info)
+
+
+async def list_items(plane: DataPlane, call: Call) -> bytes:
+    """Answer a list method: the whole list on one page."""
+    if "cursor" in call.params and bytes(call.params["cursor"]) != b"null":
+        raise Protocol(
+            INVALID_PARAMS, "This cursor is not one of the hub's: its lists have one page."
+        )
+    kind = KINDS[call.method]
+    if call.target.server:
+        spec, permit = plane.access.permit(call.principal, call.target.server)
+        call.server = spec.name
+        items = await _items(plane, call, spec, permit, kind, start=True)
+        value: Members = {kind.member: msgspec.Raw(envelope.array([item.raw for item in items]))}
+        info = (await plane.catalogs.offer(spec)).server_info
+    else:
+        value = await _aggregated(plane, call, kind)
+        info = _HUB_INFO
+    result = envelope.join(value)
+    return eras.result_for_modern(call.method, result, info) if call.modern is not None else result
+
+
+async def set_level(_plane: DataPlane, call: Call) -> bytes:
+    """Answer `logging/setLevel`: remembered for the session, sent to servers with the next calls."""
+    level = envelope.text(call.params.get("level"))
+    if level not in LOG_LEVELS:
+        raise InvalidInput(
+            f"There is no log level '{level[:32]}'.", hint=f"Use one of {', '.join(LOG_LEVELS)}."
+        )
+    if call.session is not None:
+        call.session.log_level = level
+    return b"{}"
+
+
+async def ping(_plane: DataPlane, _call: Call) -> bytes:
+    """Answer `ping`."""
+    return b"{}"
+
+
+LOCAL: Final[dict[str, Local]] = {
+    "initialize": initialize,
+    "server/discover": discover,
+    "logging/setLevel": set_level,
+    "ping": ping,
+    **dict.fromkeys(KINDS, list_items),
+}
+"""Methods that the hub answers itself."""
+
+
+def shaped(call: Call, instance: Instance, answer: Message) -> tuple[bytes, str, int | None]:
+    """Return the answer under the caller's id and in the caller's era, the outcome and the error code."""
+    members = answer.members
+    members["id"] = msgspec.Raw(call.message.id)
+    if "error" in members:
+        code, raw_error = eras.error_for_modern(members["error"])
+        if call.modern is not None:
+            members["error"] = raw_error
+        return envelope.join(members), "error", code
+    raw_result = members.get("result", msgspec.Raw(b"{}"))
+    outcome = "ok"
+    if call.method == "tools/call" and b'"isError"' in bytes(raw_result):
+        is_error = envelope.object_of(raw_result).get("isError")
+        outcome = "tool_error" if is_error is not None and bytes(is_error) == b"true" else "ok"
+    if call.modern is not None:
+        info = bytes(envelope.object_of(instance.upstream.initialize_result).get("serverInfo", b""))
+        members["result"] = msgspec.Raw(eras.result_for_modern(call.method, raw_result, info))
+    return envelope.join(members), outcome, None
+
+
+def note_subscription(call: Call, instance: Instance, uri: str, answer: Message) -> None:
+    """Remember what a legacy session watches, so that updates reach it and nobody else."""
+    if call.session is None or "result" not in answer.members:
+        return
+    if call.method == "resources/subscribe":
+        call.session.watched.add((instance.server, uri))
+        instance.subscriptions.add(uri)
+    elif call.method == "resources/unsubscribe":
+        call.session.watched.discard((instance.server, uri))
+
+
+def explain_missing(plane: DataPlane, call: Call, error: MissingCredential) -> MissingCredential:
+    """Return the error as the user needs it: which slot, why, where to make the token, how to set it."""
+    spec = plane.access.specs.get(call.server)
+    if spec is None:
+        return error
+    missing = plane.access.missing(call.principal, spec)
+    if not missing:
+        return error
+    return MissingCredential(missing_credential_text(plane.hub_url(), spec.name, list(missing)))
+
+
+async def _opening(plane: DataPlane, call: Call) -> Members:
+    """Return the members of an InitializeResult for the endpoint of the call."""
+    if not call.target.server:
+        if not plane.access.permitted(call.principal, call.target.group) and call.target.group:
+            raise InvalidInput(f"No server of group '{call.target.group}' is there for you.")
+        return {
+            "capabilities": msgspec.Raw(_AGGREGATED),
+            "serverInfo": msgspec.Raw(_HUB_INFO),
+            "instructions": _INSTRUCTIONS,
+        }
+    spec, permit = plane.access.permit(call.principal, call.target.server)
+    call.server = spec.name
+    offer = await plane.catalogs.offer(spec)
+    if not offer.per_user:
+        return dict(offer.initialize)
+    instance = await lease(plane, call, spec, permit)
+    plane.pool.release(instance)
+    return envelope.object_of(instance.upstream.initialize_result)
+
+
+async def _aggregated(plane: DataPlane, call: Call, kind: Kind) -> Members:
+    """Join the lists of all servers of the endpoint; one that fails or is slow is named, not waited for."""
+    permitted = plane.access.permitted(call.principal, call.target.group)
+
+    async def one(spec: ServerSpec, permit: Permit) -> tuple[Item, ...] | str:
+        try:
+            async with asyncio.timeout(_LIST_BUDGET_S):
+                return await _items(plane, call, spec, permit, kind, start=False)
+        except TimeoutError:
+            return "It did not answer in time."
+        except HubError as error:
+            return str(error)
+
+    lists = await asyncio.gather(*(one(spec, permit) for spec, permit in permitted))
+    raws: list[msgspec.Raw] = []
+    unavailable: dict[str, str] = {}
+    for (spec, _), items in zip(permitted, lists, strict=True):
+        if isinstance(items, str):
+            unavailable[spec.name] = items
+        else:
+            raws += [_prefixed(spec.name, kind, item) for item in items]
+    value: Members = {kind.member: msgspec.Raw(envelope.array(raws))}
+    if unavailable:
+        value["_meta"] = envelope.raw({_UNAVAILABLE: unavailable})
+    return value
+
+
+async def _items(
+    plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, kind: Kind, *, start: bool
+) -> tuple[Item, ...]:
+    """Return one server's list for this caller, filtered; `start` allows to start the caller's instance."""
+    offer = await plane.catalogs.offer(spec)
+    items = await _unfiltered(plane, call, spec, permit, kind, offer, start=start)
+    if kind is TOOLS:
+        return tuple(item for item in items if permit.allows_tool(item.name))
+    return items
+
+
+async def _unfiltered(
+    plane: DataPlane,
+    call: Call,
+    spec: ServerSpec,
+    permit: Permit,
+    kind: Kind,
+    offer: Offer,
+    *,
+    start: bool,
+) -> tuple[Item, ...]:
+    if not offer.per_user and kind.capability not in offer.capabilities:
+        return ()
+    running = ready_instance(plane, call, spec, permit)
+    if not (offer.per_user or kind is RESOURCES or (running is not None and running.lists_changed)):
+        return offer.lists[kind.method]
+    if running is None and not start and not offer.per_user:
+        return offer.lists[kind.method]  # listing many servers starts none of the user's processes
+    instance = await lease(plane, call, spec, permit)
+    try:
+        return await plane.catalogs.items(instance, kind)
+    finally:
+        plane.pool.release(instance)
+
+
+def _prefixed(server: str, kind: Kind, item: Item) -> msgspec.Raw:
+    if kind not in (TOOLS, PROMPTS):
+        return item.raw
+    members = envelope.object_of(item.raw)
+    members["name"] = envelope.raw(f"{server}{SEPARATOR}{item.name}")
+    return msgspec.Raw(envelope.join(members))

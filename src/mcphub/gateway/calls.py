@@ -1,0 +1,125 @@
+"""One request as the data plane sees it: who, where, what, and the way back.
+
+Values and small behaviour only; made by the endpoint, read by `relay` and `answers`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from mcphub.gateway.listen import severe_enough
+from mcphub.gateway.sessions import Session
+from mcphub.policy.model import Principal
+from mcphub.wire import envelope
+from mcphub.wire.codes import Era
+from mcphub.wire.envelope import Members, Message
+from mcphub.wire.eras import ModernMeta
+
+SEPARATOR: Final = "__"
+"""Between server and tool in the names of an aggregated endpoint; server names have no underscore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The endpoint that was asked: all servers of the user, one, or those of a group.
+
+    Attributes:
+        server: Name of the one server, or "".
+        group: Name of the group, or "".
+    """
+
+    server: str = ""
+    group: str = ""
+
+    @property
+    def path(self) -> str:
+        """The path below the hub's URL."""
+        if self.server:
+            return f"/mcp/{self.server}"
+        return f"/mcp/@{self.group}" if self.group else "/mcp"
+
+
+def target_of(path: str) -> Target | None:
+    """Return the target of a request path, or None when the path is no MCP endpoint."""
+    if path in {"/mcp", "/mcp/"}:
+        return Target()
+    if not path.startswith("/mcp/"):
+        return None
+    rest = path.removeprefix("/mcp/").rstrip("/")
+    if not rest or "/" in rest or len(rest) > 64:
+        return None
+    return Target(group=rest[1:]) if rest.startswith("@") else Target(server=rest)
+
+
+Emit = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Call:
+    """One JSON-RPC request of an authenticated caller.
+
+    Attributes:
+        request_id: The hub's id of the request, on every record, log line and error.
+        params: Raw members of `params`.
+        progress_token: Raw token that the caller wants progress with, or b"".
+        modern: What a modern request declares; None in the legacy era.
+        session: The legacy session; None in the modern era and for `initialize`.
+        emit: Sends one message ahead of the answer (turns the reply into a stream).
+        watch: Starts watching for the client's disconnect; calls its argument once when it happens.
+    """
+
+    request_id: str
+    principal: Principal
+    target: Target
+    message: Message
+    params: Members
+    progress_token: bytes
+    modern: ModernMeta | None
+    session: Session | None
+    emit: Emit
+    watch: Callable[[Callable[[], None]], None]
+    bytes_in: int = 0
+    trace_id: str = ""
+    started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    server: str = ""
+    name: str = ""
+    instance_id: str = ""
+    decision: str = "permit"
+
+    @property
+    def method(self) -> str:
+        """JSON-RPC method."""
+        return self.message.method
+
+    @property
+    def era(self) -> Era:
+        """Era that the caller speaks."""
+        return Era.MODERN if self.modern is not None else Era.LEGACY
+
+    @property
+    def client(self) -> str:
+        """`name/version` as the client says; for records only."""
+        if self.modern is not None:
+            return self.modern.client
+        return self.session.client if self.session is not None else ""
+
+    @property
+    def log_level(self) -> str:
+        """Least severity of log messages that this call's stream takes, "" for the default."""
+        if self.modern is not None:
+            return self.modern.log_level
+        return self.session.log_level if self.session is not None else ""
+
+    @property
+    def wants_log(self) -> bool:
+        """Modern callers ask per request; legacy ones get what the server sends."""
+        return self.modern is None or bool(self.modern.log_level)
+
+    async def event(self, message: Message) -> None:
+        """Send a server's notification on this call's own stream."""
+        if message.method == "notifications/message" and self.log_level:
+            level = envelope.text(envelope.object_of(message.members.get("params")).get("level"))
+            if not severe_enough(level, self.log_level):
+                return
+        await self.emit(envelope.join(message.members))

@@ -1,0 +1,250 @@
+"""Tool catalogs: what a server offers, learned once per version from an instance that is nobody's.
+
+A **neutral catalog** is discovered with placeholder credentials, an empty home and no network, so
+that a list that many users see cannot hold anyone's data by construction. A server that lists only
+with real credentials, or whose lists changed while it runs, is asked through the caller's own
+instance; that list lives and dies with the instance. Tool definitions are relayed as bytes.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import structlog
+
+from mcphub.catalog.spec import ServerSpec
+from mcphub.catalog.states import ServerStates, StoredCatalog
+from mcphub.errors import HubError
+from mcphub.ids import Clock
+from mcphub.spawn.launching import Launcher
+from mcphub.spawn.pool import Instance, InstancePool
+from mcphub.upstream.stdio import StdioUpstream
+from mcphub.wire import envelope
+from mcphub.wire.envelope import Members
+
+_log = structlog.get_logger()
+_MAX_PAGES: Final = 100
+_LIST_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One sort of list.
+
+    Attributes:
+        method: The list's JSON-RPC method.
+        member: Member of the result that holds the items.
+        key: Member that names an item.
+        capability: Capability that a server must declare.
+    """
+
+    method: str
+    member: str
+    key: str
+    capability: str
+
+
+TOOLS: Final = Kind("tools/list", "tools", "name", "tools")
+PROMPTS: Final = Kind("prompts/list", "prompts", "name", "prompts")
+RESOURCES: Final = Kind("resources/list", "resources", "uri", "resources")
+TEMPLATES: Final = Kind("resources/templates/list", "resourceTemplates", "uriTemplate", "resources")
+KINDS: Final = {kind.method: kind for kind in (TOOLS, PROMPTS, RESOURCES, TEMPLATES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One entry of a list: its name or URI, and its definition as the server wrote it."""
+
+    name: str
+    raw: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one server offers.
+
+    Attributes:
+        initialize: Members of its InitializeResult.
+        lists: Items by list method.
+        per_user: It has to be asked with the user's own credentials.
+        reason: Why, when `per_user`.
+    """
+
+    initialize: Members
+    lists: dict[str, tuple[Item, ...]] = field(default_factory=dict)
+    per_user: bool = False
+    reason: str = ""
+
+    @property
+    def capabilities(self) -> Members:
+        """Members of the server's capabilities."""
+        return envelope.object_of(self.initialize.get("capabilities"))
+
+    @property
+    def server_info(self) -> bytes:
+        """Raw serverInfo."""
+        return bytes(self.initialize.get("serverInfo", b""))
+
+
+class Catalogs:
+    """Neutral catalogs of all servers, in memory over the store.
+
+    Args:
+        pool: Runs neutral instances.
+        launcher: Says which exact version a spec runs.
+        states: Keeps catalogs across restarts.
+        clock: Wall clock.
+        on_version: Told when a spec's exact version became known.
+    """
+
+    def __init__(
+        self,
+        pool: InstancePool,
+        launcher: Launcher,
+        states: ServerStates,
+        clock: Clock,
+        on_version: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._pool, self._launcher, self._states, self._clock = pool, launcher, states, clock
+        self._on_version = on_version
+        self._offers: dict[tuple[str, str], Offer] = {}
+        self._own: dict[tuple[str, str], tuple[Item, ...]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self.failures: dict[str, str] = {}
+
+    def known(self, spec: ServerSpec) -> Offer | None:
+        """Return the neutral catalog when it is in memory."""
+        return self._offers.get((spec.name, spec.revision))
+
+    def forget(self, name: str) -> None:
+        """Drop a server's catalog from memory: its spec or its pin changed."""
+        for key in [key for key in self._offers if key[0] == name]:
+            del self._offers[key]
+
+    def forget_instance(self, instance: Instance) -> None:
+        """Drop the lists that were asked of an instance."""
+        for kind in KINDS:
+            self._own.pop((instance.id, kind), None)
+
+    async def offer(self, spec: ServerSpec) -> Offer:
+        """Return the neutral catalog, discovering it at most once at a time.
+
+        Raises:
+            HubError: The package cannot be installed. A server that does not start without real
+                credentials is no error: its offer is `per_user`.
+        """
+        known = self.known(spec)
+        if known is not None:
+            return known
+        async with self._locks.setdefault(spec.name, asyncio.Lock()):
+            known = self.known(spec)
+            if known is None:
+                try:
+                    known = await self._load(spec)
+                except HubError as error:
+                    self.failures[spec.name] = str(error)
+                    raise
+                self.failures.pop(spec.name, None)
+                self._offers[(spec.name, spec.revision)] = known
+            return known
+
+    def listed(self, spec: ServerSpec, instance: Instance | None, kind: Kind) -> tuple[Item, ...]:
+        """Return what is known of a list without asking: the instance's own, else the neutral one."""
+        own = self._own.get((instance.id, kind.method)) if instance is not None else None
+        if own is not None:
+            return own
+        offer = self.known(spec)
+        return offer.lists.get(kind.method, ()) if offer is not None else ()
+
+    async def items(self, instance: Instance, kind: Kind) -> tuple[Item, ...]:
+        """Return a list as the caller's own instance gives it, kept until it says that it changed."""
+        known = self._own.get((instance.id, kind.method))
+        if known is None:
+            known = await read_list(instance.upstream, kind)
+            self._own[(instance.id, kind.method)] = known
+        return known
+
+    async def _load(self, spec: ServerSpec) -> Offer:
+        program = await self._launcher.program(spec)
+        self._on_version()
+        key = f"{program.version}+{spec.revision[:16]}"
+        stored = await self._states.catalog(spec.name, key)
+        if stored is None:
+            stored = await self._discover(spec)
+            await self._states.save_catalog(spec.name, key, stored)
+        return _offer(stored)
+
+    async def _discover(self, spec: ServerSpec) -> StoredCatalog:
+        try:
+            async with self._pool.neutral(spec) as instance:
+                offer = Offer(envelope.object_of(instance.upstream.initialize_result))
+                lists: dict[str, bytes] = {}
+                for kind in KINDS.values():
+                    if kind.capability in offer.capabilities:
+                        items = await read_list(instance.upstream, kind)
+                        lists[kind.member] = envelope.array([item.raw for item in items])
+                return StoredCatalog(
+                    initialize=instance.upstream.initialize_result,
+                    at=self._clock(),
+                    per_user=False,
+                    **_columns(lists),
+                )
+        except HubError as error:
+            _log.info("catalog.per_user", server=spec.name, reason=error.code)
+            return StoredCatalog(initialize=b"{}", at=self._clock(), per_user=True, **_columns({}))
+
+
+async def read_list(upstream: StdioUpstream, kind: Kind) -> tuple[Item, ...]:
+    """Read all pages of a list from a server.
+
+    Raises:
+        HubError: The server failed or did not answer in time. A JSON-RPC error counts as an empty
+            list when the method is unknown to the server.
+    """
+    items: list[Item] = []
+    cursor: msgspec.Raw | None = None
+    for _ in range(_MAX_PAGES):
+        params = envelope.join({"cursor": cursor}) if cursor is not None else b"{}"
+        exchange = await upstream.send(kind.method, params, timeout_s=_LIST_TIMEOUT_S)
+        while not exchange.done:
+            await exchange.next()
+        if exchange.failure is not None:
+            raise exchange.failure
+        result = envelope.object_of(
+            exchange.answer.members.get("result") if exchange.answer else None
+        )
+        for raw in envelope.array_of(result.get(kind.member)):
+            name = envelope.text(envelope.object_of(raw).get(kind.key))
+            items.append(Item(name, msgspec.Raw(envelope.one_line(bytes(raw)))))
+        cursor = result.get("nextCursor")
+        if cursor is None or bytes(cursor) == b"null":
+            break
+    return tuple(items)
+
+
+def _columns(lists: dict[str, bytes]) -> dict[str, bytes]:
+    return {
+        "tools": lists.get(TOOLS.member, b"[]"),
+        "prompts": lists.get(PROMPTS.member, b"[]"),
+        "resources": lists.get(RESOURCES.member, b"[]"),
+        "templates": lists.get(TEMPLATES.member, b"[]"),
+    }
+
+
+def _offer(stored: StoredCatalog) -> Offer:
+    raws = {
+        TOOLS: stored.tools,
+        PROMPTS: stored.prompts,
+        RESOURCES: stored.resources,
+        TEMPLATES: stored.templates,
+    }
+    lists = {
+        kind.method: tuple(
+            Item(envelope.text(envelope.object_of(raw).get(kind.key)), raw)
+            for raw in envelope.array_of(value)
+        )
+        for kind, value in raws.items()
+    }
+    return Offer(envelope.object_of(stored.initialize), lists, stored.per_user)

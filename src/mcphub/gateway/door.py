@@ -1,0 +1,50 @@
+"""Who may knock: Host and Origin checks before anything else (rule R14, DNS rebinding).
+
+Not identity: that is the API key. A request without Origin comes from no browser page and passes.
+Source: MCP streamable-http §Security Warning.
+"""
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+
+
+class Door:
+    """Allowed Host and Origin values.
+
+    Args:
+        public_url: URL of the hub behind a proxy, or "".
+        hosts: Further Host values; `name` allows any port, `name:port` just that one.
+        origins: Further Origin values, exact.
+    """
+
+    def __init__(
+        self, public_url: str = "", hosts: Iterable[str] = (), origins: Iterable[str] = ()
+    ) -> None:
+        public = urlsplit(public_url) if public_url else None
+        self._hosts = {host.lower() for host in hosts}
+        self._origins = {origin.lower().rstrip("/") for origin in origins}
+        if public is not None and public.netloc:
+            self._hosts.add(public.netloc.lower())
+            self._origins.add(f"{public.scheme}://{public.netloc}".lower())
+
+    def admits_host(self, host: str) -> bool:
+        """Whether a Host header value is one of ours."""
+        host = host.lower()
+        name = _name(host)
+        return name in _LOOPBACK or host in self._hosts or name in self._hosts
+
+    def admits_origin(self, origin: str) -> bool:
+        """Whether an Origin header value is one of ours, or a page of this machine."""
+        origin = origin.lower().rstrip("/")
+        if origin in self._origins:
+            return True
+        parts = urlsplit(origin)
+        return parts.scheme in {"http", "https"} and _name(parts.netloc) in _LOOPBACK
+
+
+def _name(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]

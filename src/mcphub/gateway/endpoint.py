@@ -1,0 +1,370 @@
+"""The ASGI door of the data plane: `/mcp`, `/mcp/{server}`, `/mcp/@{group}` for clients of both eras.
+
+Authenticates once, tells the eras apart, keeps the rules of Streamable HTTP, and hands each request
+to `relay`. Modern requests are stateless; `initialize` opens a legacy session. Sources: MCP
+2025-11-25 transports, 2026-07-28 streamable-http, versioning (requirements of both).
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from mcphub.errors import HubError, NotFound
+from mcphub.gateway import streams
+from mcphub.gateway.calls import Call, Target
+from mcphub.gateway.http import (
+    Ambiguous,
+    Disconnected,
+    Receive,
+    Reply,
+    Scope,
+    Send,
+    TooLarge,
+    read_body,
+    read_headers,
+)
+from mcphub.gateway.plane import DataPlane
+from mcphub.gateway.relay import Cancelled, relay
+from mcphub.gateway.replies import Protocol, error_reply
+from mcphub.gateway.sessions import Session
+from mcphub.policy.model import Principal
+from mcphub.wire import codes, envelope, eras
+from mcphub.wire.envelope import Malformed, Message
+
+_TRACE: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
+_NO_STREAM: Final = (
+    b"This endpoint answers POST; GET needs Accept: text/event-stream and Mcp-Session-Id.\n"
+)
+
+
+class McpEndpoint:
+    """One ASGI application for all MCP endpoints of the hub."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, target: Target) -> None:
+        """Serve one HTTP request to `target`."""
+        request_id = self._plane.ids.new()
+        reply = Reply(
+            send, receive, self._plane.tasks, [(b"x-mcphub-request-id", request_id.encode())]
+        )
+        try:
+            headers = read_headers(scope)
+        except Ambiguous as error:
+            await self._error(reply, b"", 400, f"Header {error} is there more than once.")
+            return
+        principal = self._authenticate(headers)
+        if principal is None:
+            await self._unauthenticated(reply)
+            return
+        method = scope["method"]
+        if method == "POST":
+            await self._post(reply, receive, principal, target, headers, request_id)
+        elif method == "GET":
+            await self._get(reply, principal, target, headers)
+        elif method == "DELETE":
+            await self._delete(reply, principal, target, headers)
+        else:
+            await reply.plain(405, b"", [(b"allow", b"GET, POST, DELETE")])
+
+    def _authenticate(self, headers: dict[str, str]) -> Principal | None:
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        return (
+            self._plane.access.authenticate(bearer.strip()) if scheme.lower() == "bearer" else None
+        )
+
+    def _alive(self, headers: dict[str, str]) -> Callable[[], bool]:
+        return lambda: self._authenticate(headers) is not None
+
+    async def _unauthenticated(self, reply: Reply) -> None:
+        body = envelope.error(
+            b"",
+            codes.HUB_DENIED,
+            "An API key is needed: send Authorization: Bearer mcphub_… (an administrator makes one with "
+            "`mcphub key create`). This one is missing, unknown, expired or revoked.",
+            {"code": "unauthenticated"},
+        )
+        await reply.plain(
+            401,
+            body,
+            [
+                (b"www-authenticate", b'Bearer realm="mcphub"'),
+                (b"content-type", b"application/json"),
+            ],
+        )
+
+    async def _post(
+        self,
+        reply: Reply,
+        receive: Receive,
+        principal: Principal,
+        target: Target,
+        headers: dict[str, str],
+        request_id: str,
+    ) -> None:
+        try:
+            body = await read_body(
+                receive, headers.get("content-length", ""), self._plane.limits.body_bytes
+            )
+            if (
+                headers.get("content-type", "").partition(";")[0].strip().lower()
+                != "application/json"
+            ):
+                await self._error(reply, b"", 415, "The body must be application/json.")
+                return
+            batch = envelope.split_batch(body)
+            if batch is not None:
+                await self._batch(reply, principal, target, headers, request_id, batch)
+                return
+            message = envelope.parse(body)
+        except TooLarge:
+            await self._error(
+                reply, b"", 413, f"The body is over {self._plane.limits.body_bytes} bytes."
+            )
+        except Malformed as error:
+            await reply.finish(envelope.error(b"", error.code, error.reason), 400)
+        except Disconnected:
+            return
+        else:
+            await self._message(reply, principal, target, headers, request_id, message, len(body))
+
+    async def _message(
+        self,
+        reply: Reply,
+        principal: Principal,
+        target: Target,
+        headers: dict[str, str],
+        request_id: str,
+        message: Message,
+        size: int,
+    ) -> None:
+        try:
+            call = self._call(reply, principal, target, headers, request_id, message, size)
+        except eras.Refused as error:
+            body = envelope.error(message.id, error.code, error.reason, error.data)
+            await reply.finish(body, codes.MODERN_HTTP_STATUS.get(error.code, 400))
+        except NotFound as error:
+            await reply.finish(error_reply(message.id, error), 404)
+        except HubError as error:
+            await reply.finish(error_reply(message.id, error), 400)
+        else:
+            if not message.is_request:
+                self._one_way(call)
+                await reply.plain(202)
+            elif message.method == "subscriptions/listen" and call.modern is not None:
+                await streams.listen(self._plane, call, reply, self._alive(headers))
+            elif message.method == "initialize":
+                await self._initialize(reply, call)
+            else:
+                await self._answer(reply, call)
+
+    async def _answer(self, reply: Reply, call: Call) -> None:
+        try:
+            answer = await relay(self._plane, call)
+        except Cancelled:
+            return
+        await reply.finish(answer, _status(call, answer))
+
+    async def _initialize(self, reply: Reply, call: Call) -> None:
+        answer = await relay(self._plane, call)
+        result = envelope.object_of(envelope.object_of(answer).get("result"))
+        if result:
+            client = eras.client_name(call.params.get("clientInfo"))[:128]
+            version = envelope.text(result.get("protocolVersion"))
+            try:
+                session = self._plane.sessions.open(
+                    call.principal, call.target.path, version, client
+                )
+            except HubError as error:
+                await reply.finish(error_reply(call.message.id, error), 503)
+                return
+            reply.add_header(b"mcp-session-id", session.id.encode())
+        await reply.finish(answer)
+
+    async def _batch(
+        self,
+        reply: Reply,
+        principal: Principal,
+        target: Target,
+        headers: dict[str, str],
+        request_id: str,
+        batch: list[msgspec.Raw],
+    ) -> None:
+        """Answer a batch: only inside a 2025-03-26 session, each message as if it came alone."""
+        session = self._session(principal, target, headers)
+        if (
+            session is None
+            or session.version != codes.BATCH_VERSION
+            or not batch
+            or len(batch) > 64
+        ):
+            await self._error(
+                reply, b"", 400, "Batches exist in sessions of protocol version 2025-03-26 only."
+            )
+            return
+        messages = [envelope.parse(raw) for raw in batch]
+        if any(message.method == "initialize" for message in messages):
+            await self._error(reply, b"", 400, "initialize is not part of a batch.")
+            return
+        calls = [
+            self._call(
+                reply,
+                principal,
+                target,
+                headers,
+                f"{request_id}.{index}",
+                message,
+                len(bytes(message.id)),
+            )
+            for index, message in enumerate(messages)
+        ]
+        for call in calls:
+            if not call.message.is_request:
+                self._one_way(call)
+        answers = await asyncio.gather(
+            *(relay(self._plane, call) for call in calls if call.message.is_request)
+        )
+        if answers:
+            await reply.finish(envelope.array(list(answers)))
+        else:
+            await reply.plain(202)
+
+    async def _get(
+        self, reply: Reply, principal: Principal, target: Target, headers: dict[str, str]
+    ) -> None:
+        try:
+            session = self._session(principal, target, headers)
+        except NotFound as error:
+            await reply.finish(error_reply(b"", error), 404)
+            return
+        if session is None or "text/event-stream" not in headers.get("accept", ""):
+            await reply.plain(
+                405, _NO_STREAM, [(b"allow", b"POST"), (b"content-type", b"text/plain")]
+            )
+            return
+        await streams.session_stream(
+            self._plane, session, principal, target, reply, self._alive(headers)
+        )
+
+    async def _delete(
+        self, reply: Reply, principal: Principal, target: Target, headers: dict[str, str]
+    ) -> None:
+        try:
+            session = self._session(principal, target, headers)
+        except NotFound as error:
+            await reply.finish(error_reply(b"", error), 404)
+            return
+        if session is None:
+            await self._error(reply, b"", 400, "Header Mcp-Session-Id is missing.")
+            return
+        self._plane.sessions.end(session)
+        await reply.plain(204)
+
+    def _session(
+        self, principal: Principal, target: Target, headers: dict[str, str]
+    ) -> Session | None:
+        given = headers.get("mcp-session-id")
+        return self._plane.sessions.find(principal, target.path, given) if given else None
+
+    def _call(
+        self,
+        reply: Reply,
+        principal: Principal,
+        target: Target,
+        headers: dict[str, str],
+        request_id: str,
+        message: Message,
+        size: int,
+    ) -> Call:
+        """Read era, session and hop-owned data of one message.
+
+        Raises:
+            eras.Refused, HubError: The message breaks the rules of its era.
+        """
+        params = envelope.object_of(message.members.get("params"))
+        meta = envelope.object_of(params["_meta"]) if "_meta" in params else {}
+        modern, session = None, None
+        token = bytes(meta["progressToken"]) if "progressToken" in meta else b""
+        version = headers.get("mcp-protocol-version", "")
+        if _is_modern(message, meta, version):
+            modern = eras.read_modern(message.method, params, headers)
+        elif message.method != "initialize":
+            session = self._legacy_session(principal, target, headers, version)
+            if message.is_request and message.id in session.calls:
+                raise Protocol(codes.INVALID_REQUEST, "A request with this id is still in flight.")
+        trace = _TRACE.match(
+            envelope.text(meta.get("traceparent")) or headers.get("traceparent", "")
+        )
+        return Call(
+            request_id=request_id,
+            principal=principal,
+            target=target,
+            message=message,
+            params=params,
+            progress_token=token,
+            modern=modern,
+            session=session,
+            emit=reply.emit,
+            watch=reply.watch,
+            bytes_in=size,
+            trace_id=trace[1] if trace is not None else "",
+        )
+
+    def _legacy_session(
+        self, principal: Principal, target: Target, headers: dict[str, str], version: str
+    ) -> Session:
+        if version and version not in codes.LEGACY_VERSIONS:
+            raise Protocol(
+                codes.UNSUPPORTED_VERSION,
+                f"Protocol version {version[:40]} is not supported.",
+                {
+                    "supported": [*codes.MODERN_VERSIONS, *codes.LEGACY_VERSIONS],
+                    "requested": version[:40],
+                },
+            )
+        session = self._session(principal, target, headers)
+        if session is None:
+            raise Protocol(
+                codes.INVALID_REQUEST, "Header Mcp-Session-Id is missing: initialize first."
+            )
+        return session
+
+    def _one_way(self, call: Call) -> None:
+        """Take a notification or a response of the client."""
+        if call.message.method != "notifications/cancelled" or call.session is None:
+            return
+        found = call.session.calls.get(bytes(call.params.get("requestId", b"")))
+        if found is not None:
+            instance, exchange = found
+            instance.upstream.cancel(exchange)
+            exchange.fail(Cancelled("The client cancelled the request."))
+
+    async def _error(self, reply: Reply, raw_id: bytes, status: int, text: str) -> None:
+        await reply.finish(envelope.error(raw_id, codes.INVALID_REQUEST, text), status)
+
+
+def _is_modern(message: Message, meta: envelope.Members, version: str) -> bool:
+    """Tell the eras apart: `initialize` is legacy whatever its headers say (sloppy openings)."""
+    if message.method == "initialize":
+        return False
+    return (
+        codes.META_VERSION in meta
+        or version in codes.MODERN_VERSIONS
+        or message.method == "server/discover"
+    )
+
+
+def _status(call: Call, answer: bytes) -> int:
+    """Return the HTTP status of a JSON answer: modern errors have their own, legacy ones are 200."""
+    if call.modern is None or b'"error"' not in answer:
+        return 200
+    error = envelope.object_of(envelope.object_of(answer).get("error"))
+    raw_code = bytes(error.get("code", b"0"))
+    try:
+        return codes.MODERN_HTTP_STATUS.get(int(raw_code), 200)
+    except ValueError:
+        return 200

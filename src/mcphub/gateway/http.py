@@ -1,0 +1,186 @@
+"""HTTP as the endpoint needs it: headers read once, a body within its limit, one reply per request.
+
+Plain ASGI 3.0, no framework: this is the warm path. Not here: what a request means (`intake`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final
+
+from mcphub.tasks import Tasks
+from mcphub.wire import sse
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+
+_JSON: Final = (b"content-type", b"application/json")
+_ROUTING: Final = frozenset(
+    {
+        b"authorization",
+        b"mcp-session-id",
+        b"mcp-protocol-version",
+        b"mcp-method",
+        b"mcp-name",
+        b"host",
+        b"origin",
+    }
+)
+KEEP_ALIVE_S: Final = 15.0
+
+
+class Ambiguous(Exception):
+    """A header that decides something is there twice (rule R6)."""
+
+
+class TooLarge(Exception):
+    """The body is over the limit."""
+
+
+class Disconnected(Exception):
+    """The client went away before its request was complete."""
+
+
+def read_headers(scope: Scope) -> dict[str, str]:
+    """Return header name (lower case) -> value.
+
+    Raises:
+        Ambiguous: A header that routes or authenticates is repeated.
+    """
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        if name in _ROUTING and name.decode("latin-1") in found:
+            raise Ambiguous(name.decode("latin-1"))
+        found[name.decode("latin-1")] = value.decode("latin-1")
+    return found
+
+
+async def read_body(receive: Receive, declared: str, limit: int) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        TooLarge: It is, or says it is, longer than `limit` bytes.
+        Disconnected: The client went away.
+    """
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooLarge
+    event = await receive()
+    if event["type"] == "http.disconnect":
+        raise Disconnected
+    body: bytes = event.get("body", b"")
+    if len(body) > limit:
+        raise TooLarge
+    if not event.get("more_body", False):
+        return body
+    parts, size = [body], len(body)
+    while event.get("more_body", False):
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise Disconnected
+        parts.append(event.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise TooLarge
+    return b"".join(parts)
+
+
+class Reply:
+    """The one reply to a request: a JSON document, or a stream that ends with one.
+
+    Starts as neither. `emit` turns it into an event stream; `finish` completes whichever it became.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        receive: Receive,
+        tasks: Tasks,
+        headers: Iterable[tuple[bytes, bytes]],
+    ) -> None:
+        self._send, self._receive = send, receive
+        self._tasks = tasks
+        self._headers = list(headers)
+        self._streaming = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Add a response header; only before anything is sent."""
+        self._headers.append((name, value))
+
+    async def emit(self, message: bytes) -> None:
+        """Send one message ahead of the answer."""
+        await self._chunk(sse.event(message))
+
+    async def finish(self, message: bytes, status: int = 200) -> None:
+        """Send the answer and end the reply. A stream has status 200 by then."""
+        self._stop_watching()
+        if self._streaming:
+            await self._send({"type": "http.response.body", "body": sse.event(message)})
+        else:
+            await self.plain(status, message, [_JSON])
+
+    async def plain(
+        self, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Send a complete reply that is no stream."""
+        length = (b"content-length", b"%d" % len(body))
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*self._headers, *headers, length],
+            }
+        )
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def open_stream(self) -> None:
+        """Start the event stream."""
+        if not self._streaming:
+            self._streaming = True
+            await self._send(
+                {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [*self._headers, *sse.HEADERS],
+                }
+            )
+
+    async def close_stream(self) -> None:
+        """End the event stream without a last message."""
+        self._stop_watching()
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def keep_alive(self) -> None:
+        """Send a comment."""
+        await self._chunk(sse.KEEP_ALIVE)
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Call `gone` when the client disconnects; keep a long call's connection alive meanwhile."""
+        if self._watcher is None:
+            self._watcher = self._tasks.start("reply.watch", self._watch(gone))
+
+    async def until_disconnect(self) -> None:
+        """Return when the client is gone."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _watch(self, gone: Callable[[], None]) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_S):
+                    await self.until_disconnect()
+            except TimeoutError:
+                await self.keep_alive()
+            else:
+                gone()
+                return
+
+    async def _chunk(self, data: bytes) -> None:
+        await self.open_stream()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None

@@ -1,0 +1,204 @@
+"""The services of the data plane, and where a call goes: which server, under which permit and name."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from mcphub.audit.recorder import Recorder
+from mcphub.catalog.spec import ServerSpec
+from mcphub.errors import Denied, NotFound
+from mcphub.gateway.access import Access
+from mcphub.gateway.calls import SEPARATOR, Call
+from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Kind
+from mcphub.gateway.listen import Outlets
+from mcphub.gateway.sessions import Sessions
+from mcphub.ids import Clock, RequestIds
+from mcphub.policy.model import Isolation, Permit
+from mcphub.spawn.pool import Instance, InstancePool
+from mcphub.tasks import Tasks
+from mcphub.wire import envelope
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Bounds of calls; see `settings.Limits`."""
+
+    body_bytes: int
+    call_timeout_s: float
+    call_timeout_max_s: float
+    calls_per_user: int
+
+
+@dataclass(slots=True)
+class DataPlane:
+    """Everything that a request needs; made once by `app`.
+
+    Attributes:
+        tasks: Where watchers of slow calls run.
+        hub_url: URL that users reach the hub at, for texts.
+        in_flight: Calls per user now.
+    """
+
+    access: Access
+    pool: InstancePool
+    catalogs: Catalogs
+    sessions: Sessions
+    outlets: Outlets
+    recorder: Recorder
+    limits: CallLimits
+    clock: Clock
+    tasks: Tasks
+    hub_url: Callable[[], str]
+    ids: RequestIds = field(default_factory=RequestIds)
+    in_flight: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a call goes.
+
+    Attributes:
+        spec, permit: The server and the right to use it.
+        name: The server's own name of the tool or prompt, or the resource URI; "" for neither.
+        rename: Member of params and its new value when the caller's name is not the server's.
+    """
+
+    spec: ServerSpec
+    permit: Permit
+    name: str = ""
+    rename: tuple[str, str] | None = None
+
+
+def route(plane: DataPlane, call: Call) -> Route:
+    """Return where a forwarded call goes; no I/O.
+
+    Raises:
+        NotFound: No such server, tool, prompt or resource for this caller.
+        Denied: The tool is filtered for this caller.
+    """
+    method, params = call.method, call.params
+    if method in {"tools/call", "prompts/get"}:
+        kind = TOOLS if method == "tools/call" else PROMPTS
+        return _by_name(plane, call, kind, envelope.text(params.get("name")))
+    if method in {"resources/read", "resources/subscribe", "resources/unsubscribe"}:
+        return _by_uri(plane, call, envelope.text(params.get("uri")))
+    if method == "completion/complete":
+        ref = envelope.object_of(params.get("ref"))
+        if "uri" in ref:
+            return _by_uri(plane, call, envelope.text(ref.get("uri")))
+        found = _by_name(plane, call, PROMPTS, envelope.text(ref.get("name")))
+        if found.rename is not None:
+            ref["name"] = envelope.raw(found.name)
+            call.params["ref"] = msgspec.Raw(envelope.join(ref))
+        return Route(found.spec, found.permit, found.name)
+    spec, permit = plane.access.permit(call.principal, call.target.server)
+    return Route(spec, permit)
+
+
+def session_part(call: Call, permit: Permit) -> str:
+    """Return the session part of an instance key: only for `isolation: session`, only in the legacy era."""
+    if permit.isolation is Isolation.SESSION and call.session is not None:
+        return call.session.digest + call.session.id[:16]
+    return ""
+
+
+def ready_instance(
+    plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit
+) -> Instance | None:
+    """Return the caller's running instance of a server, or None; never starts one."""
+    return plane.pool.ready(permit, plane.access.revision(permit, spec), session_part(call, permit))
+
+
+async def lease(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit) -> Instance:
+    """Return the caller's instance for one call, starting it when needed; end with `pool.release`."""
+    return await plane.pool.lease(
+        permit, spec, plane.access.revision(permit, spec), session_part(call, permit)
+    )
+
+
+def _by_name(plane: DataPlane, call: Call, kind: Kind, name: str) -> Route:
+    what = "tool" if kind is TOOLS else "prompt"
+    if not name:
+        raise NotFound(f"A {what} needs a name.")
+    if call.target.server:
+        spec, permit = plane.access.permit(call.principal, call.target.server)
+        own, rename = name, None
+    else:
+        spec, permit, own = _split(plane, call, kind, name)
+        rename = ("name", own)
+    if kind is TOOLS and not permit.allows_tool(own):
+        raise Denied(
+            f"Tool '{own[:128]}' of server '{spec.name}' is not allowed here.",
+            hint="An administrator sets tools.allow and tools.deny.",
+            code="tool-denied",
+        )
+    return Route(spec, permit, own, rename)
+
+
+def _split(plane: DataPlane, call: Call, kind: Kind, name: str) -> tuple[ServerSpec, Permit, str]:
+    """Resolve `server__tool`, or a bare name that exactly one visible server owns."""
+    server, found, own = name.partition(SEPARATOR)
+    permitted = {
+        spec.name: (spec, permit)
+        for spec, permit in plane.access.permitted(call.principal, call.target.group)
+    }
+    if found and server in permitted:
+        return (*permitted[server], own)
+    owners = [
+        (spec, permit)
+        for spec, permit in permitted.values()
+        if (offer := plane.catalogs.known(spec)) is not None
+        and any(item.name == name for item in offer.lists.get(kind.method, ()))
+        and (kind is not TOOLS or permit.allows_tool(name))
+    ]
+    if len(owners) == 1:
+        return (*owners[0], name)
+    if owners:
+        names = ", ".join(f"{spec.name}{SEPARATOR}{name}" for spec, _ in owners)
+        raise NotFound(f"More than one server has '{name[:128]}'.", hint=f"Use one of: {names}.")
+    raise NotFound(
+        f"There is no '{name[:128]}' for you.", hint="List again: names look like server__tool."
+    )
+
+
+def _by_uri(plane: DataPlane, call: Call, uri: str) -> Route:
+    if call.target.server:
+        return Route(*plane.access.permit(call.principal, call.target.server), uri)
+    permitted = plane.access.permitted(call.principal, call.target.group)
+    for matches in (_lists_uri, _covers_uri):
+        owners = [pair for pair in permitted if matches(plane, call, *pair, uri)]
+        if owners:
+            return _only(owners, uri)
+    owners = [pair for pair in permitted if _has_resources(plane, pair[0])]
+    if owners:
+        return _only(owners, uri)
+    raise NotFound("There is no such resource for you.")
+
+
+def _only(owners: list[tuple[ServerSpec, Permit]], uri: str) -> Route:
+    if len(owners) == 1:
+        return Route(*owners[0], uri)
+    names = ", ".join(spec.name for spec, _ in owners)
+    raise NotFound(
+        "More than one server may own this resource.", hint=f"Use /mcp/NAME of one of: {names}."
+    )
+
+
+def _lists_uri(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, uri: str) -> bool:
+    instance = ready_instance(plane, call, spec, permit)
+    items = plane.catalogs.listed(spec, instance, RESOURCES)
+    return any(item.name == uri for item in items)
+
+
+def _covers_uri(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, uri: str) -> bool:
+    instance = ready_instance(plane, call, spec, permit)
+    items = plane.catalogs.listed(spec, instance, TEMPLATES)
+    heads = (item.name.partition("{")[0] for item in items)
+    return any(head and uri.startswith(head) for head in heads)
+
+
+def _has_resources(plane: DataPlane, spec: ServerSpec) -> bool:
+    offer = plane.catalogs.known(spec)
+    return offer is not None and "resources" in offer.capabilities

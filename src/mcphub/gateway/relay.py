@@ -1,0 +1,179 @@
+"""The relay: one call from the caller's bytes to its server and back.
+
+Reads top to bottom like architecture's request path: route (spec, permit), limit, lease, exchange,
+answer, record. Warm, it touches no database, makes no task and no timer. It knows no HTTP: the
+endpoint gives it a `Call` and gets the bytes of the answer.
+"""
+
+from mcphub.audit.records import RequestRecord
+from mcphub.errors import Denied, HubError, LimitExceeded, MissingCredential, NotFound
+from mcphub.gateway import answers
+from mcphub.gateway.calls import Call
+from mcphub.gateway.plane import DataPlane, Route, lease, route
+from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
+from mcphub.spawn.pool import Instance
+from mcphub.upstream.exchange import Exchange
+from mcphub.upstream.stdio import TimedOut
+from mcphub.wire import envelope, eras
+from mcphub.wire.codes import LOG_LEVELS
+
+
+class Cancelled(HubError):
+    """The caller gave the call up."""
+
+    code = "cancelled"
+
+
+async def relay(plane: DataPlane, call: Call) -> bytes:
+    """Answer one request: here when the hub owns the answer, else by the caller's own instance.
+
+    Returns:
+        One JSON-RPC response on one line. Errors of the hub become JSON-RPC errors, or tool errors
+        where the agent can act on them.
+    """
+    user = call.principal.user_id
+    outcome, code, reply = "error", None, b""
+    if plane.in_flight[user] >= plane.limits.calls_per_user:
+        error = LimitExceeded(
+            "You have as many calls in flight as you may.", hint="Wait for some to end."
+        )
+        return error_reply(call.message.id, error)
+    plane.in_flight[user] += 1
+    try:
+        local = answers.LOCAL.get(call.method)
+        if local is not None:
+            reply = envelope.result(call.message.id, await local(plane, call))
+            outcome = "ok"
+        else:
+            reply, outcome, code = await _forward(plane, call, route(plane, call))
+    except HubError as error:
+        outcome, code = _outcome(error), number_of(error)
+        if isinstance(error, Denied | NotFound):
+            call.decision = error.code
+        reply = _refused(plane, call, error)
+    except BaseException:
+        outcome = "cancelled"
+        raise
+    finally:
+        plane.in_flight[user] -= 1
+        if not plane.in_flight[user]:
+            del plane.in_flight[user]
+        plane.recorder.add(_record(plane, call, outcome, code, len(reply)))
+    return reply
+
+
+async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, str, int | None]:
+    """Lease the caller's instance, exchange bytes, shape the answer for the caller's era."""
+    spec, permit = to.spec, to.permit
+    call.server, call.name = spec.name, to.name
+    instance = await lease(plane, call, spec, permit)
+    try:
+        call.instance_id = instance.id
+        await _apply_log_level(call, instance)
+        exchange = await instance.upstream.send(
+            call.method,
+            lambda upstream_id: eras.for_legacy_server(
+                call.params,
+                progress_id=upstream_id if call.progress_token else None,
+                rename=to.rename,
+            ),
+            timeout_s=min(spec.timeout_s, plane.limits.call_timeout_max_s),
+            progress_token=call.progress_token,
+            wants_log=call.wants_log,
+        )
+        answer = await _exchange(call, instance, exchange)
+        answers.note_subscription(call, instance, to.name, answer)
+        return answers.shaped(call, instance, answer)
+    finally:
+        plane.pool.release(instance)
+
+
+async def _exchange(call: Call, instance: Instance, exchange: Exchange) -> envelope.Message:
+    """Wait for the answer and pass on what comes before it; a caller that goes away cancels."""
+    watched = False
+    calls = call.session.calls if call.session is not None else None
+    if calls is not None:
+        calls[call.message.id] = (instance, exchange)
+
+    def gone() -> None:
+        instance.upstream.cancel(exchange)
+        exchange.fail(Cancelled("The caller closed the stream."))
+
+    try:
+        while True:
+            events = await exchange.next()
+            for event in events:
+                await call.event(event)
+            if exchange.answer is not None and not events:
+                return exchange.answer
+            if not watched and (events or exchange.armed):
+                watched = True
+                call.watch(gone if call.modern is not None else _stay)
+    finally:
+        if calls is not None:
+            calls.pop(call.message.id, None)
+        if not exchange.done:
+            instance.upstream.cancel(exchange)
+
+
+def _stay() -> None:
+    """A legacy client's disconnect is no cancellation (MCP 2025-11-25 transports)."""
+
+
+async def _apply_log_level(call: Call, instance: Instance) -> None:
+    """Ask the server for what this call wants to hear; its answer is not waited for."""
+    level = call.log_level
+    if level not in LOG_LEVELS or (
+        instance.log_level and LOG_LEVELS.index(instance.log_level) <= LOG_LEVELS.index(level)
+    ):
+        return
+    if b'"logging"' in instance.upstream.initialize_result:
+        instance.log_level = level
+        body = envelope.join({"level": envelope.raw(level)})
+        await instance.upstream.send("logging/setLevel", body, timeout_s=5)
+
+
+def _refused(plane: DataPlane, call: Call, error: HubError) -> bytes:
+    if isinstance(error, MissingCredential):
+        error = answers.explain_missing(plane, call, error)
+    if answers_as_tool_error(call.method, error):
+        value = tool_error(str(error))
+        if call.modern is not None:
+            value = eras.result_for_modern(call.method, value)
+        return envelope.result(call.message.id, value)
+    return error_reply(call.message.id, error)
+
+
+def _outcome(error: HubError) -> str:
+    if isinstance(error, Denied | NotFound):
+        return "denied"
+    if isinstance(error, TimedOut):
+        return "timeout"
+    if isinstance(error, Cancelled):
+        return "cancelled"
+    return "unavailable" if error.code in {"unavailable", "limit_exceeded"} else "error"
+
+
+def _record(
+    plane: DataPlane, call: Call, outcome: str, code: int | None, bytes_out: int
+) -> RequestRecord:
+    now = plane.clock()
+    return RequestRecord(
+        id=call.request_id,
+        at=now,
+        duration_ms=(plane.pool.now() - call.started) * 1000,
+        user_id=call.principal.user_id,
+        session=call.session.digest if call.session is not None else "",
+        server=call.server or call.target.server,
+        method=call.method,
+        name=call.name,
+        instance_id=call.instance_id,
+        era=call.era.value,
+        client=call.client,
+        decision=call.decision,
+        outcome=outcome,
+        error_code=code,
+        bytes_in=call.bytes_in,
+        bytes_out=bytes_out,
+        trace_id=call.trace_id,
+    )

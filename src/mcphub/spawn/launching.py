@@ -1,0 +1,217 @@
+"""From a permit and a spec to a `Launch`: program, templates, credentials, home.
+
+This is the only place where a user's secrets are opened, right before the process starts. The
+permit names the user; nothing else can (rules R4, R5). Not here: starting (`spawner`), when
+(`pool`).
+"""
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from mcphub.catalog.packages import PackageStore
+from mcphub.catalog.pins import Pin
+from mcphub.catalog.spec import FactName, ServerSpec
+from mcphub.catalog.states import ServerStates
+from mcphub.catalog.templates import expand
+from mcphub.errors import InvalidInput
+from mcphub.ids import Clock
+from mcphub.policy.model import Isolation, Permit
+from mcphub.spawn.spawner import Launch
+from mcphub.vault.credentials import Vault
+from mcphub.vault.secret import Secret
+
+NEUTRAL: Final = "neutral"
+SHARED: Final = "shared"
+_SYSTEM: Final = ("/usr/", "/bin/", "/sbin/", "/lib/", "/lib64/")
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is executed for a spec, before templates are filled.
+
+    Attributes:
+        argv: Program (absolute path) and templates of its arguments.
+        readable: Host paths that it needs to read.
+        version: Exact package version, or a digest of the command for anything else.
+    """
+
+    argv: tuple[str, ...]
+    readable: tuple[Path, ...]
+    version: str
+
+
+class Launcher:
+    """Builds launches. Safe for concurrent use; a package is resolved and installed once.
+
+    Args:
+        homes: Directory of all homes on the host.
+        packages: The pinned package store.
+        states: Pins of the servers.
+        vault: Users' credentials.
+        home_inside: Host path of a home -> path that the instance sees.
+        search_path: `PATH` in which command names are looked up.
+        clock: Wall clock.
+        progress: Told what an installation is doing.
+    """
+
+    def __init__(
+        self,
+        *,
+        homes: Path,
+        packages: PackageStore,
+        states: ServerStates,
+        vault: Vault,
+        home_inside: Callable[[Path], str],
+        search_path: str,
+        clock: Clock,
+        progress: Callable[[str], None] = lambda text: _log.info("install", step=text),
+    ) -> None:
+        self._homes = homes
+        self._packages = packages
+        self._states = states
+        self._vault = vault
+        self._home_inside = home_inside
+        self._search_path = search_path
+        self._clock = clock
+        self._progress = progress
+        self._programs: dict[tuple[str, str], Program] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def known_program(self, spec: ServerSpec) -> Program | None:
+        """Return the program when it is already resolved; no I/O."""
+        return self._programs.get((spec.name, spec.revision))
+
+    def forget(self, name: str) -> None:
+        """Resolve a server's program anew at the next start: its pin or its spec changed."""
+        for key in [key for key in self._programs if key[0] == name]:
+            del self._programs[key]
+
+    async def program(self, spec: ServerSpec) -> Program:
+        """Return what to execute, installing the pinned package when it is not there yet.
+
+        Raises:
+            InvalidInput: The command does not exist or the launcher's arguments are not understood.
+            UpstreamFailed, Unavailable: The package could not be installed.
+        """
+        known = self.known_program(spec)
+        if known is not None:
+            return known
+        async with self._locks.setdefault(spec.name, asyncio.Lock()):
+            known = self.known_program(spec)
+            if known is None:
+                known = await self._resolve(spec)
+                self._programs[(spec.name, spec.revision)] = known
+            return known
+
+    async def launch(self, permit: Permit, spec: ServerSpec, instance_id: str) -> Launch:
+        """Return the launch of `spec` for the permit's principal, with its credentials inside.
+
+        Raises:
+            MissingCredential: A slot has no value.
+            ValueError: The permit is for another server.
+        """
+        if permit.server != spec.name:
+            raise ValueError("the permit is for another server")
+        program = await self.program(spec)
+        if permit.isolation is Isolation.SHARED:
+            if spec.slots:
+                raise InvalidInput(
+                    f"Server '{spec.name}' is shared and has credential slots: whose credential would it use?",
+                    hint="Remove the slots or the sharing.",
+                )
+            facts = {FactName.USER_ID: SHARED, FactName.USER_NAME: SHARED}
+            return self._build(
+                spec, program, instance_id, owner=SHARED, number=1, facts=facts, secrets={}
+            )
+        principal = permit.principal
+        secrets = await self._vault.open_for(permit, spec.slot_names)
+        facts = {FactName.USER_ID: principal.user_id, FactName.USER_NAME: principal.user_name}
+        return self._build(
+            spec, program, instance_id, owner=principal.user_id, number=principal.number,
+            facts=facts, secrets=secrets,
+        )  # fmt: skip
+
+    async def neutral(self, spec: ServerSpec, instance_id: str) -> Launch:
+        """Return the launch of an instance that belongs to nobody: placeholders, no network, an empty home."""
+        program = await self.program(spec)
+        facts = {FactName.USER_ID: NEUTRAL, FactName.USER_NAME: NEUTRAL}
+        secrets = {name: Secret("placeholder") for name in spec.slot_names}
+        return self._build(
+            spec, program, instance_id, owner=NEUTRAL, number=0, facts=facts, secrets=secrets
+        )
+
+    def home(self, owner: str, server: str) -> Path:
+        """Return the host path of a home; both parts are opaque or of a checked grammar (rule R23)."""
+        return self._homes / owner / server
+
+    async def _resolve(self, spec: ServerSpec) -> Program:
+        requirement = self._packages.requirement(spec.command, spec.args)
+        if requirement is None:
+            return self._plain(spec)
+        state = (await self._states.all()).get(spec.name)
+        pin: Pin | None = state.pin if state is not None else None
+        if pin is None or (pin.ecosystem, pin.name) != (requirement.ecosystem, requirement.name):
+            self._progress(f"{spec.name}: looking up {requirement.name}")
+            pin = await self._packages.resolve(requirement)
+            await self._states.set_pin(spec.name, pin)
+        installed = self._packages.installed(pin, requirement)
+        if installed is None:
+            installed = await self._packages.install(pin, requirement, self._progress)
+        argv = (*installed.argv, *requirement.args)
+        return Program(argv, installed.readable, installed.version)
+
+    def _plain(self, spec: ServerSpec) -> Program:
+        found = shutil.which(spec.command, path=self._search_path)
+        if found is None:
+            raise InvalidInput(
+                f"Server '{spec.name}': the program '{spec.command}' is not on this machine.",
+                hint="Install it, or correct `command` in mcp_settings.json.",
+            )
+        program = Path(found).absolute()
+        readable = () if str(program).startswith(_SYSTEM) else (program,)
+        digest = hashlib.sha256("\0".join((str(program), *spec.args)).encode()).hexdigest()
+        return Program((str(program), *spec.args), readable, f"command-{digest[:16]}")
+
+    def _build(
+        self,
+        spec: ServerSpec,
+        program: Program,
+        instance_id: str,
+        *,
+        owner: str,
+        number: int,
+        facts: Mapping[FactName, str],
+        secrets: Mapping[str, Secret],
+    ) -> Launch:
+        home = (
+            self.home(owner, spec.name) if owner != NEUTRAL else self._homes / NEUTRAL / instance_id
+        )
+        values: dict[str, str | Secret] = {
+            f"USER_{slot}": secret for slot, secret in secrets.items()
+        }
+        values |= {fact.value: text for fact, text in facts.items()}
+        values[FactName.USER_HOME.value] = self._home_inside(home)
+        cwd = expand(spec.cwd, values) if spec.cwd else ""
+        return Launch(
+            instance_id=instance_id,
+            owner=owner,
+            number=number,
+            argv=tuple(expand(part, values) for part in program.argv),
+            env={name: expand(text, values) for name, text in spec.env.items()},
+            home=home,
+            cwd=cwd if isinstance(cwd, str) else "",
+            readable=_unique(program.readable, (Path(path) for path in spec.sandbox.readable)),
+            sandbox=spec.sandbox,
+        )
+
+
+def _unique(*groups: Iterable[Path]) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(path for group in groups for path in group))

@@ -1,0 +1,459 @@
+"""Instances: started once, leased per call, culled when idle, drained on change.
+
+The key is (owner, server, session) with the settings and credential revisions: a lease for a newer
+revision starts a new instance and drains the old one. **An instance never changes user** (rule R9):
+it is found only by the permit's principal. Everything that belongs to a running server hangs on its
+`Instance`; dropping it drops all (rule R8).
+
+Not here: how a process starts (`spawner`), what is in it (`launching`), what is said (`upstream`).
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from mcphub.catalog.spec import ServerSpec
+from mcphub.errors import HubError, LimitExceeded, Unavailable, UpstreamFailed
+from mcphub.ids import instance_id
+from mcphub.policy.model import Isolation, Permit
+from mcphub.spawn.launching import NEUTRAL, SHARED, Launcher
+from mcphub.spawn.spawner import Launch, Process, Spawner
+from mcphub.tasks import Tasks
+from mcphub.upstream.stdio import StdioUpstream
+from mcphub.wire.envelope import Message
+
+_log = structlog.get_logger()
+_SWEEP_S: Final = 0.25
+_STABLE_S: Final = 30.0
+_BACK_OFF_MAX_S: Final = 60.0
+_DRAIN_S: Final = 30.0
+_WAITING_MAX: Final = 2000
+
+
+class State(StrEnum):
+    """Life of an instance."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Bounds of the pool; see `settings.Limits`."""
+
+    instances: int
+    instances_per_user: int
+    starts_at_once: int
+    start_timeout_s: float
+    line_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One running server of one owner.
+
+    Attributes:
+        id: Opaque id, for records and `mcphub instances`.
+        owner: User id, `shared`, or `neutral`.
+        server: Name of the spec.
+        session: Digest of the legacy session for `isolation: session`, else "".
+        revision: (settings revision, credential revision).
+        idle_s: Seconds without a call after which it is culled.
+        in_flight: Leases now.
+        lists_changed: The server announced other tools, prompts or resources than the catalog has.
+        log_level: What `logging/setLevel` was sent last, or "".
+        subscriptions: Resource URIs that the server was asked to watch.
+    """
+
+    id: str
+    owner: str
+    server: str
+    session: str
+    revision: tuple[str, int]
+    idle_s: float
+    started_at: float
+    last_used: float
+    state: State = State.STARTING
+    in_flight: int = 0
+    calls: int = 0
+    lists_changed: bool = False
+    log_level: str = ""
+    subscriptions: set[str] = field(default_factory=set)
+    _process: Process | None = None
+    _upstream: StdioUpstream | None = None
+
+    @property
+    def process(self) -> Process:
+        """The process tree; only once started."""
+        if self._process is None:
+            raise RuntimeError("the instance has no process yet")
+        return self._process
+
+    @property
+    def upstream(self) -> StdioUpstream:
+        """The connection; only once started."""
+        if self._upstream is None:
+            raise RuntimeError("the instance has no connection yet")
+        return self._upstream
+
+    def stderr(self) -> list[str]:
+        """Return its last lines on stderr, redacted; for its owner and administrators."""
+        return self._process.stderr.lines() if self._process is not None else []
+
+
+_Key = tuple[str, str, str]
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int = 0
+    not_before: float = 0.0
+    last: str = ""
+
+
+class InstancePool:
+    """All instances of one hub.
+
+    Life cycle: `async with pool.running():` around everything else; leaving it stops all instances.
+
+    Args:
+        spawner: Starts processes.
+        launcher: Builds launches.
+        limits: Bounds.
+        on_notification: Gets what a server sends that belongs to no single call.
+        on_change: Told when an instance started, stopped or crashed, for logs and counts.
+    """
+
+    def __init__(
+        self,
+        spawner: Spawner,
+        launcher: Launcher,
+        limits: PoolLimits,
+        *,
+        on_notification: Callable[[Instance, Message], None],
+        on_change: Callable[[str, Instance], None],
+    ) -> None:
+        self._spawner = spawner
+        self._launcher = launcher
+        self._limits = limits
+        self._on_notification = on_notification
+        self._on_change = on_change
+        self._current: dict[_Key, Instance] = {}
+        self._all: dict[str, Instance] = {}
+        self._starting: dict[tuple[_Key, tuple[str, int]], asyncio.Future[Instance]] = {}
+        self._failures: dict[_Key, _Failures] = {}
+        self._slots = asyncio.Semaphore(limits.starts_at_once)
+        self._tasks: Tasks | None = None
+        self._stopping: set[str] = set()
+
+    def instances(self) -> list[Instance]:
+        """Return all instances that are not gone, oldest first."""
+        return list(self._all.values())
+
+    def ready(
+        self, permit: Permit, revision: tuple[str, int], session: str = ""
+    ) -> Instance | None:
+        """Return the caller's ready instance of this very revision, or None; never waits."""
+        instance = self._current.get(_key(permit, session))
+        if instance is None or instance.state is not State.READY or instance.revision != revision:
+            return None
+        return instance
+
+    async def lease(
+        self, permit: Permit, spec: ServerSpec, revision: tuple[str, int], session: str = ""
+    ) -> Instance:
+        """Return an instance for one call, starting it when needed; end with `release`.
+
+        Raises:
+            MissingCredential, InvalidInput, UpstreamFailed, Unavailable, LimitExceeded.
+        """
+        instance = self.ready(permit, revision, session)
+        if instance is None:
+            instance = await self._started(permit, spec, revision, session)
+        instance.in_flight += 1
+        instance.calls += 1
+        return instance
+
+    def release(self, instance: Instance) -> None:
+        """End a lease."""
+        instance.in_flight -= 1
+        instance.last_used = self.now()
+
+    def drain(self, which: Callable[[Instance], bool], *, at_once: bool = False) -> int:
+        """Take instances out of use; they stop when their calls ended, or now when `at_once`."""
+        found = [instance for instance in self._all.values() if which(instance)]
+        for instance in found:
+            self._retire(instance)
+            if at_once or not instance.in_flight:
+                self._stop_soon(instance)
+        return len(found)
+
+    @contextlib.asynccontextmanager
+    async def neutral(self, spec: ServerSpec) -> AsyncIterator[Instance]:
+        """Run an instance that belongs to nobody for the time of the block (catalog discovery)."""
+        async with self._slots:
+            launch = await self._launcher.neutral(spec, instance_id())
+            instance = self._new(launch.instance_id, NEUTRAL, spec, ("", 0), "")
+            try:
+                await self._bring_up(instance, spec, launch)
+                yield instance
+            finally:
+                await self._stop(instance)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the sweeper; stop every instance at the end."""
+        async with Tasks() as tasks:
+            self._tasks = tasks
+            tasks.start("pool.sweep", self._sweep())
+            try:
+                yield
+            finally:
+                self._tasks = None
+                tasks.cancel_all()
+                for instance in self.instances():
+                    tasks.start("instance.stop", self._stop(instance))
+
+    async def _started(
+        self, permit: Permit, spec: ServerSpec, revision: tuple[str, int], session: str
+    ) -> Instance:
+        key = _key(permit, session)
+        pending = self._starting.get((key, revision))
+        if pending is None:
+            self._admit(key, spec)
+            if self._tasks is None:
+                raise Unavailable("The hub is stopping.")
+            pending = asyncio.get_running_loop().create_future()
+            self._starting[(key, revision)] = pending
+            self._tasks.start(
+                "instance.start", self._start(pending, key, permit, spec, revision, session)
+            )
+        return await asyncio.shield(pending)
+
+    def _admit(self, key: _Key, spec: ServerSpec) -> None:
+        failures = self._failures.get(key)
+        wait = failures.not_before - self.now() if failures is not None else 0.0
+        if failures is not None and wait > 0:
+            raise Unavailable(
+                f"Server '{spec.name}' failed {failures.count} times in a row; the hub waits before it starts it "
+                f"again. Last time: {failures.last}",
+                hint=f"Try again in {wait:.0f} s.",
+                retry_after_s=wait,
+            )
+        if len(self._starting) >= _WAITING_MAX or len(self._all) >= self._limits.instances:
+            raise LimitExceeded(
+                "The hub runs as many servers as it may.", hint="Try again soon.", retry_after_s=5
+            )
+        owners = Counter(instance.owner for instance in self._all.values())
+        owner = key[0]
+        if owner != SHARED and owners[owner] >= self._limits.instances_per_user:
+            raise LimitExceeded(
+                f"You run {owners[owner]} servers already, the most that one user may.",
+                hint="Wait until idle ones stop, or ask an administrator to stop some.",
+                retry_after_s=30,
+            )
+
+    async def _start(
+        self,
+        pending: "asyncio.Future[Instance]",
+        key: _Key,
+        permit: Permit,
+        spec: ServerSpec,
+        revision: tuple[str, int],
+        session: str,
+    ) -> None:
+        instance: Instance | None = None
+        try:
+            async with self._slots:
+                launch = await self._launcher.launch(permit, spec, instance_id())
+                instance = self._new(launch.instance_id, launch.owner, spec, revision, session)
+                await self._bring_up(instance, spec, launch)
+            old = self._current.get(key)
+            self._current[key] = instance
+            if old is not None:
+                self._retire(old)
+            if not pending.done():
+                pending.set_result(instance)
+        except (HubError, OSError) as error:
+            await self._failed(pending, key, spec, instance, error)
+        finally:
+            if not pending.done():
+                pending.cancel()
+            self._starting.pop((key, revision), None)
+
+    async def _failed(
+        self,
+        pending: "asyncio.Future[Instance]",
+        key: _Key,
+        spec: ServerSpec,
+        instance: Instance | None,
+        error: HubError | OSError,
+    ) -> None:
+        if not isinstance(error, HubError):
+            _log.warning(
+                "instance.start_failed",
+                server=spec.name,
+                error=type(error).__name__,
+                errno=error.errno,
+            )
+            error = Unavailable(
+                f"Server '{spec.name}' cannot be started on this machine now.", retry_after_s=5
+            )
+        if instance is not None:
+            await self._stop(instance)  # first, so that its last words have been read
+            error = _with_stderr(error, instance)
+            self._count_failure(key, str(error.message))
+        if not pending.done():
+            pending.set_exception(error)
+            pending.exception()  # callers that went away must not make it "never retrieved"
+
+    def _new(
+        self, new_id: str, owner: str, spec: ServerSpec, revision: tuple[str, int], session: str
+    ) -> Instance:
+        now = self.now()
+        instance = Instance(
+            id=new_id, owner=owner, server=spec.name, session=session, revision=revision,
+            idle_s=spec.sandbox.idle_s, started_at=now, last_used=now,
+        )  # fmt: skip
+        self._all[instance.id] = instance
+        return instance
+
+    async def _bring_up(self, instance: Instance, spec: ServerSpec, launch: Launch) -> None:
+        process = await self._spawner.start(launch)
+        instance._process = process  # noqa: SLF001  the pool makes instances
+        upstream = StdioUpstream(
+            spec.name,
+            process.stdin,
+            process.stdout,
+            line_bytes=self._limits.line_bytes,
+            on_notification=lambda message: self._on_notification(instance, message),
+            on_end=lambda: self._ended(instance),
+        )
+        instance._upstream = upstream  # noqa: SLF001
+        process.exited.add_done_callback(lambda _: self._ended(instance))
+        await upstream.initialize(self._limits.start_timeout_s)
+        if instance.state is not State.STARTING:
+            raise UpstreamFailed(f"Server '{spec.name}' ended while it started.")
+        instance.state = State.READY
+        self._on_change("started", instance)
+
+    def _ended(self, instance: Instance) -> None:
+        """Its output or its process ended: fail what is in flight, then clean up."""
+        if instance.state is State.STOPPED or instance.id in self._stopping:
+            return
+        was = instance.state
+        self._retire(instance)
+        ended = UpstreamFailed(
+            f"Server '{instance.server}' ended unexpectedly{_status(instance)}.",
+            hint="Call again: the hub starts it anew.",
+        )
+        instance.upstream.fail_all(
+            ended if was is State.STARTING else _with_stderr(ended, instance)
+        )
+        if was is State.READY:
+            self._on_change("crashed", instance)
+            if self.now() - instance.started_at < _STABLE_S:
+                key = (instance.owner, instance.server, instance.session)
+                self._count_failure(key, "it ended unexpectedly.")
+        if was is not State.STARTING:
+            self._stop_soon(instance)
+
+    def _count_failure(self, key: _Key, reason: str) -> None:
+        failures = self._failures.setdefault(key, _Failures())
+        failures.count += 1
+        failures.last = reason
+        # the first two failures cost nothing: a mended credential or a one-off must not wait
+        delay = min(_BACK_OFF_MAX_S, 0.5 * 2 ** (failures.count - 2)) if failures.count > 2 else 0.0
+        failures.not_before = self.now() + delay
+
+    def _retire(self, instance: Instance) -> None:
+        key = (instance.owner, instance.server, instance.session)
+        if self._current.get(key) is instance:
+            del self._current[key]
+        if instance.state in {State.READY, State.STARTING}:
+            instance.state = State.DRAINING
+            instance.last_used = self.now()
+
+    def _stop_soon(self, instance: Instance) -> None:
+        if self._tasks is not None and instance.id not in self._stopping:
+            self._stopping.add(instance.id)
+            self._tasks.start("instance.stop", self._stop(instance))
+
+    async def _stop(self, instance: Instance) -> None:
+        self._stopping.add(instance.id)
+        if instance.state is State.STOPPED:
+            return
+        self._retire(instance)
+        if instance._upstream is not None:  # noqa: SLF001
+            instance.upstream.fail_all(
+                Unavailable(
+                    f"Server '{instance.server}' was stopped.", hint="Call again.", retry_after_s=0
+                )
+            )
+            instance.upstream.close()
+        if instance._process is not None:  # noqa: SLF001
+            await instance.process.stop()
+        instance.state = State.STOPPED
+        self._all.pop(instance.id, None)
+        self._stopping.discard(instance.id)
+        self._on_change("stopped", instance)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = self.now()
+            for instance in list(self._all.values()):
+                if instance._upstream is not None and instance.upstream.pending:  # noqa: SLF001
+                    instance.upstream.sweep(now)
+                quiet = now - instance.last_used
+                if (
+                    instance.state is State.READY
+                    and not instance.in_flight
+                    and quiet > instance.idle_s
+                ):
+                    self._retire(instance)
+                if instance.state is State.DRAINING and (
+                    not instance.in_flight or quiet > _DRAIN_S
+                ):
+                    self._stop_soon(instance)
+                if instance.state is State.READY and now - instance.started_at > _STABLE_S:
+                    self._failures.pop((instance.owner, instance.server, instance.session), None)
+
+    @staticmethod
+    def now() -> float:
+        """Return the loop's time in seconds, the clock of all durations."""
+        return asyncio.get_running_loop().time()
+
+
+def _key(permit: Permit, session: str) -> _Key:
+    if permit.isolation is Isolation.SHARED:
+        return (SHARED, permit.server, "")
+    return (
+        permit.principal.user_id,
+        permit.server,
+        session if permit.isolation is Isolation.SESSION else "",
+    )
+
+
+def _with_stderr(error: HubError, instance: Instance) -> HubError:
+    """Add the server's last words; they go to its owner only, redacted by the spawner."""
+    tail = [] if instance.owner == SHARED else instance.stderr()[-3:]
+    if tail:
+        error.message = f"{error.message} Its last words: {' / '.join(tail)[:600]}"
+    return error
+
+
+def _status(instance: Instance) -> str:
+    exited = instance.process.exited
+    if not exited.done() or exited.cancelled():
+        return ""
+    status = exited.result()
+    return f" (killed by signal {-status})" if status < 0 else f" (exit status {status})"

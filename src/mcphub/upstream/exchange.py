@@ -1,0 +1,98 @@
+"""One request on its way to an upstream and back.
+
+Holds everything that belongs to this request alone: the caller's progress token, the messages that
+arrived before the answer, the deadline. It knows neither who called (the relay does) nor how bytes
+travel (`upstream.stdio` does).
+"""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from mcphub.wire.envelope import Message
+
+_MAX_EVENTS: Final = 1000
+
+
+class Exchange:
+    """A pending call. Made by an upstream's `send`; read by the relay with `next()`.
+
+    Attributes:
+        upstream_id: The id that the hub chose for the upstream (rule R2).
+        method: JSON-RPC method.
+        wants_log: Whether `notifications/message` may be delivered on this request's stream.
+        deadline: Loop time in seconds after which the sweeper ends it.
+        armed: The sweeper has told the relay that this call is slow.
+    """
+
+    __slots__ = (
+        "_events", "_wake", "answer", "armed", "deadline", "dropped", "failure", "method",
+        "progress_token", "started", "upstream_id", "wants_log",
+    )  # fmt: skip
+
+    def __init__(
+        self, upstream_id: int, method: str, *, started: float, deadline: float, progress_token: bytes = b"",
+        wants_log: bool = False,
+    ) -> None:  # fmt: skip
+        self.upstream_id = upstream_id
+        self.method = method
+        self.started = started
+        self.deadline = deadline
+        self.progress_token = progress_token
+        self.wants_log = wants_log
+        self.armed = False
+        self.dropped = 0
+        self.answer: Message | None = None
+        self.failure: Exception | None = None
+        self._events: deque[Message] = deque()
+        self._wake: asyncio.Future[None] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer or a failure is here."""
+        return self.answer is not None or self.failure is not None
+
+    def event(self, message: Message) -> None:
+        """Keep a notification for the caller; past the bound the newest are counted and dropped."""
+        if len(self._events) >= _MAX_EVENTS:
+            self.dropped += 1
+            return
+        self._events.append(message)
+        self.wake()
+
+    def finish(self, answer: Message) -> None:
+        """Set the answer."""
+        if not self.done:
+            self.answer = answer
+            self.wake()
+
+    def fail(self, error: Exception) -> None:
+        """End without an answer."""
+        if not self.done:
+            self.failure = error
+            self.wake()
+
+    def wake(self) -> None:
+        """Let `next()` return."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def next(self) -> list[Message]:
+        """Wait for something to happen and return the notifications so far; then look at `done`.
+
+        Raises:
+            Exception: The failure, once all notifications before it were returned.
+        """
+        if not self._events and not self.done:
+            self._wake = asyncio.get_running_loop().create_future()
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+        if self._events:
+            events = list(self._events)
+            self._events.clear()
+            return events
+        if self.failure is not None:
+            raise self.failure
+        return []

@@ -1,0 +1,159 @@
+"""Lines over a pair of pipes: the transport under `upstream.stdio`, without any protocol.
+
+Reads and writes non-blocking descriptors on the event loop (`add_reader`, `add_writer`), bounded in
+both directions: a line that is too long ends the connection, a writer waits when too much is queued.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+_READ: Final = 256 * 1024
+_HIGH_WATER: Final = 1024 * 1024
+
+
+class LineTooLong(Exception):
+    """The other side sent more than `limit` bytes without a line end."""
+
+
+class LinePipe:
+    """One connection. Owned by one `StdioUpstream`; the descriptors belong to the process.
+
+    Args:
+        reader: Readable non-blocking descriptor.
+        writer: Writable non-blocking descriptor.
+        limit: Longest line, in bytes.
+        on_line: Called with each line without its end; must not raise.
+        on_end: Called once when nothing more can be read, with the reason or None for a plain end.
+    """
+
+    def __init__(
+        self,
+        reader: int,
+        writer: int,
+        limit: int,
+        on_line: Callable[[bytes], None],
+        on_end: Callable[[Exception | None], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader, self._writer = reader, writer
+        self._limit = limit
+        self._on_line, self._on_end = on_line, on_end
+        self._partial: list[bytes] = []
+        self._partial_size = 0
+        self._queue: deque[memoryview] = deque()
+        self._queued = 0
+        self._drained: asyncio.Future[None] | None = None
+        self._open = True
+        self._loop.add_reader(reader, self._readable)
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much is queued that the caller must `await drain()` before it writes more."""
+        return self._queued > _HIGH_WATER
+
+    def write(self, line: bytes) -> None:
+        """Send one line; what the pipe does not take at once is queued.
+
+        Raises:
+            BrokenPipeError: The other side is gone.
+        """
+        if not self._open:
+            raise BrokenPipeError
+        data = memoryview(line + b"\n")
+        if not self._queue:
+            try:
+                data = data[os.write(self._writer, data) :]
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self.close(error)
+                raise BrokenPipeError from None
+            if not data:
+                return
+            self._loop.add_writer(self._writer, self._writable)
+        self._queue.append(data)
+        self._queued += len(data)
+
+    async def drain(self) -> None:
+        """Wait until the queue is below its bound."""
+        while self.congested and self._open:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.shield(self._drained)
+
+    def close(self, reason: Exception | None = None) -> None:
+        """Stop reading and writing; the descriptors stay open for their owner. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._reader)
+        if self._queue:
+            self._loop.remove_writer(self._writer)
+            self._queue.clear()
+            self._queued = 0
+        self._wake()
+        self._on_end(reason)
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._reader, _READ)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.close(error)
+            return
+        if not data:
+            self.close()
+            return
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        if b"\n" not in data:
+            self._keep(data)
+            return
+        *whole, rest = data.split(b"\n")
+        if self._partial:
+            whole[0] = b"".join([*self._partial, whole[0]])
+            self._partial.clear()
+            self._partial_size = 0
+        for line in whole:
+            if len(line) > self._limit:
+                self.close(LineTooLong())
+                return
+            self._on_line(line)
+        if rest:
+            self._keep(rest)
+
+    def _keep(self, data: bytes) -> None:
+        self._partial.append(data)
+        self._partial_size += len(data)
+        if self._partial_size > self._limit:
+            self._partial.clear()
+            self.close(LineTooLong())
+
+    def _writable(self) -> None:
+        while self._queue:
+            head = self._queue[0]
+            try:
+                sent = os.write(self._writer, head)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.close(error)
+                return
+            self._queued -= sent
+            if sent < len(head):
+                self._queue[0] = head[sent:]
+                return
+            self._queue.popleft()
+        self._loop.remove_writer(self._writer)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._drained is not None and not self.congested:
+            if not self._drained.done():
+                self._drained.set_result(None)
+            self._drained = None

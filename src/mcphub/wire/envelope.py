@@ -1,0 +1,203 @@
+"""JSON-RPC messages as envelopes around bytes: what must be read is read, all else stays as it came.
+
+An object becomes a mapping from member name to its raw JSON text (`Members`). Joining it again keeps
+unknown members, explicit nulls, big numbers and the order, and leaves exactly one member per name:
+of a repeated name the last one counts, as in `JSON.parse`, so that the hub and the server behind it
+can never read two different messages (parser differential).
+
+Not here: eras (`wire.eras`), transports. No I/O. Source: JSON-RPC 2.0, MCP basic §Messages.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from mcphub.wire.codes import INVALID_REQUEST, PARSE_ERROR
+
+Members = dict[str, msgspec.Raw]
+"""Member name -> raw JSON text."""
+
+_MEMBERS: Final = msgspec.json.Decoder(Members)
+_ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_TEXT: Final = msgspec.json.Decoder(str)
+_KEYS: dict[str, bytes] = {}
+_MAX_KEYS: Final = 2048
+_DIGITS: Final = frozenset(b"0123456789")
+VERSION: Final = msgspec.Raw(b'"2.0"')
+
+
+class Malformed(Exception):
+    """The bytes are no JSON-RPC message.
+
+    Attributes:
+        code: JSON-RPC error code: -32700 for no JSON, -32600 for JSON that is no message.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Message:
+    """One JSON-RPC message.
+
+    Attributes:
+        members: All members of the message, raw.
+        id: Raw JSON text of the id (a string or an integer), or b"" for a notification.
+        method: The method, or "" for a response.
+    """
+
+    members: Members
+    id: bytes
+    method: str
+
+    @property
+    def is_request(self) -> bool:
+        """A method and an id."""
+        return bool(self.method and self.id)
+
+    @property
+    def is_notification(self) -> bool:
+        """A method and no id."""
+        return bool(self.method) and not self.id
+
+
+def parse(data: bytes | bytearray | memoryview | msgspec.Raw) -> Message:
+    """Read one message.
+
+    Raises:
+        Malformed: No JSON object, wrong `jsonrpc`, an id that is neither string nor integer, or no
+            method and no result.
+    """
+    try:
+        members = _MEMBERS.decode(data)
+    except msgspec.ValidationError:
+        raise Malformed(INVALID_REQUEST, "A message is a JSON object.") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise Malformed(PARSE_ERROR, "The body is not valid JSON.") from None
+    if bytes(members.get("jsonrpc", b"")) != b'"2.0"':
+        raise Malformed(INVALID_REQUEST, 'A message has "jsonrpc": "2.0".')
+    raw_id = bytes(members["id"]) if "id" in members else b""
+    if raw_id and not _is_id(raw_id):
+        if "method" not in members and raw_id == b"null":
+            raw_id = b""
+        else:
+            raise Malformed(INVALID_REQUEST, "An id is a string or an integer.")
+    method = text(members.get("method")) if "method" in members else ""
+    if not method and "result" not in members and "error" not in members:
+        raise Malformed(INVALID_REQUEST, "A message has a method, a result or an error.")
+    return Message(members, raw_id, method)
+
+
+def split_batch(data: bytes) -> list[msgspec.Raw] | None:
+    """Return the raw messages of a batch, or None when the body is no array."""
+    if data.lstrip()[:1] != b"[":
+        return None
+    try:
+        return _ITEMS.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        raise Malformed(PARSE_ERROR, "The body is not valid JSON.") from None
+
+
+def object_of(raw: bytes | msgspec.Raw | None) -> Members:
+    """Return the members of a raw JSON object; empty for None or anything that is no object."""
+    if raw is None:
+        return {}
+    try:
+        return _MEMBERS.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return {}
+
+
+def array_of(raw: bytes | msgspec.Raw | None) -> list[msgspec.Raw]:
+    """Return the raw items of a raw JSON array; empty for None or anything else."""
+    if raw is None:
+        return []
+    try:
+        return _ITEMS.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return []
+
+
+def text(raw: bytes | msgspec.Raw | None) -> str:
+    """Return the value of a raw JSON string; "" for None or anything that is no string."""
+    if raw is None:
+        return ""
+    try:
+        return _TEXT.decode(raw)
+    except msgspec.MsgspecError:
+        return ""
+
+
+def join(members: Members) -> bytes:
+    """Write an object from raw members, on one line."""
+    parts = [_key(name) + raw for name, raw in members.items()]
+    return one_line(b"{" + b",".join(parts) + b"}")
+
+
+def array(items: list[bytes] | list[msgspec.Raw]) -> bytes:
+    """Write an array from raw items."""
+    return b"[" + b",".join(items) + b"]"
+
+
+def raw(value: object) -> msgspec.Raw:
+    """Return the raw JSON text of a plain value."""
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def one_line(data: bytes) -> bytes:
+    """Replace line breaks between tokens by spaces; inside strings JSON has none (RFC 8259 §7)."""
+    if b"\n" in data or b"\r" in data:
+        return data.replace(b"\r", b" ").replace(b"\n", b" ")
+    return data
+
+
+def request(upstream_id: int, method: str, params: bytes | None) -> bytes:
+    """Write a request of the hub's own, one line without its end."""
+    head = b'{"jsonrpc":"2.0","id":%d,"method":%b' % (upstream_id, msgspec.json.encode(method))
+    return head + (b',"params":' + params if params is not None else b"") + b"}"
+
+
+def notification(method: str, params: bytes | None) -> bytes:
+    """Write a notification, one line without its end."""
+    head = b'{"jsonrpc":"2.0","method":' + msgspec.json.encode(method)
+    return head + (b',"params":' + params if params is not None else b"") + b"}"
+
+
+def result(raw_id: bytes, value: bytes) -> bytes:
+    """Write a response with a raw result."""
+    return b'{"jsonrpc":"2.0","id":' + raw_id + b',"result":' + value + b"}"
+
+
+def error(raw_id: bytes, code: int, message: str, data: object = None) -> bytes:
+    """Write an error response; a missing id is null (JSON-RPC 2.0 §5)."""
+    body: dict[str, object] = {"code": code, "message": message}
+    if data is not None:
+        body["data"] = data
+    return (
+        b'{"jsonrpc":"2.0","id":'
+        + (raw_id or b"null")
+        + b',"error":'
+        + msgspec.json.encode(body)
+        + b"}"
+    )
+
+
+def _is_id(raw_id: bytes) -> bool:
+    if raw_id[:1] == b'"':
+        return True
+    digits = raw_id.removeprefix(b"-")
+    return bool(digits) and _DIGITS.issuperset(digits)
+
+
+def _key(name: str) -> bytes:
+    """`"name":`, remembered for the few names that messages use."""
+    known = _KEYS.get(name)
+    if known is None:
+        known = msgspec.json.encode(name) + b":"
+        if len(_KEYS) < _MAX_KEYS and len(name) < 64:
+            _KEYS[name] = known
+    return known
