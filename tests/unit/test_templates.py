@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mcphub.catalog.spec import FactName
 from mcphub.catalog.templates import TemplateError, escaped, expand, prepare
 from mcphub.errors import MissingCredential
-from mcphub.vault.secret import Secret
+from mcphub.secret import Secret
 
 TEXTS = st.text(alphabet="ab${}_:-USER", max_size=20)
 
@@ -26,7 +26,7 @@ def test_the_operators_environment_has_three_forms() -> None:
 
 
 def test_a_secret_makes_the_whole_text_secret_and_a_fact_does_not() -> None:
-    values: dict[str, str | Secret] = {"T": Secret("s3cret"), "USER_ID": "u_1"}
+    values: dict[str, str | Secret] = {"USER_T": Secret("s3cret"), "USER_ID": "u_1"}
     made = expand("Bearer ${USER_T} $$5 ${USER_ID}", values)
     assert isinstance(made, Secret)
     assert made.reveal() == "Bearer s3cret $5 u_1"
@@ -34,13 +34,13 @@ def test_a_secret_makes_the_whole_text_secret_and_a_fact_does_not() -> None:
 
 
 def test_each_user_gets_the_own_value() -> None:
-    made = [expand("${USER_T}", {"T": Secret(value)}) for value in ("of-a", "of-b")]
+    made = [expand("${USER_T}", {"USER_T": Secret(value)}) for value in ("of-a", "of-b")]
     assert [m.reveal() for m in made if isinstance(m, Secret)] == ["of-a", "of-b"]
 
 
 def test_a_missing_value_is_an_error_never_an_empty_text() -> None:
     with pytest.raises(MissingCredential, match="TOKEN"):
-        expand("${USER_TOKEN}", {"OTHER": Secret("x")})
+        expand("${USER_TOKEN}", {"USER_OTHER": Secret("x")})
 
 
 def test_an_error_names_the_variable_and_the_way_out() -> None:
@@ -53,7 +53,7 @@ def test_an_error_names_the_variable_and_the_way_out() -> None:
 @given(TEXTS, TEXTS)
 def test_values_come_out_as_they_went_in(operator: str, user: str) -> None:
     prepared = prepare("<${OP}|${USER_T}>", {"OP": operator})
-    made = expand(prepared.text, {"T": Secret(user)})
+    made = expand(prepared.text, {"USER_T": Secret(user)})
     assert isinstance(made, Secret)
     assert made.reveal() == f"<{operator}|{user}>"
 
@@ -71,5 +71,5 @@ def test_any_text_is_prepared_or_refused_with_a_template_error(text: str) -> Non
         prepared = prepare(text, {"a": "x"})
     except TemplateError:
         return
-    values = dict.fromkeys([*prepared.slots, *prepared.facts], "v")
+    values = dict.fromkeys([*(f"USER_{slot}" for slot in prepared.slots), *prepared.facts], "v")
     assert isinstance(expand(prepared.text, values), str)

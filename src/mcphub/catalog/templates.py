@@ -13,10 +13,10 @@ user's values in. So no value, of whomever, is ever read as a template.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 from mcphub.catalog.spec import FactName
 from mcphub.errors import InvalidInput, MissingCredential
+from mcphub.secret import Secret
 
 _PART = re.compile(r"\$\$|\$\{(?P<body>[^{}]*)\}|\$\{")
 _SLOT = re.compile(r"USER_([A-Z][A-Z0-9_]*)\Z")
@@ -25,19 +25,6 @@ _VARIABLE = re.compile(
 )
 _FACTS = frozenset(fact.value for fact in FactName)
 _LONGEST_SLOT = 64
-
-
-class Sealed(Protocol):
-    """A text that cannot be printed by accident (`vault.secret.Secret`)."""
-
-    def __init__(self, value: str) -> None: ...
-
-    def reveal(self) -> str:
-        """Return the text."""
-        ...
-
-
-S = TypeVar("S", bound=Sealed)
 
 
 class TemplateError(InvalidInput):
@@ -111,7 +98,7 @@ def _slot_name(body: str) -> str:
     if slot in _FACTS or len(slot) > _LONGEST_SLOT:
         raise TemplateError(
             f'"{_shown(body)}" cannot name a credential slot.',
-            hint=f"USER_ID, USER_NAME and USER_HOME are reserved; at most {_LONGEST_SLOT} characters.",
+            hint=f"The facts' names are reserved; a slot has at most {_LONGEST_SLOT} characters.",
         )
     return slot
 
@@ -154,34 +141,33 @@ def plain_text(prepared: Prepared) -> str:
     return prepared.text.replace("$$", "$")
 
 
-def expand(text: str, values: Mapping[str, str | S]) -> str | S:
+def expand(text: str, values: Mapping[str, str | Secret]) -> str | Secret:
     """Put a user's values into a prepared text.
 
     Args:
         text: From a `ServerSpec`.
-        values: Credentials by slot name (`GITHUB_TOKEN`), facts by full name (`USER_ID`).
+        values: By the template's whole name: `USER_GITHUB_TOKEN` for a slot, `USER_ID` for a fact.
 
     Returns:
-        A secret of the values' own type as soon as one went in; otherwise the plain text.
+        A `Secret` as soon as one went in; otherwise the plain text.
 
     Raises:
         MissingCredential: A slot or fact has no value. Nothing is ever put in its place (rule R5).
     """
-    seal: type[S] | None = None
+    sealed = False
 
     def put(match: re.Match[str]) -> str:
-        nonlocal seal
+        nonlocal sealed
         if match.group() == "$$":
             return "$"
-        body = match.group("body") or ""
-        name = body if body in _FACTS else body.removeprefix("USER_")
+        name = match.group("body") or ""
         value = values.get(name)
         if value is None:
-            raise MissingCredential(f"The credential {name} is not set.")
+            raise MissingCredential(f"The credential {name.removeprefix('USER_')} is not set.")
         if isinstance(value, str):
             return value
-        seal = type(value)
+        sealed = True
         return value.reveal()
 
     made = _PART.sub(put, text)
-    return made if seal is None else seal(made)
+    return Secret(made) if sealed else made
