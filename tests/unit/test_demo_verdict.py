@@ -55,10 +55,12 @@ def test_reasons_come_out_of_exception_groups() -> None:
 
 def test_the_table_shows_evidence_and_does_not_read_it_as_markup() -> None:
     console = Console(file=io.StringIO(), width=160)
-    console.print(table([row(Observation(True, "bob got [red]x"), "gone\nlast [words]")]))
+    console.print(
+        table([row(Observation(True, "bob got [red]x"), "gone: last [words]\nhint: none")])
+    )
     console.print(verdict([row(LEAK, CLEAN)]))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "LEAK: bob got [red]x" in shown
-    assert "could not run: last [words]" in shown
+    assert "could not run: gone: last [words]" in shown
     assert "none through MCPHub" in shown

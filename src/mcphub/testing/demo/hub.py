@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mcphub.testing.demo.programs import end, run
 _READY_S = 60.0
 _STOP_S = 20.0
 _INSTALL_S = 900.0
+_KEY_AGE = "7d"
 
 
 class Hub:
@@ -55,24 +56,35 @@ class Hub:
 
     async def set_up(self, settings: Mapping[str, Any]) -> None:
         """Initialise the directory if that was not done before, and write its server settings."""
-        if not (self.directory / "hub.db").exists():
+        if not (self.directory / "mcphub.toml").exists():
             await self.command("init")
         target = self.directory / "mcp_settings.json"
         fresh = target.with_suffix(".new")
         fresh.write_text(json.dumps(settings, indent=2) + "\n")
         fresh.replace(target)
 
-    async def user(self, name: str, group: str) -> tuple[str, str]:
-        """Make sure that a user exists and is in a group; return the id and a new API key."""
-        known = {user["name"]: user["id"] for user in await self.ask("user", "list")}
-        if name not in known:
-            await self.command("user", "add", name)
-            known = {user["name"]: user["id"] for user in await self.ask("user", "list")}
-        groups = {entry["name"] for entry in await self.ask("group", "list")}
-        if group not in groups:
-            await self.command("group", "add", group)
-        await self.command("group", "join", group, name)
-        return known[name], (await self.ask("key", "create", name))["key"]
+    async def users(self, wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Make sure that users and their groups exist; return each one's id and a new API key.
+
+        Args:
+            wanted: Name and group of each user.
+        """
+        ids = {user["name"]: user["id"] for user in (await self.ask("user", "list"))["users"]}
+        members = {
+            group["name"]: {member["user"] for member in group["members"]}
+            for group in (await self.ask("group", "list"))["groups"]
+        }
+        found: list[tuple[str, str]] = []
+        for name, group in wanted:
+            if name not in ids:
+                ids[name] = (await self.ask("user", "add", name))["id"]
+            if group not in members:
+                await self.command("group", "add", group)
+            if name not in members.get(group, set()):
+                await self.command("group", "join", group, name)
+            made = await self.ask("key", "create", name, "--label", "demo", "--expires", _KEY_AGE)
+            found.append((ids[name], made["key"]))
+        return found
 
     async def credential(self, user: str, server: str, slot: str, value: str) -> None:
         """Set a user's credential; the value goes by stdin."""

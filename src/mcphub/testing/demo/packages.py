@@ -5,15 +5,15 @@ their data inside the package. Exact versions, no install scripts, kept between 
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
 from uv import find_uv_bin
 
+from mcphub.catalog.toolchain import OLDEST_NODE, find_toolchain
+from mcphub.settings import environment
 from mcphub.testing.demo.observation import CouldNotRun
 from mcphub.testing.demo.programs import run
 
@@ -38,12 +38,13 @@ class PlainPackages:
 
     Attributes:
         root: Directory of all of them.
-        node, npm: Programs.
+        node: Node.js.
+        npm: What runs npm: a program, or Node.js and a script.
     """
 
     root: Path
     node: str
-    npm: str
+    npm: tuple[str, ...]
 
     def node_argv(self, requirement: str) -> list[str]:
         """Return the command line that starts an npm package's server."""
@@ -78,7 +79,7 @@ class PlainPackages:
             tree.mkdir(parents=True, exist_ok=True)
             (tree / "package.json").write_text('{"private": true}\n')
             await run(
-                [self.npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", *npm],
+                [*self.npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", *npm],
                 cwd=tree,
                 timeout_s=_INSTALL_S,
             )
@@ -102,17 +103,22 @@ class PlainPackages:
             _mark(place, wanted)
 
 
-async def plain_packages(root: Path) -> PlainPackages:
+def plain_packages(root: Path) -> PlainPackages:
     """Find Node.js and return the place of the plain copies.
 
     Raises:
         CouldNotRun: There is no usable Node.js.
     """
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        raise CouldNotRun("Node.js and npm are needed: run `make demo`, which installs them")
-    await anyio.Path(root).mkdir(parents=True, exist_ok=True)
-    return PlainPackages(root, node, npm)
+    tools = find_toolchain(environment().get("PATH", ""))
+    if tools.node is None or tools.npm is None:
+        raise CouldNotRun(
+            f"Node.js {OLDEST_NODE} or newer with npm is needed: `make demo` installs it"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    npm = (str(tools.npm),)
+    if tools.npm.suffix == ".js":
+        npm = (str(tools.node), *npm)
+    return PlainPackages(root, str(tools.node), npm)
 
 
 def _done(place: Path, wanted: Sequence[str]) -> bool:

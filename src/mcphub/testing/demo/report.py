@@ -72,11 +72,12 @@ def connect(console: Console, url: str, keys: Sequence[tuple[str, str]], directo
 
 def _cell(outcome: Observation | str, *, leak_style: str) -> str:
     if isinstance(outcome, str):
-        return f"[bold red]could not run[/]: {escape(_last_line(outcome))}"
+        return f"[bold red]could not run[/]: {escape(_brief(outcome))}"
     word, style = ("LEAK", leak_style) if outcome.leaked else ("no leak", "green")
     return f"[{style}]{word}[/]: {escape(outcome.evidence)}"
 
 
-def _last_line(text: str) -> str:
-    line = text.strip().splitlines()[-1] if text.strip() else "no reason given"
+def _brief(text: str) -> str:
+    lines = text.strip().splitlines() or ["no reason given"]
+    line = lines[-1] if "Traceback" in lines[0] else lines[0]
     return line if len(line) <= 160 else line[:159] + "…"

@@ -171,7 +171,7 @@ async def _befores(
         pypi[packages.MARIADB] = []
     try:
         with steps.step("install the servers plainly, for the comparison"):
-            plain = await packages.plain_packages(options.directory / "plain")
+            plain = packages.plain_packages(options.directory / "plain")
             await plain.install(npm, pypi)
     except CouldNotRun as error:
         return [reason(error)] * len(scenarios)
@@ -188,33 +188,42 @@ async def _team(
 ) -> Team:
     with steps.step("set the hub up: two users, two groups, keys, credentials"):
         await hub.set_up(settings(stage.github, stage.postgres, stage.mariadb))
-        members: list[tuple[str, str, str]] = []
-        for name, group, token in zip(USERS, TEAMS, stage.github_tokens, strict=True):
-            user_id, key = await hub.user(name, group)
-            members.append((name, user_id, key))
-            await hub.credential(name, "github", "GITHUB_TOKEN", token)
-            await _database_credentials(hub, stage, name)
+        people = await hub.users(list(zip(USERS, TEAMS, strict=True)))
+        await _credentials(hub, stage)
     with steps.step("install the servers into the hub's pinned store"):
         await hub.install()
     with steps.step("start the hub"):
         url = await stack.enter_async_context(hub.serving(options.port, stage.work))
     alice, bob = (
         Member(name, user_id, key, hub.directory / "homes" / user_id)
-        for name, user_id, key in members
+        for name, (user_id, key) in zip(USERS, people, strict=True)
     )
     return Team(url, alice, bob)
 
 
-async def _database_credentials(hub: Hub, stage: _Stage, name: str) -> None:
-    for server, database in (
-        ("postgres", stage.postgres),
-        ("mysql", stage.mariadb),
-        ("mariadb", stage.mariadb),
-    ):
-        if database is not None:
-            account = database.alice if name == USERS[0] else database.bob
-            await hub.credential(name, server, "DATABASE_ACCOUNT", account.user)
-            await hub.credential(name, server, "DATABASE_PASSWORD", account.password)
+async def _credentials(hub: Hub, stage: _Stage) -> None:
+    """Set every user's credentials, two commands at a time."""
+    wanted: list[tuple[str, str, str, str]] = []
+    for place, name in enumerate(USERS):
+        wanted.append((name, "github", "GITHUB_TOKEN", stage.github_tokens[place]))
+        for server, database in (
+            ("postgres", stage.postgres),
+            ("mysql", stage.mariadb),
+            ("mariadb", stage.mariadb),
+        ):
+            if database is not None:
+                account = (database.alice, database.bob)[place]
+                wanted.append((name, server, "DATABASE_ACCOUNT", account.user))
+                wanted.append((name, server, "DATABASE_PASSWORD", account.password))
+    limit = anyio.CapacityLimiter(2)
+
+    async def put(user: str, server: str, slot: str, value: str) -> None:
+        async with limit:
+            await hub.credential(user, server, slot, value)
+
+    async with anyio.create_task_group() as tasks:
+        for entry in wanted:
+            tasks.start_soon(put, *entry)
 
 
 async def _attempt(play: Callable[[], Awaitable[Observation]]) -> Observation | str:
