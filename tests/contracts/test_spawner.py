@@ -1,0 +1,262 @@
+"""The contract of every spawner; also run as an unprivileged user by test_spawner_unprivileged."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mcphub.catalog.spec import SandboxSpec
+from mcphub.errors import UpstreamFailed
+from mcphub.ids import instance_id
+from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
+from mcphub.spawn.spawner import Launch, Process, Spawner
+from mcphub.spawn.unsandboxed import UnsandboxedSpawner
+from mcphub.vault.secret import Secret
+
+pytestmark = pytest.mark.anyio
+PYTHON = "/usr/bin/python3"
+
+
+def make(kind: str, state: Path) -> AbstractAsyncContextManager[Spawner]:
+    if kind == "sandboxed":
+        return SandboxedSpawner(SandboxSettings(state))
+    return UnsandboxedSpawner()
+
+
+@pytest.fixture(params=["sandboxed", "unsandboxed"])
+async def spawner(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Spawner]:
+    async with make(request.param, tmp_path / "run") as found:
+        if request.param == "sandboxed" and not found.level:
+            pytest.fail("this machine has no sandbox: run `mcphub doctor`")
+        yield found
+
+
+def launch(home: Path, *argv: str | Secret, number: int = 16, **rest: object) -> Launch:
+    return Launch(instance_id(), f"u_{number}", number, argv, home, **rest)
+
+
+def python(home: Path, code: str, **rest: object) -> Launch:
+    return launch(home, PYTHON, "-u", "-c", code, **rest)
+
+
+async def read(process: Process, until: bytes | None = None, limit_s: float = 20) -> bytes:
+    """Read stdout to its end, or until it holds `until`."""
+    data = b""
+    with anyio.fail_after(limit_s):
+        while until is None or until not in data:
+            await anyio.wait_readable(process.stdout)
+            part = os.read(process.stdout, 65536)
+            if not part:
+                break
+            data += part
+    return data
+
+
+async def exit_status(process: Process) -> int:
+    with anyio.fail_after(20):
+        return await process.exited
+
+
+async def run(spawner: Spawner, wanted: Launch) -> tuple[int, str, list[str]]:
+    process = await spawner.start(wanted)
+    out = await read(process)
+    status = await exit_status(process)
+    await process.stop(0)
+    return status, out.decode(), process.stderr.lines()
+
+
+def descendants_with(text: str) -> list[int]:
+    """Processes of the machine whose command line holds `text`."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if text.encode() in Path("/proc", name, "cmdline").read_bytes():
+                    found.append(int(name))
+            except OSError:
+                continue
+    return found
+
+
+async def test_an_instance_echoes_and_its_exit_status_is_told(spawner, tmp_path):
+    code = "import sys; print(sys.stdin.readline().upper(), end=''); sys.exit(7)"
+    process = await spawner.start(python(tmp_path / "h", code))
+    os.write(process.stdin, b"hello\n")
+    assert await read(process) == b"HELLO\n"
+    assert await exit_status(process) == 7
+    await process.stop()
+
+
+async def test_closing_stdin_ends_a_polite_instance_before_any_signal(spawner, tmp_path):
+    code = (
+        "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: print('TERM'));"
+        "print('up'); sys.stdin.read(); sys.exit(0)"
+    )
+    process = await spawner.start(python(tmp_path / "h", code))
+    await read(process, b"up")
+    with anyio.fail_after(10):
+        await process.stop(9)
+    assert await process.exited == 0
+
+
+async def test_term_comes_after_the_grace_and_before_kill(spawner, tmp_path):
+    code = (
+        "import signal, sys, time\n"
+        "def end(*_): open('said', 'w').write('TERM'); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end); print('up')\n"
+        "while True: time.sleep(1)"
+    )
+    home = tmp_path / "h"
+    process = await spawner.start(python(home, code))
+    await read(process, b"up")
+    with anyio.fail_after(15):
+        await process.stop(0.3)
+    assert (home / "said").read_text() == "TERM"
+
+
+async def test_an_instance_that_ignores_term_is_killed(spawner, tmp_path):
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up')\n"
+        "while True: time.sleep(1)"
+    )
+    process = await spawner.start(python(tmp_path / "h", code))
+    await read(process, b"up")
+    with anyio.fail_after(15):
+        await process.stop(0.2)
+    assert await process.exited != 0
+
+
+async def test_stop_twice_and_at_once_is_fine(spawner, tmp_path):
+    process = await spawner.start(launch(tmp_path / "h", "/bin/cat"))
+    with anyio.fail_after(15):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(process.stop, 1)
+            tasks.start_soon(process.stop, 1)
+    await process.stop()
+
+
+async def test_children_that_left_the_session_end_with_the_instance(spawner, tmp_path):
+    marker = f"sleep-{instance_id()}"
+    code = (
+        "import subprocess, sys\n"
+        f"child = 'import time; time.sleep(600)  # {marker}'\n"
+        "subprocess.Popen([sys.executable, '-c', child], start_new_session=True)\n"
+        "print('up'); sys.stdin.read()"
+    )
+    process = await spawner.start(python(tmp_path / "h", code))
+    await read(process, b"up")
+    await process.stop(2)
+    assert descendants_with(f"time.sleep(600)  # {marker}") == []
+
+
+async def test_stderr_is_bounded_neutralised_and_without_secrets(spawner, tmp_path):
+    code = (
+        "import base64, os, sys, urllib.parse\n"
+        "secret = os.environ['TOKEN']\n"
+        "for i in range(4000): print('x' * 80, i, file=sys.stderr)\n"
+        "print('y' * 100_000, file=sys.stderr)\n"
+        "print('plain', secret, 'quoted', urllib.parse.quote(secret, safe=''), file=sys.stderr)\n"
+        "print('basic', base64.b64encode(('me:' + secret).encode()).decode(), file=sys.stderr)\n"
+        "print('\\x1b[31mred\\x1b[0m', file=sys.stderr)\n"
+    )
+    wanted = python(tmp_path / "h", code, env={"TOKEN": Secret("p@ss/w0rd+tok3n")})
+    _, _, lines = await run(spawner, wanted)
+    text = "\n".join(lines)
+    assert sum(map(len, lines)) <= 64 * 1024
+    assert max(map(len, lines)) <= 4096
+    assert "plain [redacted] quoted [redacted]" in text
+    assert "p@ss" not in text
+    assert "w0rd" not in text
+    assert "QHNzL3cwcmQrdG9rM" not in text
+    assert "\x1b" not in text
+    assert "red" in text
+
+
+async def test_the_home_persists_and_belongs_to_one_user(spawner, tmp_path):
+    write = "from pathlib import Path; import os; Path('note').write_text(os.environ['WHO'])"
+    look = "from pathlib import Path; print(Path('note').read_text())"
+    for number, who in ((16, "alice"), (17, "bob")):
+        env = {"WHO": who}
+        assert (await run(spawner, python(tmp_path / who, write, number=number, env=env)))[0] == 0
+    for number, who in ((16, "alice"), (17, "bob")):
+        status, out, _ = await run(spawner, python(tmp_path / who, look, number=number))
+        assert (status, out) == (0, f"{who}\n")
+        assert (tmp_path / who).stat().st_mode & 0o777 == 0o700
+
+
+async def test_the_environment_is_built_from_empty(spawner, tmp_path, monkeypatch):
+    monkeypatch.setenv("CANARY_OF_THE_HUB", "canary-0x1")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/canary-0x1")
+    code = "import json, os; print(json.dumps(dict(os.environ)))"
+    status, out, _ = await run(spawner, python(tmp_path / "h", code, env={"GIVEN": "yes"}))
+    assert status == 0
+    assert "canary" not in out
+    assert '"GIVEN": "yes"' in out
+    assert f'"HOME": "{spawner.home_inside(tmp_path / "h")}"' in out
+
+
+async def test_the_working_directory_is_made_inside_the_home(spawner, tmp_path):
+    wanted = launch(tmp_path / "h", "/bin/pwd", cwd="work/deep")
+    _, out, _ = await run(spawner, wanted)
+    assert out.strip() == f"{spawner.home_inside(tmp_path / 'h')}/work/deep"
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/no-such-program", "/usr/share", "relative", ""])
+async def test_a_missing_program_is_the_servers_fault(spawner, tmp_path, program):
+    with pytest.raises(UpstreamFailed) as caught:
+        await spawner.start(launch(tmp_path / "h", program))
+    assert str(tmp_path) not in str(caught.value)
+    assert caught.value.hint
+
+
+async def test_a_secret_argument_arrives(spawner, tmp_path):
+    wanted = launch(tmp_path / "h", "/bin/echo", "a b", Secret("s'e$c\"ret"))
+    status, out, _ = await run(spawner, wanted)
+    assert (status, out) == (0, "a b s'e$c\"ret\n")
+
+
+async def test_fifty_starts_leave_no_descriptor_behind(spawner, tmp_path):
+    await run(spawner, launch(tmp_path / "h", "/bin/true"))
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(run, spawner, launch(tmp_path / "h", "/bin/true"))
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+async def test_only_three_descriptors_are_inherited(spawner, tmp_path):
+    held = os.open("/", os.O_RDONLY)
+    try:
+        code = "import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"
+        _, out, _ = await run(spawner, python(tmp_path / "h", code))
+    finally:
+        os.close(held)
+    assert out == "[0, 1, 2]\n"
+
+
+async def test_leaving_the_spawner_ends_what_still_runs(tmp_path):
+    for kind in ("sandboxed", "unsandboxed"):
+        async with make(kind, tmp_path / "run") as spawner:
+            process = await spawner.start(launch(tmp_path / kind, "/bin/sleep", "600"))
+        assert process.exited.done()
+
+
+async def test_a_start_does_not_stall_the_event_loop(spawner, tmp_path):
+    started = time.monotonic()
+    process = await spawner.start(launch(tmp_path / "h", "/bin/sleep", "600"))
+    assert time.monotonic() - started < 5
+    await process.stop(0)
+
+
+async def test_limits_reach_the_instance(spawner, tmp_path):
+    if not spawner.level:
+        return  # no sandbox, no limits
+    code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_CORE))"
+    wanted = python(tmp_path / "h", code, sandbox=SandboxSpec(files=128))
+    _, out, _ = await run(spawner, wanted)
+    assert out == "(128, 128) (0, 0)\n"
