@@ -1,0 +1,122 @@
+"""The guide to credentials: what the value of a slot is, its least rights, where it is made.
+
+Data with its date, `data/guides.json`, for well-known services; anything else gets a general
+answer. Texts are for users and for agents that relay them, so they never hold a value, and the
+command in them asks for the value instead of taking it.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
+
+from mcphub.catalog.spec import ServerSpec
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SlotGuide:
+    """What a user must know to fill one slot.
+
+    Attributes:
+        title: The service.
+        what: What kind of value it is.
+        scopes: The least rights to give it, one sentence each.
+        where: A URL, or who makes it.
+    """
+
+    title: str
+    what: str
+    scopes: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    guide: SlotGuide
+    slots: tuple[str, ...]
+    servers: tuple[str, ...]
+
+
+@cache
+def _known() -> tuple[_Known, ...]:
+    text = files("mcphub.catalog").joinpath("data/guides.json").read_text("utf-8")
+    return tuple(
+        _Known(
+            SlotGuide(raw["title"], raw["what"], tuple(raw["scopes"]), raw["where"]),
+            tuple(raw["slots"]),
+            tuple(raw["servers"]),
+        )
+        for raw in json.loads(text)["guides"]
+    )
+
+
+def guide_for(server: str, slot: str, places: Sequence[str] = ()) -> SlotGuide:
+    """Return the guide for a slot of a server.
+
+    Args:
+        server: The server's name.
+        slot: The slot's name, without `USER_`.
+        places: Where the slot stands (`env.GITHUB_TOKEN`), for slots with a name of their own.
+    """
+    names = [slot.upper(), *(place.partition(".")[2].upper() for place in places)]
+    for name in filter(None, names):
+        for known in _known():
+            if any(fnmatchcase(name, pattern) for pattern in known.slots):
+                return known.guide
+    for known in _known():
+        if any(fnmatchcase(server, pattern) for pattern in known.servers):
+            return known.guide
+    return SlotGuide(
+        title=server,
+        what=f"Your own value for {slot}, such as an API token of the service behind {server}.",
+        scopes=("Read-only if that is enough", "Only what you need, with an expiry date"),
+        where="The service's settings page for API tokens, or ask your administrator.",
+    )
+
+
+def guide_of(spec: ServerSpec, slot: str) -> Mapping[str, object]:
+    """Return the guide for a slot of a spec as JSON values: title, what, scopes, where."""
+    places = next((known.places for known in spec.slots if known.name == slot), ())
+    guide = asdict(guide_for(spec.name, slot, places))
+    return {**guide, "scopes": list(guide["scopes"])}
+
+
+def set_command(hub_url: str, server: str, slot: str) -> str:
+    """Return the exact command with which a user sets a slot; it asks for the value."""
+    words = ["mcphub", "credential", "set", server, slot]
+    return shlex.join([*words, "--url", hub_url.rstrip("/")] if hub_url else words)
+
+
+def missing_credential_text(hub_url: str, server: str, slots: Sequence[str]) -> str:
+    """Return what an agent can tell its user when credentials are missing.
+
+    Args:
+        hub_url: URL of the hub as its users reach it.
+        server: The server's name.
+        slots: The slots without a value, at least one.
+    """
+    one = len(slots) == 1
+    lines = [
+        f'The server "{server}" works with your own credentials only, and '
+        f"{'one of them is' if one else f'{len(slots)} of them are'} not set: {', '.join(slots[:_SHOWN])}."
+    ]
+    for slot in slots[:_SHOWN]:
+        guide = guide_for(server, slot)
+        lines += [
+            "",
+            f"{slot}: {guide.title}. {guide.what}",
+            f"  Least rights: {'; '.join(guide.scopes)}.",
+            f"  Where to make it: {guide.where}",
+            f"  Set it with: {set_command(hub_url, server, slot)}",
+        ]
+    lines += [
+        "",
+        "The command asks for the value. Do not put the value into this conversation. "
+        "Then try the call again.",
+    ]
+    return "\n".join(lines)
