@@ -25,7 +25,7 @@ Report = Callable[[str, Endpoint, str, int, int], None]
 """kind, endpoint as the instance meant it, reason, bytes sent, bytes received."""
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     """The connection is not allowed or cannot be made; says why in a short stable phrase."""
 
 

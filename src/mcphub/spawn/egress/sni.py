@@ -10,11 +10,11 @@ _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
 
 
-class Incomplete(Exception):  # noqa: N818  a request for more, not an error
+class Incomplete(Exception):
     """The bytes so far are the start of a ClientHello; more are needed."""
 
 
-class NotTls(ValueError):  # noqa: N818
+class NotTls(ValueError):
     """The bytes are no ClientHello."""
 
 
