@@ -137,7 +137,7 @@ def test_the_settings_reference_has_every_key_of_a_server(shape: type[BaseModel]
 
 
 def test_the_record_reference_has_every_field_of_a_request_record() -> None:
-    page = (REFERENCE / "request-records.md").read_text()
+    page = (REFERENCE / "request-records.md").read_text().partition("| outcome |")[0]
     rows = re.findall(r"^\| (`.*?`) \|", page, re.M)
     written = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert {column.name for column in tables.request_records.columns} == written
