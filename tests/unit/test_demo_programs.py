@@ -9,7 +9,7 @@ import pytest
 
 from mcphub.testing.demo.observation import CouldNotRun
 from mcphub.testing.demo.programs import run
-from mcphub.testing.demo.run import claim
+from mcphub.testing.demo.run import claimed
 
 pytestmark = pytest.mark.anyio
 
@@ -60,11 +60,14 @@ async def test_a_program_that_takes_too_long_is_ended() -> None:
 
 def test_a_directory_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(CouldNotRun, match="not empty and not a demo's"):
-        claim(tmp_path)
+    with pytest.raises(CouldNotRun, match="not empty and not a demo's"), claimed(tmp_path):
+        pass
 
 
-def test_an_own_directory_is_taken_again(tmp_path: Path) -> None:
-    claim(tmp_path / "demo")
-    (tmp_path / "demo" / "hub").mkdir()
-    claim(tmp_path / "demo")
+def test_an_own_directory_is_taken_again_but_not_by_two_at_once(tmp_path: Path) -> None:
+    with claimed(tmp_path / "demo"):
+        (tmp_path / "demo" / "hub").mkdir()
+        with pytest.raises(CouldNotRun, match="another demo"), claimed(tmp_path / "demo"):
+            pass
+    with claimed(tmp_path / "demo"):
+        assert (tmp_path / "demo" / "hub").is_dir()

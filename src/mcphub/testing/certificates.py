@@ -40,8 +40,11 @@ class ServerCertificate:
 
 
 def issue_certificate(directory: Path, *hosts: str) -> ServerCertificate:
-    """Write `ca.pem` (readable by all) and `server.pem` (0600) for these hosts into `directory`."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write `ca/ca.pem` (readable by all) and `server.pem` (0600) for these hosts into `directory`.
+
+    The authority's certificate has a directory of its own, which a sandbox may be shown as a whole.
+    """
+    (directory / "ca").mkdir(parents=True, exist_ok=True)
     ca_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = _name("MCPHub throw-away test authority")
     ca = (
@@ -69,7 +72,7 @@ def issue_certificate(directory: Path, *hosts: str) -> ServerCertificate:
         )
         .sign(ca_key, hashes.SHA256())
     )
-    found = ServerCertificate(directory / "ca.pem", directory / "server.pem")
+    found = ServerCertificate(directory / "ca" / "ca.pem", directory / "server.pem")
     found.ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     found.ca_file.chmod(0o644)
     found.chain_file.touch(mode=0o600)

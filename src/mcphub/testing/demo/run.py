@@ -7,9 +7,10 @@ Two lines of work go side by side, as many as the machine is expected to have co
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
 import anyio
@@ -36,6 +37,7 @@ from mcphub.testing.github_standin import GitHubStandIn
 
 USERS = ("alice", "bob")
 _MARK = ".mcphub-demo"
+_WORK = "run-"
 _PLAY_S = 180.0
 
 
@@ -102,10 +104,10 @@ async def played(options: Options, steps: Steps) -> AsyncIterator[Outcome]:
     """Play everything; the hub keeps serving until the context ends.
 
     Raises:
-        CouldNotRun: The directory is somebody else's, or a database cannot be started.
+        CouldNotRun: The directory cannot be used, or a database cannot be started.
     """
-    claim(options.directory)
     async with AsyncExitStack() as stack:
+        stack.enter_context(claimed(options.directory))
         stage = await _stage(options, steps, stack)
         hub = Hub(options.directory / "hub", options.directory / "hub.log")
         outcome = Outcome(hub=hub.directory)
@@ -135,21 +137,29 @@ async def played(options: Options, steps: Steps) -> AsyncIterator[Outcome]:
         yield outcome
 
 
-def claim(directory: Path) -> None:
-    """Make the demo's directory, private to this account.
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Make the demo's directory and keep other runs out of it for the block.
 
     Raises:
-        CouldNotRun: It holds something that is not the demo's.
+        CouldNotRun: It holds something that is not the demo's, or another run uses it.
     """
     mark = directory / _MARK
     if not mark.exists() and directory.is_dir() and any(directory.iterdir()):
         raise CouldNotRun(f"{directory} is not empty and not a demo's; give another with --dir")
     directory.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    with mark.open("a") as file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise CouldNotRun(f"another demo is running in {directory}") from None
+        for left in directory.glob(f"{_WORK}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
 
 
 async def _stage(options: Options, steps: Steps, stack: AsyncExitStack) -> _Stage:
-    work = Path(tempfile.mkdtemp(prefix="run-", dir=options.directory))
+    work = Path(tempfile.mkdtemp(prefix=_WORK, dir=options.directory))
     stack.callback(shutil.rmtree, work, ignore_errors=True)
     github = stack.enter_context(GitHubStandIn(options.directory / "tls"))
     tokens = (f"ghp_{secrets.token_hex(18)}", f"ghp_{secrets.token_hex(18)}")

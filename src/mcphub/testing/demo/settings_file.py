@@ -40,7 +40,7 @@ def settings(
             sandbox={
                 "egress": [HOST],
                 "redirect": {f"{HOST}:443": f"127.0.0.1:{github.port}"},
-                "readable": [str(github.ca_file)],
+                "readable": [str(github.ca_file.parent)],
             },
             groups=list(TEAMS),
         ),
