@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,27 +35,19 @@ HELLO = {
 
 async def greet(argv: tuple[str, ...], home: Path) -> dict[str, object]:
     """Start `argv`, send `initialize`, and return the result."""
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(home)},
-        cwd=home,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        with anyio.fail_after(60):
-            process.stdin.write(json.dumps(HELLO).encode() + b"\n")
-            while line := await process.stdout.readline():
-                if line.startswith(b"{"):
-                    return json.loads(line)["result"]
-        raise AssertionError("the server ended without an answer")
-    finally:
-        process.kill()
-        await process.wait()
-        process.stdin.close()
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(home)}
+    with anyio.fail_after(60):
+        async with await anyio.open_process(
+            argv, env=env, cwd=home, stderr=subprocess.DEVNULL
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await process.stdin.send(json.dumps(HELLO).encode() + b"\n")
+            received = b""
+            while not received.endswith(b"\n"):
+                received += await process.stdout.receive()
+            process.kill()
+    return json.loads(received)["result"]
 
 
 @pytest.fixture
@@ -152,9 +145,9 @@ async def test_a_package_that_builds_native_code_at_installation_is_refused(
     package_store: PackageStore,
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
-        await install(package_store, "npx", "-y", "mcp-sqlite@1.0.9")
+        await install(package_store, "npx", "-y", "better-sqlite3@11.10.0")
     assert caught.value.code == "native_build"
-    assert "sqlite3" in caught.value.message
+    assert "better-sqlite3" in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -207,7 +200,7 @@ async def test_two_processes_installing_at_once_make_one_directory(
     assert len(finished(fresh_root)) == 1
 
 
-@pytest.mark.parametrize("stage", ["Downloading", "Compiling", "Sealing"])
+@pytest.mark.parametrize("stage", ["Downloading", "Sealing"])
 async def test_after_kill_9_nothing_is_usable_and_the_next_installation_works(
     package_store: PackageStore, fresh_root: Path, tmp_path: Path, stage: str
 ) -> None:
