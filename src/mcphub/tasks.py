@@ -31,13 +31,19 @@ class Tasks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._group.__aexit__(kind, error, trace)
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            # tasks here never fail, so it is the body's own error: that goes on as it was
+            if error is None or group.exceptions != (error,):
+                raise
 
     def start(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Run `work` in the background."""
         task = self._group.create_task(self._guarded(name, work), name=name)
         self._open.add(task)
         task.add_done_callback(self._open.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step
         return task
 
     def cancel_all(self) -> None:

@@ -5,19 +5,21 @@ whole new state and swaps it in, so a revocation takes effect on the next call. 
 decisions (`policy.decide`), the rows (`identity`, `vault`, `catalog`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from mcphub.catalog.live import LiveSettings
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerState, ServerStates
+from mcphub.catalog.versions import exact_version
 from mcphub.errors import Denied, HubError, NotFound
 from mcphub.identity.directory import Directory
 from mcphub.identity.snapshot import PrincipalSnapshot
 from mcphub.ids import Clock
 from mcphub.policy.decide import decide
-from mcphub.policy.model import Denial, HostFacts, Permit, Principal
-from mcphub.vault.credentials import CredentialState, Vault
+from mcphub.policy.model import Denial, HostFacts, Isolation, Permit, Principal
+from mcphub.spawn.launching import NEUTRAL, SHARED
+from mcphub.vault.vault import CredentialState, Vault
 
 _MAX_VERDICTS = 20_000
 
@@ -42,7 +44,6 @@ class Access:
         states: Pins, switches and evidence of servers.
         live: The settings file as it is now.
         host: What this machine enforces.
-        version: Exact version of what a spec runs, "" while unknown.
         clock: Wall clock.
     """
 
@@ -53,12 +54,10 @@ class Access:
         states: ServerStates,
         live: LiveSettings,
         host: HostFacts,
-        version: Callable[[ServerSpec], str],
         clock: Clock,
     ) -> None:
         self._directory, self._vault, self._states, self._live = directory, vault, states, live
         self._host = host
-        self._version = version
         self._clock = clock
         self._state: _State | None = None
 
@@ -73,6 +72,11 @@ class Access:
     def specs(self) -> Mapping[str, ServerSpec]:
         """All server specs by name."""
         return self._now.specs
+
+    @property
+    def active_users(self) -> Collection[str]:
+        """Ids of the users who are not disabled."""
+        return self._now.principals.users.keys()
 
     @property
     def states(self) -> Mapping[str, ServerState]:
@@ -95,7 +99,7 @@ class Access:
             return None
         stored = state.states.get(server)
         facts = spec.facts(
-            version=self._version(spec),
+            version=exact_version(spec, stored.pin if stored is not None else None),
             enabled=stored.enabled if stored is not None else True,
             evidence=stored.evidence if stored is not None else None,
         )
@@ -131,20 +135,27 @@ class Access:
 
     def revision(self, permit: Permit, spec: ServerSpec) -> tuple[str, int]:
         """Return (settings revision, credential revision): what an instance must have been started with."""
+        owner = SHARED if permit.isolation is Isolation.SHARED else permit.principal.user_id
+        return self._revision(owner, spec)
+
+    def _revision(self, owner: str, spec: ServerSpec) -> tuple[str, int]:
         state = self._now
-        stored = state.credentials.get((permit.principal.user_id, spec.name))
+        stored = state.credentials.get((owner, spec.name))
         pin = state.states.get(spec.name)
         version = pin.pin.version if pin is not None and pin.pin is not None else ""
         return (spec.revision + version, stored.revision if stored is not None else 0)
+
+    def is_current(self, owner: str, server: str, revision: tuple[str, int]) -> bool:
+        """Whether an instance of this owner and these revisions is what a start would make now."""
+        spec = self.specs.get(server)
+        if spec is None or (server in self.states and not self.states[server].enabled):
+            return False
+        return owner == NEUTRAL or self._revision(owner, spec) == revision
 
     def missing(self, principal: Principal, spec: ServerSpec) -> tuple[str, ...]:
         """Return the slots of a server that the principal has set no value for."""
         stored = self._now.credentials.get((principal.user_id, spec.name))
         return tuple(slot for slot in spec.slot_names if stored is None or slot not in stored.slots)
-
-    def forget_verdicts(self) -> None:
-        """Decide anew: a fact changed that is not in the store (a version became known)."""
-        self._now.verdicts.clear()
 
     @property
     def _now(self) -> _State:

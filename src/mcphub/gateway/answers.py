@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from mcphub import __version__
+from mcphub.audit.records import Outcome
 from mcphub.catalog.guide import missing_credential_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, InvalidInput, MissingCredential
@@ -119,7 +120,7 @@ LOCAL: Final[dict[str, Local]] = {
 """Methods that the hub answers itself."""
 
 
-def shaped(call: Call, instance: Instance, answer: Message) -> tuple[bytes, str, int | None]:
+def shaped(call: Call, instance: Instance, answer: Message) -> tuple[bytes, Outcome, int | None]:
     """Return the answer under the caller's id and in the caller's era, the outcome and the error code."""
     members = answer.members
     members["id"] = msgspec.Raw(call.message.id)
@@ -127,12 +128,16 @@ def shaped(call: Call, instance: Instance, answer: Message) -> tuple[bytes, str,
         code, raw_error = eras.error_for_modern(members["error"])
         if call.modern is not None:
             members["error"] = raw_error
-        return envelope.join(members), "error", code
+        return envelope.join(members), Outcome.ERROR, code
     raw_result = members.get("result", msgspec.Raw(b"{}"))
-    outcome = "ok"
+    outcome = Outcome.OK
     if call.method == "tools/call" and b'"isError"' in bytes(raw_result):
         is_error = envelope.object_of(raw_result).get("isError")
-        outcome = "tool_error" if is_error is not None and bytes(is_error) == b"true" else "ok"
+        outcome = (
+            Outcome.TOOL_ERROR
+            if is_error is not None and bytes(is_error) == b"true"
+            else Outcome.OK
+        )
     if call.modern is not None:
         info = bytes(envelope.object_of(instance.upstream.initialize_result).get("serverInfo", b""))
         members["result"] = msgspec.Raw(eras.result_for_modern(call.method, raw_result, info))
@@ -158,7 +163,7 @@ def explain_missing(plane: DataPlane, call: Call, error: MissingCredential) -> M
     missing = plane.access.missing(call.principal, spec)
     if not missing:
         return error
-    return MissingCredential(missing_credential_text(plane.hub_url(), spec.name, list(missing)))
+    return MissingCredential(missing_credential_text(plane.hub_url, spec.name, list(missing)))
 
 
 async def _opening(plane: DataPlane, call: Call) -> Members:

@@ -7,7 +7,6 @@ instance; that list lives and dies with the instance. Tool definitions are relay
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -96,7 +95,6 @@ class Catalogs:
         launcher: Says which exact version a spec runs.
         states: Keeps catalogs across restarts.
         clock: Wall clock.
-        on_version: Told when a spec's exact version became known.
     """
 
     def __init__(
@@ -105,10 +103,8 @@ class Catalogs:
         launcher: Launcher,
         states: ServerStates,
         clock: Clock,
-        on_version: Callable[[], None] = lambda: None,
     ) -> None:
         self._pool, self._launcher, self._states, self._clock = pool, launcher, states, clock
-        self._on_version = on_version
         self._offers: dict[tuple[str, str], Offer] = {}
         self._own: dict[tuple[str, str], tuple[Item, ...]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -168,7 +164,6 @@ class Catalogs:
 
     async def _load(self, spec: ServerSpec) -> Offer:
         program = await self._launcher.program(spec)
-        self._on_version()
         key = f"{program.version}+{spec.revision[:16]}"
         stored = await self._states.catalog(spec.name, key)
         if stored is None:

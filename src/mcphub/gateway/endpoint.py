@@ -16,7 +16,6 @@ from mcphub.errors import HubError, NotFound
 from mcphub.gateway import streams
 from mcphub.gateway.calls import Call, Target
 from mcphub.gateway.http import (
-    Ambiguous,
     Disconnected,
     Receive,
     Reply,
@@ -24,7 +23,6 @@ from mcphub.gateway.http import (
     Send,
     TooLarge,
     read_body,
-    read_headers,
 )
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.relay import Cancelled, relay
@@ -46,17 +44,13 @@ class McpEndpoint:
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, target: Target) -> None:
-        """Serve one HTTP request to `target`."""
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, target: Target, headers: dict[str, str]
+    ) -> None:
+        """Serve one HTTP request to `target`; `headers` come from `http.read_headers`."""
         request_id = self._plane.ids.new()
-        reply = Reply(
-            send, receive, self._plane.tasks, [(b"x-mcphub-request-id", request_id.encode())]
-        )
-        try:
-            headers = read_headers(scope)
-        except Ambiguous as error:
-            await self._error(reply, b"", 400, f"Header {error} is there more than once.")
-            return
+        headers_out = [(b"x-mcphub-request-id", request_id.encode())]
+        reply = Reply(send, receive, self._plane.tasks, headers_out)
         principal = self._authenticate(headers)
         if principal is None:
             await self._unauthenticated(reply)

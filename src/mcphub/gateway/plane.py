@@ -1,7 +1,6 @@
 """The services of the data plane, and where a call goes: which server, under which permit and name."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -39,6 +38,7 @@ class DataPlane:
         tasks: Where watchers of slow calls run.
         hub_url: URL that users reach the hub at, for texts.
         in_flight: Calls per user now.
+        seen_keys: Key id -> when it was used last; written to the store now and then.
     """
 
     access: Access
@@ -50,9 +50,10 @@ class DataPlane:
     limits: CallLimits
     clock: Clock
     tasks: Tasks
-    hub_url: Callable[[], str]
+    hub_url: str = ""
     ids: RequestIds = field(default_factory=RequestIds)
     in_flight: Counter[str] = field(default_factory=Counter)
+    seen_keys: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ answer, record. Warm, it touches no database, makes no task and no timer. It kno
 endpoint gives it a `Call` and gets the bytes of the answer.
 """
 
-from mcphub.audit.records import RequestRecord
-from mcphub.errors import Denied, HubError, LimitExceeded, MissingCredential, NotFound
+from mcphub.audit.records import Outcome, RequestRecord
+from mcphub.errors import Denied, HubError, LimitExceeded, MissingCredential, NotFound, Unavailable
 from mcphub.gateway import answers
 from mcphub.gateway.calls import Call
 from mcphub.gateway.plane import DataPlane, Route, lease, route
@@ -32,7 +32,7 @@ async def relay(plane: DataPlane, call: Call) -> bytes:
         where the agent can act on them.
     """
     user = call.principal.user_id
-    outcome, code, reply = "error", None, b""
+    outcome, code, reply = Outcome.ERROR, None, b""
     if plane.in_flight[user] >= plane.limits.calls_per_user:
         error = LimitExceeded(
             "You have as many calls in flight as you may.", hint="Wait for some to end."
@@ -43,7 +43,7 @@ async def relay(plane: DataPlane, call: Call) -> bytes:
         local = answers.LOCAL.get(call.method)
         if local is not None:
             reply = envelope.result(call.message.id, await local(plane, call))
-            outcome = "ok"
+            outcome = Outcome.OK
         else:
             reply, outcome, code = await _forward(plane, call, route(plane, call))
     except HubError as error:
@@ -52,7 +52,7 @@ async def relay(plane: DataPlane, call: Call) -> bytes:
             call.decision = error.code
         reply = _refused(plane, call, error)
     except BaseException:
-        outcome = "cancelled"
+        outcome = Outcome.CANCELLED
         raise
     finally:
         plane.in_flight[user] -= 1
@@ -62,7 +62,7 @@ async def relay(plane: DataPlane, call: Call) -> bytes:
     return reply
 
 
-async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, str, int | None]:
+async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcome, int | None]:
     """Lease the caller's instance, exchange bytes, shape the answer for the caller's era."""
     spec, permit = to.spec, to.permit
     call.server, call.name = spec.name, to.name
@@ -144,29 +144,29 @@ def _refused(plane: DataPlane, call: Call, error: HubError) -> bytes:
     return error_reply(call.message.id, error)
 
 
-def _outcome(error: HubError) -> str:
+def _outcome(error: HubError) -> Outcome:
     if isinstance(error, Denied | NotFound):
-        return "denied"
+        return Outcome.DENIED
     if isinstance(error, TimedOut):
-        return "timeout"
+        return Outcome.TIMEOUT
     if isinstance(error, Cancelled):
-        return "cancelled"
-    return "unavailable" if error.code in {"unavailable", "limit_exceeded"} else "error"
+        return Outcome.CANCELLED
+    return Outcome.UNAVAILABLE if isinstance(error, Unavailable | LimitExceeded) else Outcome.ERROR
 
 
 def _record(
-    plane: DataPlane, call: Call, outcome: str, code: int | None, bytes_out: int
+    plane: DataPlane, call: Call, outcome: Outcome, code: int | None, bytes_out: int
 ) -> RequestRecord:
-    now = plane.clock()
+    duration_s = plane.pool.now() - call.started
     return RequestRecord(
         id=call.request_id,
-        at=now,
-        duration_ms=(plane.pool.now() - call.started) * 1000,
+        at=plane.clock() - duration_s,
+        duration_ms=duration_s * 1000,
         user_id=call.principal.user_id,
         session=call.session.digest if call.session is not None else "",
         server=call.server or call.target.server,
         method=call.method,
-        name=call.name,
+        name=call.name.partition(":")[0] if call.method.startswith("resources/") else call.name,
         instance_id=call.instance_id,
         era=call.era.value,
         client=call.client,

@@ -6,9 +6,9 @@ transports §Session Management; SBP §Session Hijacking.
 """
 
 import asyncio
-import hashlib
 from dataclasses import dataclass, field
 
+from mcphub.audit.records import session_tag
 from mcphub.errors import LimitExceeded, NotFound
 from mcphub.gateway.listen import Outlet
 from mcphub.ids import session_id
@@ -79,7 +79,7 @@ class Sessions:
         new = session_id()
         session = Session(
             id=new,
-            digest=hashlib.sha256(new.encode()).hexdigest()[:8],
+            digest=session_tag(new),
             user_id=principal.user_id,
             target=target,
             version=version,

@@ -6,7 +6,6 @@ permit names the user; nothing else can (rules R4, R5). Not here: starting (`spa
 """
 
 import asyncio
-import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ from mcphub.catalog.pins import Pin
 from mcphub.catalog.spec import FactName, ServerSpec
 from mcphub.catalog.states import ServerStates
 from mcphub.catalog.templates import expand
+from mcphub.catalog.versions import exact_version
 from mcphub.errors import InvalidInput
-from mcphub.ids import Clock
 from mcphub.policy.model import Isolation, Permit
 from mcphub.spawn.spawner import Launch
-from mcphub.vault.credentials import Vault
 from mcphub.vault.secret import Secret
+from mcphub.vault.vault import Vault
 
 NEUTRAL: Final = "neutral"
 SHARED: Final = "shared"
@@ -58,7 +57,6 @@ class Launcher:
         vault: Users' credentials.
         home_inside: Host path of a home -> path that the instance sees.
         search_path: `PATH` in which command names are looked up.
-        clock: Wall clock.
         progress: Told what an installation is doing.
     """
 
@@ -71,7 +69,6 @@ class Launcher:
         vault: Vault,
         home_inside: Callable[[Path], str],
         search_path: str,
-        clock: Clock,
         progress: Callable[[str], None] = lambda text: _log.info("install", step=text),
     ) -> None:
         self._homes = homes
@@ -80,7 +77,6 @@ class Launcher:
         self._vault = vault
         self._home_inside = home_inside
         self._search_path = search_path
-        self._clock = clock
         self._progress = progress
         self._programs: dict[tuple[str, str], Program] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -177,8 +173,7 @@ class Launcher:
             )
         program = Path(found).absolute()
         readable = () if str(program).startswith(_SYSTEM) else (program,)
-        digest = hashlib.sha256("\0".join((str(program), *spec.args)).encode()).hexdigest()
-        return Program((str(program), *spec.args), readable, f"command-{digest[:16]}")
+        return Program((str(program), *spec.args), readable, exact_version(spec, None))
 
     def _build(
         self,

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -104,9 +104,26 @@ class Instance:
             raise RuntimeError("the instance has no connection yet")
         return self._upstream
 
+    @property
+    def pid(self) -> int | None:
+        """Pid of its outermost process, None before it has one."""
+        return self._process.pid if self._process is not None else None
+
     def stderr(self) -> list[str]:
         """Return its last lines on stderr, redacted; for its owner and administrators."""
         return self._process.stderr.lines() if self._process is not None else []
+
+
+class Listener(Protocol):
+    """Who is told what instances do."""
+
+    def notified(self, instance: Instance, message: Message) -> None:
+        """Take what a server sent that belongs to no single call."""
+        ...
+
+    def instance_changed(self, what: str, instance: Instance) -> None:
+        """Take the news that an instance `started`, `crashed` or `stopped`."""
+        ...
 
 
 _Key = tuple[str, str, str]
@@ -128,8 +145,6 @@ class InstancePool:
         spawner: Starts processes.
         launcher: Builds launches.
         limits: Bounds.
-        on_notification: Gets what a server sends that belongs to no single call.
-        on_change: Told when an instance started, stopped or crashed, for logs and counts.
     """
 
     def __init__(
@@ -137,15 +152,11 @@ class InstancePool:
         spawner: Spawner,
         launcher: Launcher,
         limits: PoolLimits,
-        *,
-        on_notification: Callable[[Instance, Message], None],
-        on_change: Callable[[str, Instance], None],
     ) -> None:
         self._spawner = spawner
         self._launcher = launcher
         self._limits = limits
-        self._on_notification = on_notification
-        self._on_change = on_change
+        self._listener: Listener | None = None
         self._current: dict[_Key, Instance] = {}
         self._all: dict[str, Instance] = {}
         self._starting: dict[tuple[_Key, tuple[str, int]], asyncio.Future[Instance]] = {}
@@ -153,6 +164,10 @@ class InstancePool:
         self._slots = asyncio.Semaphore(limits.starts_at_once)
         self._tasks: Tasks | None = None
         self._stopping: set[str] = set()
+
+    def follow(self, listener: Listener) -> None:
+        """Tell `listener` what happens from now on; there is one."""
+        self._listener = listener
 
     def instances(self) -> list[Instance]:
         """Return all instances that are not gone, oldest first."""
@@ -196,6 +211,10 @@ class InstancePool:
                 self._stop_soon(instance)
         return len(found)
 
+    async def stop(self, instance: Instance) -> None:
+        """Stop one instance now; returns when its processes are gone."""
+        await self._stop(instance)
+
     @contextlib.asynccontextmanager
     async def neutral(self, spec: ServerSpec) -> AsyncIterator[Instance]:
         """Run an instance that belongs to nobody for the time of the block (catalog discovery)."""
@@ -219,8 +238,9 @@ class InstancePool:
             finally:
                 self._tasks = None
                 tasks.cancel_all()
-                for instance in self.instances():
-                    tasks.start("instance.stop", self._stop(instance))
+                # here, not as tasks: a group that ends by an exception cancels its tasks
+                stops = (self._stop(instance) for instance in self.instances())
+                await asyncio.gather(*stops, return_exceptions=True)
 
     async def _started(
         self, permit: Permit, spec: ServerSpec, revision: tuple[str, int], session: str
@@ -334,7 +354,7 @@ class InstancePool:
             process.stdin,
             process.stdout,
             line_bytes=self._limits.line_bytes,
-            on_notification=lambda message: self._on_notification(instance, message),
+            on_notification=lambda message: self._notified(instance, message),
             on_end=lambda: self._ended(instance),
         )
         instance._upstream = upstream  # noqa: SLF001
@@ -343,7 +363,7 @@ class InstancePool:
         if instance.state is not State.STARTING:
             raise UpstreamFailed(f"Server '{spec.name}' ended while it started.")
         instance.state = State.READY
-        self._on_change("started", instance)
+        self._changed("started", instance)
 
     def _ended(self, instance: Instance) -> None:
         """Its output or its process ended: fail what is in flight, then clean up."""
@@ -359,12 +379,20 @@ class InstancePool:
             ended if was is State.STARTING else _with_stderr(ended, instance)
         )
         if was is State.READY:
-            self._on_change("crashed", instance)
+            self._changed("crashed", instance)
             if self.now() - instance.started_at < _STABLE_S:
                 key = (instance.owner, instance.server, instance.session)
                 self._count_failure(key, "it ended unexpectedly.")
         if was is not State.STARTING:
             self._stop_soon(instance)
+
+    def _notified(self, instance: Instance, message: Message) -> None:
+        if self._listener is not None:
+            self._listener.notified(instance, message)
+
+    def _changed(self, what: str, instance: Instance) -> None:
+        if self._listener is not None:
+            self._listener.instance_changed(what, instance)
 
     def _count_failure(self, key: _Key, reason: str) -> None:
         failures = self._failures.setdefault(key, _Failures())
@@ -404,7 +432,7 @@ class InstancePool:
         instance.state = State.STOPPED
         self._all.pop(instance.id, None)
         self._stopping.discard(instance.id)
-        self._on_change("stopped", instance)
+        self._changed("stopped", instance)
 
     async def _sweep(self) -> None:
         while True:

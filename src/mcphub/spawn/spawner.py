@@ -54,22 +54,35 @@ class StderrTail(Protocol):
 
 
 class Process(Protocol):
-    """One running instance's process tree, as its spawner sees it.
+    """One running instance's process tree, as its spawner sees it."""
 
-    Attributes:
-        pid: Pid of the outermost process on the host.
-        stdin: Writable, non-blocking descriptor; the process owns it and closes it in `stop`.
-        stdout: Readable, non-blocking descriptor; likewise.
-        stderr: What it wrote to stderr lately.
-        exited: Done when the outermost process is gone; its result is the exit status, negative
-            for a signal. Reading stdout to its end first is the reader's business.
-    """
+    @property
+    def pid(self) -> int:
+        """Pid of the outermost process on the host."""
+        ...
 
-    pid: int
-    stdin: int
-    stdout: int
-    stderr: StderrTail
-    exited: "Future[int]"
+    @property
+    def stdin(self) -> int:
+        """Writable, non-blocking descriptor; the process owns it and closes it in `stop`."""
+        ...
+
+    @property
+    def stdout(self) -> int:
+        """Readable, non-blocking descriptor; likewise."""
+        ...
+
+    @property
+    def stderr(self) -> StderrTail:
+        """What it wrote to stderr lately."""
+        ...
+
+    @property
+    def exited(self) -> "Future[int]":
+        """Done when the outermost process is gone: exit status, negative for a signal.
+
+        Reading stdout to its end first is the reader's business.
+        """
+        ...
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """End the whole tree: close stdin, wait; TERM, wait; KILL. Idempotent; returns when all is gone."""
