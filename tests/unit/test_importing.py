@@ -1,0 +1,258 @@
+"""Clients' settings become entries without anybody's secrets; entries go into an existing file."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcphub.catalog.exporting import client_config, clients
+from mcphub.catalog.importing import import_client_file, import_client_text
+from mcphub.catalog.jsonc import parse
+from mcphub.catalog.merging import merge_entries
+from mcphub.catalog.settings_file import SettingsError, parse_settings
+from mcphub.errors import Conflict, InvalidInput, NotFound
+
+CLAUDE_DESKTOP = """{
+  "globalShortcut": "",
+  "mcpServers": {
+    "My GitHub": {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-github"],
+                  "env": {"GITHUB_PERSONAL_ACCESS_TOKEN": "ghp_canary1canary1"}},
+    "memory": {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-memory"]}
+  }
+}"""
+
+CLAUDE_CODE = """{
+  "numStartups": 3,
+  "mcpServers": {"sentry": {"type": "http", "url": "https://mcp.sentry.dev/mcp",
+                            "headers": {"Authorization": "Bearer sntryu_canary2canary2"}}},
+  "projects": {
+    "/home/ann/a": {"mcpServers": {"db": {"type": "stdio", "command": "npx", "args":
+        ["@modelcontextprotocol/server-postgres", "postgresql://ann:canary3@db.example.com/x"]}}},
+    "/home/ann/b": {"mcpServers": {"db": {"type": "stdio", "command": "npx", "args":
+        ["@modelcontextprotocol/server-postgres", "postgresql://ann:canary3@db.example.com/x"]}}},
+    "/home/ann/c": {"mcpServers": {"db": {"command": "npx", "args": ["other", "--api-key", "canary4"]},
+                                   "plain": {"command": "uvx", "args": ["mcp-server-time"],
+                                             "env": {"TOKEN": "${MY_TOKEN:-canary5}", "PORT": 3000}}}}
+  }
+}"""
+
+CURSOR = """{"mcpServers": {
+  "linear": {"command": "npx", "args": ["-y", "linear-mcp-server"], "envFile": "${workspaceFolder}/.env",
+             "env": {"LINEAR_API_KEY": "${env:LINEAR_API_KEY}", "HOME_DIR": "${userHome}/x", "COST": "$5 $$"}},
+  "remote": {"url": "https://mcp.example.com/sse?api_key=canary6&region=eu",
+             "headers": {"X-API-Key": "canary7", "X-Team": "blue"}}
+}}"""
+
+VSCODE = """{
+  // asked once
+  "inputs": [{"type": "promptString", "id": "tavily-key", "password": true},],
+  "servers": {"tavily": {"type": "stdio", "command": "npx", "args": ["-y", "tavily-mcp"],
+                         "env": {"TAVILY_API_KEY": "${input:tavily-key}"}, "dev": {"watch": "x"}}}
+}"""
+
+CLINE = """{"mcpServers": {"files": {
+  "command": "npx", "args": ["-y", "@modelcontextprotocol/server-filesystem", "/home/ann/canary8"],
+  "disabled": true, "timeout": 120, "autoApprove": ["read_file"], "env": {"LOG": "xoxb-canary9-1"}}}}"""
+
+FILES = {
+    "claude desktop": CLAUDE_DESKTOP,
+    "claude code": CLAUDE_CODE,
+    "cursor": CURSOR,
+    "vscode": VSCODE,
+    "cline": CLINE,
+}
+
+
+@pytest.mark.parametrize("client", FILES)
+def test_an_imported_file_loads_and_holds_no_secret(client: str) -> None:
+    result = import_client_text(FILES[client])
+    assert result.entries
+    told = json.dumps([result.entries, result.notes])
+    assert set(re.findall(r"canary\d", told)) <= {"canary8"}  # a directory, no secret
+    loaded = parse_settings(json.dumps({"mcpServers": result.entries}), {})
+    assert all(spec.groups == {"everyone"} for spec in loaded.specs.values())
+
+
+def test_claude_desktop_names_become_names_of_the_grammar_with_the_original_as_title() -> None:
+    result = import_client_text(CLAUDE_DESKTOP, groups=("dev",))
+    assert result.entries["my-github"] == {
+        "title": "My GitHub",
+        "command": "npx",
+        "args": ["-y", "@modelcontextprotocol/server-github"],
+        "env": {"GITHUB_PERSONAL_ACCESS_TOKEN": "${USER_GITHUB_PERSONAL_ACCESS_TOKEN}"},
+        "riskLevel": "critical",
+        "groups": ["dev"],
+    }
+    assert result.entries["memory"]["env"] == {"MEMORY_FILE_PATH": "${USER_HOME}/memory.jsonl"}
+    assert any("GITHUB_PERSONAL_ACCESS_TOKEN: each user sets" in note for note in result.notes)
+
+
+def test_claude_code_servers_of_all_projects_are_read_and_repeated_ones_once() -> None:
+    entries = import_client_text(CLAUDE_CODE).entries
+    assert list(entries) == ["sentry", "db", "db-2", "plain"]
+    assert entries["sentry"]["headers"] == {"Authorization": "Bearer ${USER_SENTRY_TOKEN}"}
+    assert entries["db"]["args"][1] == "postgresql://ann:${USER_DB_PASSWORD}@db.example.com/x"
+    assert entries["db-2"]["args"] == ["other", "--api-key", "${USER_API_KEY}"]
+    assert entries["plain"]["env"] == {"TOKEN": "${USER_MY_TOKEN}", "PORT": "3000"}
+
+
+def test_cursor_templates_are_translated() -> None:
+    result = import_client_text(CURSOR)
+    linear, remote = result.entries["linear"], result.entries["remote"]
+    assert linear["env"] == {
+        "LINEAR_API_KEY": "${USER_LINEAR_API_KEY}",
+        "HOME_DIR": "${USER_HOME}/x",
+        "COST": "$$5 $$$$",
+    }
+    assert remote["url"] == "https://mcp.example.com/sse?api_key=${USER_API_KEY}&region=eu"
+    assert remote["headers"] == {"X-API-Key": "${USER_X_API_KEY}", "X-Team": "blue"}
+    assert any("envFile" in note for note in result.notes)
+
+
+def test_vscode_inputs_become_slots() -> None:
+    result = import_client_text(VSCODE)
+    assert result.entries["tavily"]["env"] == {"TAVILY_API_KEY": "${USER_TAVILY_KEY}"}
+    assert 'input "tavily-key": each user sets the credential TAVILY_KEY.' in result.notes
+
+
+def test_cline_switches_are_kept_and_its_approvals_are_not() -> None:
+    result = import_client_text(CLINE)
+    files = result.entries["files"]
+    assert (files["enabled"], files["timeoutSeconds"]) == (False, 120)
+    assert "autoApprove" not in files
+    assert files["env"] == {"LOG": "${USER_LOG}"}
+    assert any("not approved by the hub" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    "entry", [5, {}, {"command": "docker run x"}, {"command": "bunx", "args": ["x"]},
+              {"command": "x", "args": [1]}, {"type": "weird", "command": "x"}]
+)  # fmt: skip
+def test_what_cannot_load_is_left_out_with_a_note_and_the_rest_is_taken(entry: Any) -> None:
+    text = json.dumps({"mcpServers": {"bad": entry, "good": {"command": "/bin/good"}}})
+    result = import_client_text(text)
+    assert list(result.entries) == ["good"]
+    assert any('server "bad": left out' in note for note in result.notes)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"mcpServers": 5}', "{"])
+def test_a_file_without_servers_is_an_error(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(SettingsError):
+        import_client_file(path)
+
+
+SECRETS = [
+    "ghp_abcdefghij0123456789", "github_pat_11AAAAAAA0abcdefgh", "glpat-abcdefghij0123456789",
+    "xoxb-123456789-abcdef", "ntn_abcdefghij", "sk-proj-abcdefghij0123456789", "AKIAIOSFODNN7EXAMPLE",
+    "sk-ant-api03-abcdefghijklmnop", "lin_api_abcdefghij", "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.abc-_",
+    "tvly-abcdefghij", "hf_abcdefghijklmnop",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("where", ["env", "args", "assigned", "mixed", "url", "header"])
+def test_a_token_is_known_by_its_shape_wherever_it_stands(secret: str, where: str) -> None:
+    entry: dict[str, Any] = {
+        "env": {"command": "/bin/s", "env": {"SETTING": secret}},
+        "args": {"command": "/bin/s", "args": ["-x", secret]},
+        "assigned": {"command": "/bin/s", "args": [f"--setting={secret}"]},
+        "mixed": {"command": "/bin/s", "env": {"SETTING": f"${{REGION}} {secret}"}},
+        "url": {"url": f"https://a.example/{secret}/mcp"},
+        "header": {"url": "https://a.example/", "headers": {"X-Thing": secret}},
+    }[where]
+    result = import_client_text(json.dumps({"mcpServers": {"s": entry}}))
+    assert "${USER_" in json.dumps(result.entries["s"])
+    assert secret not in json.dumps([result.entries, result.notes])
+
+
+COMMENTED = """// ours
+{
+  "mcpServers": {
+    // the first
+    "a": {"command": "/bin/a"} /* stays */, // really
+    "b": {"command": "/bin/b", "env": {"mcpServers": "}"}} // last one
+  },
+}
+"""
+
+
+def test_entries_are_added_and_every_comment_stays() -> None:
+    new = merge_entries(COMMENTED, {"c": {"command": "/bin/c"}, "d": {"url": "https://d.example"}})
+    assert list(parse(new)["mcpServers"]) == ["a", "b", "c", "d"]
+    for comment in ("// ours", "// the first", "/* stays */, // really", "// last one"):
+        assert comment in new
+    assert new.startswith(COMMENTED[: COMMENTED.index("}} // last") + 2])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"mcpServers": {}}', '{"mcpServers": {},}', '{"mcpServers":{"a":{"command":"x"},}}',
+     '{"mcpServers": { // none yet\n}}', '{"servers": {"a": {}}, "inputs": [{"mcpServers": {}}]}',
+     '{"$schema": "mcpServers", "mcpServers": {"a": {} /* } */ }}'],
+)  # fmt: skip
+def test_entries_can_be_added_to_any_form(text: str) -> None:
+    old = parse(text)
+    root = "servers" if "servers" in old else "mcpServers"
+    new = parse(merge_entries(text, {"new": {"command": "/bin/new"}}))
+    assert new == {**old, root: {**old[root], "new": {"command": "/bin/new"}}}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"mcpServers": []}', "{"])
+def test_entries_are_not_added_to_what_is_no_settings_file(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        merge_entries(text, {"a": {}})
+
+
+def test_a_server_that_is_there_is_never_replaced() -> None:
+    with pytest.raises(Conflict, match="already: b"):
+        merge_entries(COMMENTED, {"b": {}, "c": {}})
+
+
+BLANKS = st.sampled_from(["", " ", "\n", " // x }\n", "/* { */", "\n\n  "])
+
+
+@given(st.lists(BLANKS, min_size=9, max_size=9), st.booleans(), st.booleans())
+def test_adding_keeps_the_document_however_it_is_laid_out(
+    s: list[str], comma: bool, empty: bool
+) -> None:
+    inner = "" if empty else f'"a"{s[0]}:{s[1]}{{{s[2]}}}{s[3]}{"," if comma else ""}{s[4]}'
+    text = f'{s[5]}{{{s[6]}"mcpServers":{s[7]}{{{inner}{s[8]}}}}}{s[5]}'
+    new = parse(merge_entries(text, {"z": {"command": "é\n"}}))
+    assert new == {"mcpServers": {**({} if empty else {"a": {}}), "z": {"command": "é\n"}}}
+
+
+URL = "https://hub.example/mcp"
+
+
+@pytest.mark.parametrize("client", clients())
+def test_a_clients_snippet_is_json_names_the_hub_and_holds_no_key(client: str) -> None:
+    config = client_config(client, URL)
+    text = json.dumps(config.content)
+    assert URL in text
+    assert "mcphub_" not in text
+    assert config.steps
+
+
+def test_clients_take_the_key_from_where_each_keeps_secrets() -> None:
+    desktop = client_config("claude-desktop", URL).content["mcpServers"]["mcphub"]
+    assert desktop == {"command": "mcphub", "args": ["connect", "--url", URL]}
+    code = client_config("claude-code", URL, name="hub").content["mcpServers"]["hub"]
+    assert code["headers"] == {"Authorization": "Bearer ${MCPHUB_KEY}"}
+    cursor = client_config("cursor", URL).content["mcpServers"]["mcphub"]
+    assert cursor["headers"] == {"Authorization": "Bearer ${env:MCPHUB_KEY}"}
+    vscode = client_config("vscode", URL).content
+    assert vscode["inputs"][0]["password"] is True
+    assert vscode["servers"]["mcphub"]["headers"] == {"Authorization": "Bearer ${input:mcphub-key}"}
+
+
+def test_an_unknown_client_is_told_the_known_ones() -> None:
+    with pytest.raises(NotFound, match="claude-desktop, claude-code, cursor, vscode"):
+        client_config("emacs", URL)
+    with pytest.raises(InvalidInput):
+        client_config("vscode", URL, name="a b")
