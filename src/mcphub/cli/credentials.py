@@ -1,0 +1,236 @@
+"""`mcphub credential`: a user's own values, set by the administrator here or by the user over HTTP.
+
+With `--user` the command works on the hub's directory; without it, it is one user's request to a
+hub by URL and API key, and needs no access to the hub's machine. A value is never an argument: other
+accounts could read it in the list of processes, and the shell would keep it.
+"""
+
+import getpass
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mcphub.api.user import known_slot
+from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
+from mcphub.catalog.guide import guide_of
+from mcphub.cli.running import UserHub
+from mcphub.cli.servers import spec_of
+from mcphub.cli.shell import CLI, Cli, Rows, command
+from mcphub.cli.values import when
+from mcphub.errors import InvalidInput, NotFound, Unauthenticated
+from mcphub.secret import Secret
+
+DEFAULT_URL = "http://127.0.0.1:8765"
+_LARGEST = 48 * 1024
+
+Server = Annotated[str, typer.Argument(metavar="SERVER", help="Name of the server.")]
+Slot = Annotated[str, typer.Argument(metavar="SLOT", help="Name of the slot.")]
+User = Annotated[
+    str | None,
+    typer.Option("--user", metavar="NAME", help="Whose (as administrator, on the hub's machine)."),
+]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", metavar="URL", help=f"The hub, as its user (default: {DEFAULT_URL})."),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", metavar="FILE", help="Your API key (default: MCPHUB_KEY)."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of `mcphub credential`."""
+    command(app, "set", example="mcphub credential set github GITHUB_TOKEN --user anna")(
+        set_credential
+    )
+    command(app, "list", example="mcphub credential list --user anna")(list_credentials)
+    command(app, "delete", example="mcphub credential delete github GITHUB_TOKEN --user anna")(
+        delete_credential
+    )
+    command(app, "guide", example="mcphub credential guide github")(guide_credential)
+
+
+async def set_credential(
+    cli: Cli,
+    server: Server,
+    slot: Slot,
+    user: User = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Set a credential. The value is asked for without echo, or read from standard input.
+
+    It takes effect with the user's next call; running instances with the old value are replaced.
+    """
+    remote = _remote(user, url, key_file)
+    told = {"server": server, "slot": slot, "set": True}
+    if remote is not None:
+        await remote.set_credential(server, slot, _value(server, slot))
+        cli.show(told, f"Set {slot} of {server}.")
+        return
+    async with cli.ground() as ground:
+        spec = spec_of(ground, server)
+        known_slot(spec, slot)
+        principal = await ground.directory.principal_of(str(user))
+        value = Secret(_value(server, slot))
+        await ground.vault.put(principal, server, slot, value)
+        detail = {"server": server, "slot": slot}
+        await ground.audit.write(CLI, CREDENTIAL_SET, principal.user_id, detail)
+        await cli.applied()
+        cli.show(told, f"Set {slot} of {server} for {principal.user_name}.")
+
+
+async def list_credentials(
+    cli: Cli, user: User = None, url: Url = None, key_file: KeyFile = None
+) -> None:
+    """List which credentials are set, and which a server still needs. Values are never shown."""
+    remote = _remote(user, url, key_file)
+    missing: list[tuple[str, str]]
+    if remote is not None:
+        stored = await remote.credentials()
+        missing = [
+            (server["name"], slot)
+            for server in await remote.servers()
+            for slot in server["missing"]
+        ]
+    else:
+        async with cli.ground() as ground:
+            principal = await ground.directory.principal_of(str(user))
+            stored = [
+                {"server": info.server, "slot": info.slot, "updated_at": info.updated_at}
+                for info in await ground.vault.listing(principal)
+            ]
+            done = {(info["server"], info["slot"]) for info in stored}
+            missing = [
+                (spec.name, slot)
+                for spec in ground.live.current.specs.values()
+                for slot in spec.slot_names
+                if (spec.name, slot) not in done
+                and (principal.is_admin or spec.groups & principal.groups)
+            ]
+    data: list[dict[str, Any]] = [dict(info) | {"set": True} for info in stored]
+    data += [
+        {"server": name, "slot": slot, "updated_at": None, "set": False} for name, slot in missing
+    ]
+    data.sort(key=lambda entry: (entry["server"], entry["slot"]))
+    rows = [
+        (
+            entry["server"],
+            entry["slot"],
+            "set" if entry["set"] else "missing",
+            when(entry["updated_at"]),
+        )
+        for entry in data
+    ]
+    cli.show(
+        data, Rows(("SERVER", "SLOT", "STATE", "SINCE (UTC)"), rows, "No server needs credentials.")
+    )
+
+
+async def delete_credential(
+    cli: Cli,
+    server: Server,
+    slot: Slot,
+    user: User = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Delete a credential. Calls that need it are refused from now on."""
+    remote = _remote(user, url, key_file)
+    told = {"server": server, "slot": slot, "set": False}
+    if remote is not None:
+        await remote.delete_credential(server, slot)
+        cli.show(told, f"Deleted {slot} of {server}.")
+        return
+    async with cli.ground() as ground:
+        principal = await ground.directory.principal_of(str(user))
+        await ground.vault.delete(principal, server, slot)
+        detail = {"server": server, "slot": slot}
+        await ground.audit.write(CLI, CREDENTIAL_DELETED, principal.user_id, detail)
+        await cli.applied()
+        cli.show(told, f"Deleted {slot} of {server} for {principal.user_name}.")
+
+
+async def guide_credential(
+    cli: Cli,
+    server: Annotated[str | None, typer.Argument(metavar="[SERVER]")] = None,
+    slot: Annotated[str | None, typer.Argument(metavar="[SLOT]")] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Tell what a credential is, the least rights it needs, and where to make it."""
+    found: list[dict[str, Any]] = []
+    if url is not None:
+        for entry in await UserHub(url, key_file).servers():
+            found += [{"server": entry["name"]} | wanted for wanted in entry["slots"]]
+    else:
+        async with cli.ground() as ground:
+            if server is not None:
+                spec_of(ground, server)
+            for spec in ground.live.current.specs.values():
+                found += [
+                    {"server": spec.name, "slot": name, "guide": dict(guide_of(spec, name))}
+                    for name in spec.slot_names
+                ]
+    found = [
+        {"server": entry["server"], "slot": entry["slot"], "guide": entry["guide"]}
+        for entry in found
+        if server in (None, entry["server"]) and slot in (None, entry["slot"])
+    ]
+    if not found and (server or slot):
+        raise NotFound("There is no such credential slot.", hint="Run: mcphub credential guide")
+    told = [
+        f"{entry['server']} {entry['slot']}\n"
+        + "\n".join(f"  {name}: {_text(value)}" for name, value in entry["guide"].items() if value)
+        for entry in found
+    ]
+    cli.show(found, "\n\n".join(told) if told else "No server needs credentials.")
+
+
+def _remote(user: str | None, url: str | None, key_file: Path | None) -> UserHub | None:
+    """Return the hub to ask as its user; None when the administrator works on the directory.
+
+    Raises:
+        InvalidInput: Both ways are named at once.
+    """
+    if user is not None and (url is not None or key_file is not None):
+        raise InvalidInput(
+            "--user works on the hub's directory; --url works as yourself.",
+            hint="Give one of both.",
+        )
+    if user is not None:
+        return None
+    try:
+        return UserHub(url or DEFAULT_URL, key_file)
+    except Unauthenticated as error:
+        raise Unauthenticated(
+            error.message, hint="As administrator on the hub's machine, give --user NAME."
+        ) from None
+
+
+def _value(server: str, slot: str) -> str:
+    """Return the value from a prompt without echo, or from stdin when that is no terminal.
+
+    Raises:
+        InvalidInput: It is empty or too large.
+    """
+    if sys.stdin.isatty():
+        value = getpass.getpass(f"{slot} of {server}: ")
+    else:
+        data = sys.stdin.buffer.read(_LARGEST + 1)
+        try:
+            value = data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise InvalidInput("The value is no UTF-8 text.") from None
+        if len(data) > _LARGEST:
+            raise InvalidInput(f"The value is larger than {_LARGEST} bytes.")
+    if not value or "\0" in value:
+        raise InvalidInput("The value is empty or holds a NUL character.", hint="Nothing was set.")
+    return value
+
+
+def _text(value: object) -> str:
+    return ", ".join(str(part) for part in value) if isinstance(value, list) else str(value)

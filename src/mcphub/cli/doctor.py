@@ -1,0 +1,223 @@
+"""`mcphub doctor`: what works here, found by trying it; exit status 1 when something that matters fails."""
+
+import asyncio
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import typer
+
+from mcphub.audit.log import AuditLog
+from mcphub.catalog.live import LiveSettings
+from mcphub.catalog.toolchain import find_toolchain
+from mcphub.cli.running import NotRunning
+from mcphub.cli.shell import Cli, Rows, command
+from mcphub.errors import HubError
+from mcphub.ids import system_clock
+from mcphub.settings import HubSettings
+from mcphub.spawn.selftest import Row, report
+from mcphub.store.database import Database
+
+_LONG_AGO = 1_760_000_000.0  # October 2025: a clock before it is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        name: What was looked at.
+        ok: Whether it is as it should be.
+        matters: Whether the hub is unsafe or useless without it.
+        detail: What was found.
+        hint: What to do.
+    """
+
+    name: str
+    ok: bool
+    matters: bool
+    detail: str
+    hint: str = ""
+
+
+def register(app: typer.Typer) -> None:
+    """Add `mcphub doctor`."""
+    command(app, "doctor", example="mcphub doctor")(doctor)
+
+
+async def doctor(cli: Cli) -> None:
+    """Try what the sandbox enforces on this machine, and check the hub's directory and settings."""
+    settings = cli.settings()
+    checks = await _sandbox(settings)
+    if settings.config_file.exists():
+        for name, look in _CHECKS:
+            checks.append(await _checked(name, look, cli))
+    else:
+        checks.append(
+            Check("hub", False, False, f"none in {settings.dir}", "Make one: mcphub init")
+        )
+    rows = [
+        (
+            "ok" if check.ok else "FAIL" if check.matters else "no",
+            check.name,
+            check.detail,
+            "" if check.ok else check.hint,
+        )
+        for check in checks
+    ]
+    failed = [check.name for check in checks if check.matters and not check.ok]
+    data = {"ok": not failed, "checks": [asdict(check) for check in checks]}
+    cli.show(data, Rows(("", "CHECK", "FOUND", "HINT"), rows))
+    if failed:
+        cli.note(f"Fails: {', '.join(failed)}.")
+        raise typer.Exit(1)
+
+
+async def _sandbox(settings: HubSettings) -> list[Check]:
+    rows = await asyncio.to_thread(report, settings.sandbox.uid_base)
+    checks = [
+        Check(f"sandbox: {row.layer}", row.ok, False, row.error or row.tried, row.hint)
+        for row in rows
+        if row.layer != "level"
+    ]
+    level = _level_of(rows)
+    needed = settings.sandbox.minimum_level
+    unsandboxed = settings.sandbox.allow_unsandboxed
+    checks.append(
+        Check(
+            "sandbox level",
+            level >= needed,
+            not unsandboxed,
+            f"level {level} of 5; critical servers need {needed}",
+            "The rows above say what is missing; a lower sandbox.minimum_level weakens isolation.",
+        )
+    )
+    if unsandboxed:
+        checks.append(
+            Check(
+                "allow_unsandboxed",
+                False,
+                False,
+                "servers may run without a sandbox and read what the hub's account can read",
+                "Remove sandbox.allow_unsandboxed.",
+            )
+        )
+    return checks
+
+
+def _level_of(rows: Sequence[Row]) -> int:
+    for row in rows:
+        if row.layer == "level":
+            return int(row.tried.split()[1])
+    return 0
+
+
+async def _checked(name: str, look: Callable[[Cli], Awaitable[Check]], cli: Cli) -> Check:
+    try:
+        return await look(cli)
+    except HubError as error:
+        return Check(name, False, True, error.message, error.hint)
+    except OSError as error:
+        return Check(name, False, True, error.strerror or type(error).__name__)
+
+
+async def _directory(cli: Cli) -> Check:
+    mode = stat.S_IMODE(cli.settings().dir.stat().st_mode)
+    return Check(
+        "directory",
+        not mode & 0o077,
+        True,
+        f"mode {mode:04o}",
+        "Only the hub's account may read it: chmod 700.",
+    )
+
+
+async def _database(cli: Cli) -> Check:
+    settings = cli.settings()
+    kind = "SQLite" if settings.database_url.startswith("sqlite") else "PostgreSQL"
+    db = Database.at(settings.database_url)
+    try:
+        await db.migrate()
+        found = await AuditLog(db, system_clock).verify()
+    finally:
+        await db.close()
+    return Check(
+        "database",
+        found.intact,
+        True,
+        f"{kind}, {found.events} audit events, chain "
+        + ("intact" if found.intact else f"broken: {found.problem}"),
+        "Somebody changed the audit log: compare with a backup.",
+    )
+
+
+async def _key_file(cli: Cli) -> Check:
+    settings = cli.settings()
+    if settings.keys.source != "file":
+        return Check("vault key", True, True, f"from {settings.keys.source}")
+    if not settings.key_file.exists():
+        return Check("vault key", False, True, "no key file", "Run: mcphub init")
+    mode = stat.S_IMODE(settings.key_file.stat().st_mode)
+    return Check("vault key", not mode & 0o077, True, f"mode {mode:04o}", "chmod 600 the key file.")
+
+
+async def _clock(_: Cli) -> Check:
+    now = system_clock()
+    return Check(
+        "clock",
+        now > _LONG_AGO,
+        True,
+        "plausible" if now > _LONG_AGO else "far in the past",
+        "Set the clock: expiry of keys and memberships depends on it.",
+    )
+
+
+async def _servers(cli: Cli) -> Check:
+    settings = cli.settings()
+    live = LiveSettings(settings.servers_file, settings.operator_env)
+    count, warnings = len(live.current.specs), len(live.current.warnings)
+    return Check("mcp_settings.json", True, True, f"{count} servers, {warnings} warnings")
+
+
+async def _tools(cli: Cli) -> Check:
+    path = cli.settings().operator_env.get("PATH", "")
+    found = await asyncio.to_thread(find_toolchain, path)
+    has = {"uv": found.uv is not None, "node": found.node is not None}
+    missing = [name for name, there in has.items() if not there]
+    return Check(
+        "node and uv",
+        not missing,
+        False,
+        "found" if not missing else f"missing: {', '.join(missing)}",
+        "Servers of npm need Node.js 20: apt install nodejs npm, or pip install "
+        "'mcphub-gateway[node]'.",
+    )
+
+
+async def _control(cli: Cli) -> Check:
+    socket = cli.settings().control_socket
+    try:
+        status = await cli.running().get("/status")
+    except NotRunning:
+        return Check("running hub", True, False, "not running")
+    mode = stat.S_IMODE(socket.stat().st_mode)
+    problem = str(status.get("settingsError") or "")
+    return Check(
+        "running hub",
+        not mode & 0o077 and not problem,
+        bool(mode & 0o077),
+        f"{status.get('url')}, {status.get('instances')} instances"
+        + (f"; {problem}" if problem else ""),
+        "Correct mcp_settings.json; the hub works with the last valid state.",
+    )
+
+
+_CHECKS: tuple[tuple[str, Callable[[Cli], Awaitable[Check]]], ...] = (
+    ("directory", _directory),
+    ("database", _database),
+    ("vault key", _key_file),
+    ("clock", _clock),
+    ("mcp_settings.json", _servers),
+    ("node and uv", _tools),
+    ("running hub", _control),
+)

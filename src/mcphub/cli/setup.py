@@ -1,0 +1,252 @@
+"""`mcphub init`, `serve`, `config show`: from an empty directory to a hub that serves."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import structlog
+import typer
+from pydantic import BaseModel
+
+from mcphub.audit import log
+from mcphub.cli.shell import CLI, Cli, Rows, command, opened
+from mcphub.cli.starter import SERVERS, toml
+from mcphub.errors import InvalidInput, NotFound
+from mcphub.policy.model import Role
+from mcphub.settings import HubSettings, default_dir
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_SECRET = "…"  # noqa: S105  what is shown instead
+
+
+def register(app: typer.Typer) -> None:
+    """Add `mcphub init` and `mcphub serve`."""
+    command(app, "init", example="mcphub init")(init)
+    command(app, "serve", example="mcphub serve --port 8765")(serve)
+
+
+def register_config(app: typer.Typer) -> None:
+    """Add the commands of `mcphub config`."""
+    command(app, "show", example="mcphub config show")(show_config)
+
+
+async def init(
+    cli: Cli,
+    admin: Annotated[
+        str, typer.Option("--admin", metavar="NAME", help="Name of the first administrator.")
+    ] = "admin",
+) -> None:
+    """Make a hub: directory, settings, database, vault key and the first administrator's API key.
+
+    Nothing has a default secret: everything is generated now, and the API key is shown once. A
+    second run changes nothing and says what is there.
+    """
+    settings = cli.settings()
+    made = _files(settings)
+    existed = settings.key_file.exists()
+    async with opened(settings) as ground:
+        if settings.keys.source == "file" and not existed:
+            made.append("vault key")
+        admins = [user for user in await ground.directory.users() if user.role is Role.ADMIN]
+        key = ""
+        if not admins:
+            user = await ground.directory.add_user(admin, Role.ADMIN)
+            new = await ground.directory.create_key(user.id, "first key, made by init")
+            await ground.audit.write(CLI, log.USER_CREATED, user.id, {"role": "admin"})
+            await ground.audit.write(CLI, log.KEY_CREATED, user.id, {"key": new.info.id})
+            key, name = new.key.reveal(), user.name
+            made.append(f"administrator {user.name}")
+        else:
+            name = admins[0].name
+    data = {"dir": str(settings.dir), "made": made, "admin": name, "key": key or None}
+    if not made:
+        cli.show(data, f"There is a hub in {settings.dir} already (administrator: {name}).")
+        cli.note("Nothing was changed. Next: mcphub serve")
+        return
+    lines = [f"Hub in {settings.dir}. Made: {', '.join(made)}."]
+    if key:
+        lines += ["", f"API key of {name}, shown only now:", "", f"  {key}", ""]
+    cli.show(data, "\n".join(lines))
+    where = "" if settings.dir == default_dir({}) else f" --dir {settings.dir}"
+    cli.note(
+        "Next:\n"
+        f"  mcphub doctor{where}            what this machine's sandbox really enforces\n"
+        f"  mcphub server list{where}       the servers in mcp_settings.json, which is yours to edit\n"
+        f"  mcphub user add NAME{where}     your team\n"
+        f"  mcphub serve{where}"
+    )
+
+
+async def serve(
+    cli: Cli,
+    host: Annotated[str | None, typer.Option("--host", help="Address to bind.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="TCP port; 0 takes a free one.")
+    ] = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option("--ready-file", metavar="FILE", help='Gets {"url", "pid"} once it serves.'),
+    ] = None,
+    allow_unsandboxed: Annotated[
+        bool,
+        typer.Option("--allow-unsandboxed", help="Run without a sandbox: administrators only."),
+    ] = False,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option("--log-level")
+    ] = "info",
+) -> None:
+    """Run the hub until Ctrl-C or SIGTERM."""
+    from mcphub.app import serve as run_hub  # noqa: PLC0415  a second of imports
+
+    overrides: dict[str, Any] = {}
+    if host is not None:
+        overrides.setdefault("listen", {})["host"] = host
+    if port is not None:
+        overrides.setdefault("listen", {})["port"] = port
+    if allow_unsandboxed:
+        overrides["sandbox"] = {"allow_unsandboxed": True}
+    settings = cli.settings(overrides)
+    if not settings.config_file.exists():
+        raise NotFound(f"There is no hub in {settings.dir}.", hint="Make one with `mcphub init`.")
+    log_to_stderr(log_level, serving=True)
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+
+    def ready(url: str) -> None:
+        if ready_file is not None:
+            _write_at_once(ready_file, json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+        if cli.as_json:
+            print(json.dumps({"url": url, "pid": os.getpid()}), flush=True)
+        else:
+            print(_welcome(url, settings), flush=True)
+
+    try:
+        await run_hub(settings, on_ready=ready)
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+
+
+async def show_config(cli: Cli) -> None:
+    """Show every setting: value, where it came from, what it means."""
+    settings = cli.settings()
+    found = list(_walk(settings, settings.origins))
+    data = {entry["name"]: {"value": entry["value"], "origin": entry["origin"]} for entry in found}
+    rows = [
+        (entry["name"], _shown(entry["value"]), entry["origin"], entry["about"]) for entry in found
+    ]
+    cli.show(data, Rows(("SETTING", "VALUE", "ORIGIN", "MEANING"), rows))
+
+
+def log_to_stderr(level: str, *, serving: bool = False) -> None:
+    """Send log events to stderr: lines for people on a terminal, else JSON when serving."""
+    number = _LEVELS[level]
+    logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING))
+    plain = sys.stderr.isatty() or not serving
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        if plain
+        else structlog.processors.JSONRenderer()
+    )
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if not plain:
+        processors.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*processors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _files(settings: HubSettings) -> list[str]:
+    """Make directory and files that are missing; return what was made."""
+    made: list[str] = []
+    if not settings.dir.exists():
+        settings.dir.mkdir(mode=0o700, parents=True)
+        made.append("directory")
+    if not settings.dir.is_dir():
+        raise InvalidInput(f"{settings.dir} is no directory.", hint="Name another with --dir.")
+    if settings.dir.stat().st_mode & 0o077:
+        settings.dir.chmod(0o700)
+    for path, text in ((settings.config_file, toml()), (settings.servers_file, SERVERS)):
+        if not path.exists():
+            _write_at_once(path, text)
+            made.append(path.name)
+    if not (settings.dir / "hub.db").exists() and not settings.database:
+        made.append("database")
+    return made
+
+
+def _write_at_once(path: Path, text: str) -> None:
+    """Write a file of mode 0600 that readers see whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def _welcome(url: str, settings: HubSettings) -> str:
+    lines = [
+        f"MCPHub serves {url}/mcp",
+        f"  one server: {url}/mcp/SERVER   a group: {url}/mcp/@GROUP",
+    ]
+    if settings.sandbox.allow_unsandboxed:
+        lines += [
+            "",
+            "  WARNING: --allow-unsandboxed. Servers may read what the hub's account can read.",
+        ]
+    if settings.listen.host not in {"127.0.0.1", "::1", "localhost"} and not (
+        settings.listen.public_url.startswith("https://")
+    ):
+        lines += [
+            "",
+            "  WARNING: API keys travel unencrypted. Put a TLS proxy in front (docs/how-to).",
+        ]
+    lines += [
+        "",
+        "  mcphub client-config         how a client connects",
+        "  mcphub requests --follow     who calls what",
+        "  Ctrl-C stops the hub.",
+    ]
+    return "\n".join(lines)
+
+
+def _walk(model: BaseModel, origins: Any, prefix: str = "") -> "list[dict[str, Any]]":
+    found: list[dict[str, Any]] = []
+    for name, field in type(model).model_fields.items():
+        if field.exclude:
+            continue
+        value = getattr(model, name)
+        where = f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            found += _walk(value, origins, f"{where}.")
+            continue
+        value = list(value) if isinstance(value, tuple) else value
+        if name == "database" and "@" in str(value):
+            value = "postgresql://" + _SECRET + str(value)[str(value).rindex("@") :]
+        found.append(
+            {
+                "name": where,
+                "value": str(value) if isinstance(value, Path) else value,
+                "origin": origins.get(where, "default"),
+                "about": field.description or "",
+            }
+        )
+    return found
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value) or "none"
+    return str(value) if value != "" else "none"

@@ -1,0 +1,292 @@
+"""The frame around every command: the hub's directory, `--json`, errors and exit statuses.
+
+A command is an async function whose first parameter is a `Cli`; `command` gives it `--dir`, `--json`
+and an example in its help. Exit statuses: 0 done, 1 failed, 2 wrong usage.
+"""
+
+import asyncio
+import inspect
+import json
+import os
+import sys
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mcphub.cli.running import RunningHub
+from mcphub.cli.values import clean
+from mcphub.errors import Conflict, HubError, NotFound, Unavailable
+from mcphub.settings import HubSettings, environment, load
+
+if TYPE_CHECKING:
+    from mcphub.app import Ground
+
+CLI = "cli"
+"""Who acts on the command line, for the audit log."""
+
+_PIPE_WIDTH = 240  # of tables that no terminal shows: wide enough not to fold ids
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A table for people: what `Cli.show` prints when `--json` is not given.
+
+    Attributes:
+        columns: Headings.
+        rows: Cells, as text.
+        empty: What to say when there are no rows: the next action.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    empty: str = "Nothing to show."
+
+
+class Cli:
+    """One run of one command.
+
+    Attributes:
+        as_json: `--json` was given.
+    """
+
+    def __init__(self, directory: Path | None, as_json: bool) -> None:
+        self._directory = directory
+        self.as_json = as_json
+
+    def settings(self, overrides: Mapping[str, Any] | None = None) -> HubSettings:
+        """Return the hub's settings.
+
+        Raises:
+            InvalidInput: A setting is wrong.
+        """
+        return load(self._directory, overrides=overrides)
+
+    @asynccontextmanager
+    async def ground(self) -> "AsyncIterator[Ground]":
+        """Open the hub's services on its database, whether or not the hub runs.
+
+        Raises:
+            NotFound: There is no hub in the directory.
+        """
+        settings = self.settings()
+        if not settings.config_file.exists():
+            raise NotFound(
+                f"There is no hub in {settings.dir}.",
+                hint="Make one with `mcphub init`, or name its directory with --dir. "
+                "As a user of somebody else's hub, give --url.",
+            )
+        async with opened(settings) as ground:
+            yield ground
+
+    def running(self) -> RunningHub:
+        """Return the running hub of the directory; nothing is contacted yet."""
+        return RunningHub(self.settings().control_socket)
+
+    async def applied(self) -> None:
+        """Have the running hub, if there is one, act on the change before the command ends."""
+        try:
+            await self.running().refresh()
+        except Unavailable as error:
+            self.warn(f"{error.message} It notices the change by itself within a second.")
+
+    def show(self, data: object, human: "Rows | str") -> None:
+        """Print a result: `data` as JSON with `--json`, else `human`."""
+        if self.as_json:
+            print(json.dumps(data, indent=2, ensure_ascii=False))
+        elif isinstance(human, str):
+            print(clean(human))
+        elif not human.rows:
+            print(human.empty)
+        else:
+            _console().print(_table(human))
+
+    def note(self, text: str) -> None:
+        """Say something that is no result (progress, next steps): on stderr."""
+        print(clean(text), file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Say something that must not be missed, on stderr."""
+        self.note(f"warning: {text}")
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Ask before something that cannot be undone.
+
+        Raises:
+            Conflict: Nobody can be asked and `--yes` is missing.
+            typer.Abort: The answer is no.
+        """
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            raise Conflict(clean(question), hint="Give --yes to do it without being asked.")
+        typer.confirm(clean(question), abort=True, err=True)
+
+
+@asynccontextmanager
+async def opened(settings: HubSettings) -> "AsyncIterator[Ground]":
+    """Open the services of a hub, creating database and keys when they are missing."""
+    from mcphub.app import ground  # noqa: PLC0415  a second of imports that --help can do without
+
+    async with ground(settings) as services:
+        yield services
+
+
+DirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", metavar="DIR", help="The hub's directory (default: MCPHUB_DIR, else ~/.mcphub)."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def command(
+    app: typer.Typer, name: str, *, example: str
+) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Register an async function as a command.
+
+    Args:
+        app: Where to.
+        name: Name of the command.
+        example: Command line that the help ends with.
+    """
+
+    def register(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            _run(function, given)
+
+        _dress(run, function, example)
+        return app.command(name)(run)
+
+    return register
+
+
+def default(
+    app: typer.Typer, *, example: str
+) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Register an async function as what a group does when no command of it is named."""
+
+    def register(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            context: typer.Context = given.pop("context")
+            if context.invoked_subcommand is None:
+                _run(function, given)
+
+        _dress(run, function, example, context=True)
+        return app.callback(invoke_without_command=True)(run)
+
+    return register
+
+
+def _run(function: Callable[..., Awaitable[None]], given: dict[str, Any]) -> None:
+    cli = Cli(given.pop("directory"), given.pop("as_json"))
+
+    async def whole() -> None:
+        await function(cli, **given)
+
+    asyncio.run(whole())
+
+
+def _dress(
+    run: Callable[..., None],
+    function: Callable[..., Awaitable[None]],
+    example: str,
+    *,
+    context: bool = False,
+) -> None:
+    """Give `run` the parameters and the help that typer reads."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = list(inspect.signature(function).parameters.values())[1:]
+    added = [
+        inspect.Parameter("as_json", keyword, default=False, annotation=JsonOption),
+        inspect.Parameter("directory", keyword, default=None, annotation=DirOption),
+    ]
+    if context:
+        added.append(inspect.Parameter("context", keyword, annotation=typer.Context))
+    run.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+        [parameter.replace(kind=keyword) for parameter in own] + added
+    )
+    what = inspect.getdoc(function) or ""
+    run.__doc__ = f"{what}\n\nExample: {example}"
+
+
+def group(app: typer.Typer, name: str, about: str, *, bare: bool = False) -> typer.Typer:
+    """Return a new group of commands; `bare` when its name alone is a command too."""
+    made = typer.Typer(no_args_is_help=not bare, rich_markup_mode=None)
+    app.add_typer(made, name=name, help=about)
+    return made
+
+
+def execute(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """Run the command line and turn whatever happens into one line on stderr and an exit status."""
+    try:
+        done = app(list(arguments), standalone_mode=False, prog_name="mcphub")
+    except typer.Abort:
+        print("Nothing was changed.", file=sys.stderr)
+        return 1
+    except typer.TyperException as error:
+        return _usage(error)
+    except HubError as error:
+        _debug()
+        return _failed(error, as_json="--json" in arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: nothing more to say at exit
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # noqa: BLE001  a traceback helps no user
+        _debug()
+        what = "\n".join(line for line in str(error).splitlines()[:1])
+        unforeseen = HubError(
+            f"{type(error).__name__}: {what}".rstrip(": "),
+            hint="This is a bug of MCPHub; MCPHUB_DEBUG=1 shows where.",
+        )
+        return _failed(unforeseen, as_json="--json" in arguments)
+    return done if isinstance(done, int) else 0
+
+
+def _usage(error: typer.TyperException) -> int:
+    message = error.format_message()
+    bare = type(error).__name__ == "NoArgsIsHelpError"
+    print(message if bare else f"error: {clean(message)}", file=sys.stderr)
+    context = getattr(error, "ctx", None)
+    if context is not None and not bare:
+        print(f"Try: {context.command_path} --help", file=sys.stderr)
+    return 2
+
+
+def _failed(error: HubError, *, as_json: bool) -> int:
+    if as_json:
+        told = {"code": error.code, "message": error.message, "hint": error.hint}
+        print(json.dumps({"error": told}, ensure_ascii=False), file=sys.stderr)
+        return 1
+    print(f"error: {clean(error.message)}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {clean(error.hint)}", file=sys.stderr)
+    return 1
+
+
+def _debug() -> None:
+    if environment().get("MCPHUB_DEBUG") == "1":
+        traceback.print_exc()
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+
+
+def _table(rows: Rows) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows.columns:
+        table.add_column(column, overflow="fold")
+    for row in rows.rows:
+        table.add_row(*(Text(clean("" if cell is None else cell)) for cell in row))
+    return table
