@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mcphub.errors import InvalidInput, Unavailable
+from mcphub.store.patient import transaction
 from mcphub.store.tables import meta
 
 _SQLITE = re.compile(r"sqlite://(/+)(.+)")
@@ -156,7 +157,7 @@ async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
     """
     async with AsyncExitStack() as stack:
         try:
-            conn = await stack.enter_async_context(engine.begin())
+            conn = await stack.enter_async_context(transaction(engine))
         except (SQLAlchemyError, PostgresError, OSError, TimeoutError) as error:
             raise _unusable() from error
         try:

@@ -1,0 +1,156 @@
+"""`Recorder`: takes request records off the hot path and writes them in batches.
+
+Adding is an append to a bounded buffer in memory. The flusher writes what is there every half
+second, so a crash of the hub loses the records of about the last half second and never more than one
+second's (as long as the database answers); a clean stop loses none.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, Final
+
+import anyio
+import structlog
+from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from mcphub.audit.records import RequestRecord, as_row
+from mcphub.errors import HubError
+from mcphub.ids import Clock
+from mcphub.store.database import Database
+from mcphub.store.tables import request_records
+
+_log = structlog.get_logger()
+
+FLUSH_S: Final = 0.5
+KEPT: Final = 100_000
+_BATCH: Final = 2_000
+_LONGEST_PAUSE_S: Final = 30.0
+_STOP_S: Final = 10.0
+_RETENTION_S: Final = 3600.0
+
+
+class Recorder:
+    """Buffer and flusher. `run` in a task group for as long as the hub lives, then `aclose`.
+
+    When the database fails, records are kept (`KEPT` at most, then new ones are dropped and counted)
+    and tried again with growing pauses; the log says so once, and once when it works again. A record
+    is written once, also if the database took a batch and the answer was lost.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        *,
+        retention_days: float = 30.0,
+        flush_s: float = FLUSH_S,
+    ) -> None:
+        """Make a recorder that deletes records older than `retention_days` (0 keeps all)."""
+        self._db = db
+        self._clock = clock
+        self._retention_s = retention_days * 86_400
+        self._flush_s = flush_s
+        self._buffer: deque[RequestRecord] = deque()
+        self._append: Callable[[RequestRecord], None] = self._buffer.append
+        self._dropped = 0
+        self._failing = False
+        self._next_retention = 0.0
+        self._flushing = anyio.Lock()
+        self._stopping = anyio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many records are not written yet."""
+        return len(self._buffer)
+
+    @property
+    def dropped(self) -> int:
+        """How many records were lost because the buffer was full."""
+        return self._dropped
+
+    def add(self, record: RequestRecord) -> None:
+        """Take a finished record. Never blocks, never raises."""
+        if len(self._buffer) < KEPT:
+            self._append(record)
+        else:
+            self._dropped += 1
+
+    async def run(self) -> None:
+        """Write until `aclose` or until cancelled; returns after `aclose` was called."""
+        pause = self._flush_s
+        while not self._stopping.is_set():
+            with anyio.move_on_after(pause):
+                await self._stopping.wait()
+                return
+            worked = await self._try(self.flush) and await self._try(self._retain_hourly)
+            pause = self._flush_s if worked else min(pause * 2, _LONGEST_PAUSE_S)
+
+    async def aclose(self) -> None:
+        """Write what is left; idempotent. Gives up on a dead database after ten seconds and says so."""
+        self._stopping.set()
+        pause = self._flush_s / 4
+        with anyio.move_on_after(_STOP_S, shield=True):
+            while not await self._try(self.flush):
+                await anyio.sleep(pause)
+                pause *= 2
+        if self._buffer:
+            _log.error("request_records_lost", count=len(self._buffer))
+
+    async def flush(self) -> None:
+        """Write everything that is there now.
+
+        Raises:
+            Unavailable: The database cannot be used; nothing is lost.
+        """
+        async with self._flushing:
+            left = len(self._buffer)
+            while left > 0:
+                batch = list(islice(self._buffer, min(left, _BATCH)))
+                async with self._db.write() as conn:
+                    await conn.execute(self._insert(), [as_row(record) for record in batch])
+                # Only now: a batch that was broken off stays, and its ids make it harmless again.
+                for _ in batch:
+                    self._buffer.popleft()
+                left -= len(batch)
+
+    async def retain(self) -> int:
+        """Delete records that are older than the retention; return how many."""
+        if not self._retention_s:
+            return 0
+        c = request_records.c
+        oldest = self._clock() - self._retention_s
+        some = select(c.seq).where(c.at < oldest).limit(5 * _BATCH)
+        total = 0
+        while True:  # in steps: other writers come in between
+            async with self._db.write() as conn:
+                done = await conn.execute(delete(request_records).where(c.seq.in_(some)))
+            total += done.rowcount
+            if done.rowcount < 5 * _BATCH:
+                return total
+
+    async def _retain_hourly(self) -> None:
+        if self._clock() >= self._next_retention:
+            await self.retain()
+            self._next_retention = self._clock() + _RETENTION_S
+
+    async def _try(self, work: Callable[[], Any]) -> bool:
+        try:
+            await work()
+        except (HubError, SQLAlchemyError, OSError) as error:
+            if not self._failing:
+                # The type alone: a database's text can hold values.
+                reason = type(error).__name__
+                _log.error("request_records_delayed", reason=reason, waiting=self.waiting)
+            self._failing = True
+            return False
+        if self._failing:
+            _log.info("request_records_written_again", dropped=self._dropped)
+        self._failing = False
+        return True
+
+    def _insert(self) -> Any:
+        insert = sqlite.insert if self._db.is_sqlite else postgresql.insert
+        return insert(request_records).on_conflict_do_nothing(index_elements=["id"])

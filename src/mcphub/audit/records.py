@@ -1,0 +1,113 @@
+"""`RequestRecord`: what is kept of one request. Never its arguments, its answer or a secret."""
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+_INT64: Final = 2**63 - 1
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_LENGTHS: Final = {
+    "id": 64,
+    "user_id": 64,
+    "session": 8,
+    "server": 63,
+    "method": 64,
+    "name": 128,
+    "instance_id": 64,
+    "era": 16,
+    "client": 128,
+    "decision": 64,
+    "outcome": 16,
+    "trace_id": 64,
+}
+
+
+class Outcome(StrEnum):
+    """How a request ended, as its caller saw it."""
+
+    OK = "ok"
+    TOOL_ERROR = "tool_error"
+    ERROR = "error"
+    DENIED = "denied"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+
+
+FAILURES: Final = (Outcome.TOOL_ERROR, Outcome.ERROR, Outcome.TIMEOUT, Outcome.UNAVAILABLE)
+"""Outcomes that statistics count as errors; a refusal and a caller's own cancellation are none."""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request: made when it begins, completed when it ends, then given to the `Recorder`.
+
+    Texts may be as they came: the recorder bounds and neutralises them when it writes (rule R24).
+
+    Attributes:
+        id: The hub's request id, `r_…`; unique.
+        at: Epoch seconds, UTC, at which it began.
+        user_id: The caller's opaque id.
+        server: Server spec's name; empty when there is none.
+        method: MCP method.
+        duration_ms: From the first byte in to the last byte out.
+        session: `session_tag` of a legacy session, else empty. Never the session id.
+        name: Tool or prompt; of a resource only the URI's scheme.
+        instance_id: The instance that served it.
+        era: `legacy` or `modern`.
+        client: The client's `name/version`, as it says itself.
+        decision: `permit`, or the rule that refused.
+        outcome: How it ended.
+        error_code: JSON-RPC error code, if it ended with one.
+        bytes_in: Size of the request's body.
+        bytes_out: Size of the answer.
+        trace_id: Trace id of the caller's `traceparent`, else empty.
+    """
+
+    id: str
+    at: float
+    user_id: str
+    server: str
+    method: str
+    duration_ms: float = 0.0
+    session: str = ""
+    name: str = ""
+    instance_id: str = ""
+    era: str = ""
+    client: str = ""
+    decision: str = "permit"
+    outcome: Outcome = Outcome.OK
+    error_code: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    trace_id: str = ""
+
+
+def session_tag(session_id: str) -> str:
+    """Return what may be kept of a session id: 32 bits of its hash, enough to tell sessions apart."""
+    return hashlib.sha256(session_id.encode()).hexdigest()[:8]
+
+
+def neutral(text: str, length: int) -> str:
+    """Return the text without invisible characters (each becomes U+FFFD), cut to `length`."""
+    cut = text[:length]
+    if cut.isascii() and cut.isprintable():
+        return cut
+    return "".join("\ufffd" if unicodedata.category(each) in _INVISIBLE else each for each in cut)
+
+
+def as_row(record: RequestRecord) -> dict[str, Any]:
+    """Return the record as a row that every database takes, whatever a client has put into it."""
+    row: dict[str, Any] = {
+        name: neutral(str(getattr(record, name)), length) for name, length in _LENGTHS.items()
+    }
+    row["at"], row["duration_ms"] = record.at, max(0.0, record.duration_ms)
+    row["bytes_in"], row["bytes_out"] = _int64(record.bytes_in), _int64(record.bytes_out)
+    row["error_code"] = None if record.error_code is None else _int64(record.error_code)
+    return row
+
+
+def _int64(value: int) -> int:
+    return max(-_INT64, min(_INT64, value))
