@@ -105,6 +105,9 @@ class Outlets:
     def __init__(self) -> None:
         self._by_user: dict[str, set[Outlet]] = {}
 
+    def __len__(self) -> int:
+        return sum(len(outlets) for outlets in self._by_user.values())
+
     def add(self, outlet: Outlet) -> None:
         """Register an open stream."""
         self._by_user.setdefault(outlet.user_id, set()).add(outlet)

@@ -20,8 +20,8 @@ from mcphub.catalog.spec import FactName, ServerSpec
 from mcphub.catalog.states import ServerStates
 from mcphub.catalog.templates import expand
 from mcphub.catalog.versions import exact_version
-from mcphub.errors import InvalidInput
-from mcphub.policy.model import Isolation, Permit
+from mcphub.errors import InvalidInput, Unavailable
+from mcphub.policy.model import Isolation, Permit, Transport
 from mcphub.spawn.spawner import Launch
 from mcphub.vault.secret import Secret
 from mcphub.vault.vault import Vault
@@ -97,6 +97,11 @@ class Launcher:
             InvalidInput: The command does not exist or the launcher's arguments are not understood.
             UpstreamFailed, Unavailable: The package could not be installed.
         """
+        if spec.transport is not Transport.STDIO:
+            raise Unavailable(
+                f"Server '{spec.name}' is reached by HTTP, which this version of the hub does not relay yet.",
+                hint="Use a server that is started by a command.",
+            )
         known = self.known_program(spec)
         if known is not None:
             return known

@@ -306,7 +306,10 @@ class InstancePool:
             await self._failed(pending, key, spec, instance, error)
         finally:
             if not pending.done():
-                pending.cancel()
+                pending.set_exception(
+                    Unavailable(f"Server '{spec.name}' could not be started.", retry_after_s=5)
+                )
+                pending.exception()
             self._starting.pop((key, revision), None)
 
     async def _failed(
