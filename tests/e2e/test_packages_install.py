@@ -87,6 +87,7 @@ async def test_a_package_runs_where_only_its_readable_paths_and_usr_exist(
         pytest.skip("bubblewrap is not installed: apt-get install bubblewrap")
     for line in (TIME, MEMORY):
         found = await install(package_store, *line)
+        assert all(path.is_dir() and path == path.resolve() for path in found.readable)
         binds = [word for path in found.readable for word in ("--ro-bind", str(path), str(path))]
         links = [
             word

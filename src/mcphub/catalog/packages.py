@@ -41,7 +41,7 @@ from mcphub.ids import Clock, system_clock
 
 _log = structlog.get_logger()
 
-_FORMAT = 1
+_FORMAT = 2  # of the directory; a change makes every package be installed anew
 _MANIFEST = "mcphub-package.json"
 _LOCK_WAIT_S = 1200.0
 _LOCK_POLL_S = 0.1
@@ -53,7 +53,7 @@ class Installed:
 
     Attributes:
         argv: Program and script, absolute; the server's own arguments follow.
-        readable: Paths that must be visible besides /usr; files and directories.
+        readable: Directories that must be visible besides /usr, at the same place.
         version: Exact version.
     """
 
@@ -252,7 +252,7 @@ class PackageStore:
         if kind == "node":
             node = self._npm.node()
             if not is_system(node):
-                readable.append(node)
+                readable.append(node.parent)
             argv = (str(node), *flags, str(place / script))
         elif kind == "python":
             argv = (str(place / "venv" / "bin" / "python"), str(place / script))

@@ -128,9 +128,10 @@ class Pypi:
         )
 
     async def _readable(self, python: Path, work: Path) -> tuple[Path, ...]:
-        """Return what of the interpreter lies outside /usr: its program and its libraries.
+        """Return the directories of the interpreter outside /usr: its program's and its libraries'.
 
-        Not the whole prefix: it may be a home directory (`~/.local`).
+        Not the whole prefix: it may be a home directory (`~/.local`). No single files: a root hub
+        cannot show a file below a closed directory.
         """
         done = await run(
             self.toolchain,
@@ -144,7 +145,7 @@ class Pypi:
         prefix, exec_prefix, *libraries = (Path(text) for text in json.loads(done.stdout))
         for base in (prefix, exec_prefix):
             libraries += [base / "lib", base / "lib64"]
-        real = {path.resolve() for path in libraries if path.exists()} | {python}
+        real = {path.resolve() for path in libraries if path.exists()} | {python.parent}
         outside = sorted(path for path in real if not is_system(path))
         return tuple(
             path for path in outside if not any(other in path.parents for other in outside)

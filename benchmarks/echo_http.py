@@ -1,0 +1,47 @@
+"""The same echo server over HTTP/1.1: what a direct connection costs, with no gateway at all.
+
+A raw uvloop protocol, keep-alive, JSON answers, one session id for everybody. Prints its port.
+"""
+
+import asyncio
+
+import uvloop
+from echo_server import answer
+
+
+class Echo(asyncio.Protocol):
+    """One connection; pipelining works, chunked bodies do not."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        self.buffer = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (cut := self.buffer.find(b"\r\n\r\n")) >= 0:
+            head = self.buffer[:cut].lower()
+            at = head.index(b"content-length:") + 15
+            length = int(head[at:].partition(b"\r\n")[0])
+            end = cut + 4 + length
+            if len(self.buffer) < end:
+                return
+            body, self.buffer = self.buffer[cut + 4 : end], self.buffer[end:]
+            reply = answer(body)
+            if reply is None:
+                self.transport.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")
+            else:
+                self.transport.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+                    b"mcp-session-id: echo\r\ncontent-length: %d\r\n\r\n%b" % (len(reply), reply)
+                )
+
+
+async def main() -> None:
+    """Serve on a free port of loopback until killed."""
+    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

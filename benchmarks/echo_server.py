@@ -1,0 +1,61 @@
+"""The cheapest possible stdio MCP server: one tool, `echo`. Standard library only.
+
+Measures what stands in front of it, not itself: it reads what is there, answers every line, and
+writes once.
+"""
+
+import json
+import os
+
+TOOLS = [
+    {
+        "name": "echo",
+        "description": "Returns its text.",
+        "inputSchema": {
+            "type": "object",
+            "properties": {"text": {"type": "string"}},
+            "required": ["text"],
+        },
+    }
+]
+
+
+def answer(line: bytes) -> bytes | None:
+    """Return the response to one message; None for a notification."""
+    message = json.loads(line)
+    if "id" not in message:
+        return None
+    method, params = message["method"], message.get("params") or {}
+    reply = {"jsonrpc": "2.0", "id": message["id"]}
+    if method == "tools/call":
+        text = params["arguments"]["text"]
+        reply["result"] = {"content": [{"type": "text", "text": text}], "isError": False}
+    elif method == "initialize":
+        reply["result"] = {
+            "protocolVersion": params.get("protocolVersion", "2025-06-18"),
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "echo", "version": "1.0.0"},
+        }
+    elif method == "tools/list":
+        reply["result"] = {"tools": TOOLS}
+    elif method == "ping":
+        reply["result"] = {}
+    else:
+        reply["error"] = {"code": -32601, "message": "Method not found"}
+    return json.dumps(reply, separators=(",", ":")).encode()
+
+
+def main() -> None:
+    """Serve standard input until it ends."""
+    rest = b""
+    while data := os.read(0, 65536):
+        *lines, rest = (rest + data).split(b"\n")
+        answers = [reply for line in lines if line.strip() and (reply := answer(line))]
+        if answers:
+            out = b"\n".join(answers) + b"\n"
+            while out:
+                out = out[os.write(1, out) :]
+
+
+if __name__ == "__main__":
+    main()
