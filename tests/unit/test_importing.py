@@ -171,6 +171,13 @@ def test_a_token_is_known_by_its_shape_wherever_it_stands(secret: str, where: st
     assert secret not in json.dumps([result.entries, result.notes])
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("piece", ["a.", "a://:", "?k=", "eyJ", "sk-a-", "${", "$", "--k=", "ghp_"])
+def test_no_value_takes_time_out_of_proportion(piece: str) -> None:
+    entry = {"command": "/bin/s", "args": [piece * 20_000], "env": {"A": piece * 20_000}}
+    import_client_text(json.dumps({"mcpServers": {"s": entry}}))
+
+
 COMMENTED = """// ours
 {
   "mcpServers": {

@@ -9,19 +9,21 @@ other reader of the same file may take the other value.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mcphub.catalog.problems import json_path
 
+# A string or comment without an end takes the rest as a word: looked for once, not from each place.
 _TOKEN = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*")
       |(?P<comment>//[^\n]*|/\*.*?\*/)
+      |(?P<endless>(?:"|/\*).*)
       |(?P<space>\s+)
       |(?P<mark>[{}\[\],:])
       |(?P<word>[^\s{}\[\],:"/]+|.)""",
     re.VERBOSE | re.DOTALL,
 )
+_NO_VALUE = frozenset({"", "{", "[", ",", ":"})
 
 
 class JsoncError(ValueError):
@@ -38,9 +40,12 @@ class JsoncError(ValueError):
         self.path = path
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A piece of the text: `string`, `comment`, `space`, `mark` or `word`, from `start` to `end`."""
+class Token(NamedTuple):
+    """A piece of the text, from `start` to `end`.
+
+    Its `kind` is `string`, `comment`, `space`, `mark`, `word`, or `endless` for a string or comment
+    that is never closed.
+    """
 
     kind: str
     text: str
@@ -57,25 +62,20 @@ def tokens(text: str) -> Iterator[Token]:
 def blanked(text: str) -> str:
     """Return plain JSON of the same length: comments and trailing commas become spaces."""
     pieces: list[str] = []
-    comma: int | None = None  # a comma after which nothing but space and comments came
-    for token in tokens(text):
-        piece = token.text
-        if token.kind == "comment":
+    before = ""  # the last piece that is neither space nor comment
+    comma: int | None = None  # where `before` is a comma after a value
+    for match in _TOKEN.finditer(text):
+        kind, piece = match.lastgroup, match.group()
+        if kind == "comment":
             pieces.append(re.sub(r"[^\n]", " ", piece))
             continue
-        if comma is not None and token.kind == "mark" and piece in "]}":
-            pieces[comma] = " "
-        if token.kind != "space":
-            comma = None
-        if token.kind == "mark" and piece == "," and _ends_value(pieces):
-            comma = len(pieces)
+        if kind != "space":
+            if comma is not None and piece in ("]", "}"):
+                pieces[comma] = " "
+            comma = len(pieces) if piece == "," and before not in _NO_VALUE else None
+            before = piece
         pieces.append(piece)
     return "".join(pieces)
-
-
-def _ends_value(pieces: list[str]) -> bool:
-    last = next((piece for piece in reversed(pieces) if not piece.isspace()), "")
-    return last not in {"", "{", "[", ",", ":"}
 
 
 class _Object(dict[str, Any]):

@@ -32,7 +32,7 @@ _SHAPE = re.compile(
     re.VERBOSE,
 )
 _USERINFO = re.compile(
-    r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s/:@$]*:)(?!\$\{)(?P<secret>[^\s/]+)(?=@)", re.I
+    r"(?P<head>\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@$]*:)(?!\$\{)(?P<secret>[^\s/]+)(?=@)", re.I
 )
 _QUERY = re.compile(r"(?P<head>[?&](?P<name>[\w-]+)=)(?!\$\{)(?P<secret>[^&#\s]+)")
 _FLAG = re.compile(r"--?(?P<name>[A-Za-z][\w-]*)(?:(?P<equals>=)(?P<secret>.+))?\Z", re.S)
