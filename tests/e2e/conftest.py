@@ -1,5 +1,5 @@
 """Fixtures of the tests with published servers."""
 
-from packages_fixture import package_store
+from tests.packages_fixture import package_store
 
 __all__ = ["package_store"]

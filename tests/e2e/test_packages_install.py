@@ -12,10 +12,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.packages_fixture import CACHE, install, pin_of, store_at
 
 from mcphub.catalog.packages import PackageStore
 from mcphub.errors import InvalidInput, UpstreamFailed
-from packages_fixture import CACHE, install, pin_of, store_at
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -259,9 +259,9 @@ async def installer(root: Path) -> asyncio.subprocess.Process:
     """Start a process that installs the time server into `root` and prints its progress."""
     code = f"""
 import asyncio, sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
-from packages_fixture import pin_of, store_at
+from tests.packages_fixture import pin_of, store_at
 
 async def main():
     store = store_at(Path({str(root)!r}))
