@@ -51,7 +51,7 @@ asyncio.run(main())
 
 def processes() -> dict[int, bytes]:
     found = {}
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdigit():
             try:
                 found[int(name)] = Path("/proc", name, "cmdline").read_bytes()

@@ -72,7 +72,7 @@ async def run(spawner: Spawner, wanted: Launch) -> tuple[int, str, list[str]]:
 def descendants_with(text: str) -> list[int]:
     """Processes of the machine whose command line holds `text`."""
     found = []
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdigit():
             try:
                 if text.encode() in Path("/proc", name, "cmdline").read_bytes():
@@ -80,6 +80,10 @@ def descendants_with(text: str) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 async def test_an_instance_echoes_and_its_exit_status_is_told(spawner, tmp_path):
@@ -221,12 +225,12 @@ async def test_a_secret_argument_arrives(spawner, tmp_path):
 
 async def test_fifty_starts_leave_no_descriptor_behind(spawner, tmp_path):
     await run(spawner, launch(tmp_path / "h", "/bin/true"))
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(10):
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(run, spawner, launch(tmp_path / "h", "/bin/true"))
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 async def test_only_three_descriptors_are_inherited(spawner, tmp_path):

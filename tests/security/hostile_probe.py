@@ -1,3 +1,5 @@
+# It imitates an attacker, call by call:
+# ruff: noqa: PTH108, PTH115, PTH123, PTH208, SIM102
 """A hostile server: tries to get out and prints, as JSON, what it reached.
 
 Run as a plain script by /usr/bin/python3, inside a sandbox or, as a control, outside. Facts of the

@@ -127,14 +127,7 @@ def options(
         args.append("--unshare-net")
     if seccomp_fd is not None:
         args += ["--seccomp", str(seccomp_fd)]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
-        place = Path("/", name)
-        if place.is_symlink():
-            args += ["--symlink", f"usr/{name}", f"/{name}"]
-        elif place.is_dir():
-            args += ["--ro-bind", f"/{name}", f"/{name}"]
-    for name in _ETC_BINDS:
-        args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    args += _system_directories()
     for source, place in mounts.readable:
         args += ["--ro-bind", source, place]
     args += ["--bind", mounts.home, HOME]
@@ -147,6 +140,20 @@ def options(
     args += ["--chdir", inside]
     for name, value in env.items():
         args += ["--setenv", name, value]
+    return args
+
+
+def _system_directories() -> list[str]:
+    """Return `/bin`, `/lib`, … as this machine has them, and what `/etc` gets from it."""
+    args: list[str] = []
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        place = Path("/", name)
+        if place.is_symlink():
+            args += ["--symlink", f"usr/{name}", f"/{name}"]
+        elif place.is_dir():
+            args += ["--ro-bind", f"/{name}", f"/{name}"]
+    for name in _ETC_BINDS:
+        args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return args
 
 

@@ -19,6 +19,7 @@ _ROOT: Final = Path("/sys/fs/cgroup")
 _WANTED: Final = ("memory", "pids", "cpu")
 _PERIOD_US: Final = 100_000
 _EMPTY_WAIT_S: Final = 5.0
+_STALE_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,7 @@ class Cgroups:
                 found += missing
         self.controllers: frozenset[str] = frozenset(found)
         for base in self._bases:
-            for stale in base.iterdir():
-                if stale.is_dir():
-                    _rmdir(stale)  # fails, rightly, where processes still live
+            _sweep(base)
 
     def create(self, name: str, spec: SandboxSpec) -> Group:
         """Make the groups of one instance with its limits.
@@ -131,8 +130,9 @@ def _candidates() -> list[tuple[Path, tuple[str, ...], int]]:
                         found.append((place / "mcphub", names, 2))
             elif kind == "cgroup":
                 names = tuple(name for name in _WANTED if name in options.strip().split(","))
-                for name in names:
-                    found.append((root / own.get(name, "/").lstrip("/") / "mcphub", names, 1))
+                found += [
+                    (root / own.get(name, "/").lstrip("/") / "mcphub", names, 1) for name in names
+                ]
     return found
 
 
@@ -183,6 +183,18 @@ def _limit(path: Path, controller: str, spec: SandboxSpec) -> None:
     elif controller == "cpu":
         (path / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
         (path / "cpu.cfs_quota_us").write_text(str(quota))
+
+
+def _sweep(base: Path) -> None:
+    """Remove what a crashed hub left: empty groups, and not those that another hub makes just now."""
+    probe = base / f"probe-{os.getpid()}"
+    with contextlib.suppress(OSError):
+        probe.mkdir(exist_ok=True)
+        now = probe.stat().st_mtime
+        for stale in base.iterdir():
+            if stale.is_dir() and now - stale.stat().st_mtime > _STALE_S:
+                _rmdir(stale)  # fails, rightly, where processes still live
+        probe.rmdir()
 
 
 def _try_write(path: Path, text: str) -> None:

@@ -8,6 +8,8 @@ the hub.
 import asyncio
 import contextlib
 import os
+import re
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
@@ -17,6 +19,7 @@ from mcphub.spawn.stderr import StderrBuffer
 
 _CHUNK: Final = 64 * 1024
 _DRAIN_ROUNDS: Final = 16
+_CHILD_PID: Final = re.compile(rb'"child-pid": ?(\d+)\D')
 
 
 class ChildProcess:
@@ -210,3 +213,69 @@ def signal_pid(pid: int, number: int) -> None:
     """Send a signal; a process that is gone is fine."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
+
+
+class NamespaceInit:
+    """The first process of an instance's pid namespace, as bubblewrap tells it (`--info-fd`).
+
+    bubblewrap itself ends as soon as the server has ended; the kernel ends the rest of the namespace
+    a moment later, its first process last of all. A bubblewrap that is killed in its first
+    milliseconds leaves that process behind, waiting for ever. `end` sees to both.
+
+    Args:
+        info: Read end of the pipe; owned.
+    """
+
+    def __init__(self, info: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._info = info
+        self._text = b""
+        self._pidfd = -1
+        self._told = asyncio.Event()
+        os.set_blocking(info, False)
+        self._loop.add_reader(info, self._on_info)
+
+    async def end(self, limit_s: float = 5.0) -> bool:
+        """Kill what is left and wait until the namespace has no process; False if it took too long.
+
+        Call it when bubblewrap itself is gone.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._told.wait()
+                if self._pidfd >= 0:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                    ended = asyncio.Event()
+                    self._loop.add_reader(self._pidfd, ended.set)
+                    await ended.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._close_info()
+            if self._pidfd >= 0:
+                self._loop.remove_reader(self._pidfd)
+                os.close(self._pidfd)
+                self._pidfd = -1
+        return True
+
+    def _on_info(self) -> None:
+        try:
+            part = os.read(self._info, _CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        self._text += part
+        found = _CHILD_PID.search(self._text)
+        if found is not None and not self._told.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(int(found[1]))
+            self._told.set()
+        if not part:  # not earlier: bubblewrap writes in pieces and would die of SIGPIPE
+            self._close_info()
+            self._told.set()
+
+    def _close_info(self) -> None:
+        if self._info >= 0:
+            self._loop.remove_reader(self._info)
+            os.close(self._info)
+            self._info = -1

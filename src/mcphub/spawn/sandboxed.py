@@ -28,7 +28,7 @@ from mcphub.errors import HubError, InvalidInput, Unavailable, UpstreamFailed
 from mcphub.spawn import bubblewrap, cgroups, seccomp
 from mcphub.spawn.egress.client import EgressGateway, Network
 from mcphub.spawn.egress.events import EgressEvent
-from mcphub.spawn.process import ChildProcess, children, signal_pid, spawn
+from mcphub.spawn.process import ChildProcess, NamespaceInit, children, signal_pid, spawn
 from mcphub.spawn.spawner import Launch
 from mcphub.spawn.staging import Staging
 from mcphub.vault.secret import Secret
@@ -175,10 +175,9 @@ class SandboxedSpawner:
     def _popen(
         self, launch: Launch, places: list[Path], network: Network, group: cgroups.Group
     ) -> ChildProcess:
-        limits = launch.sandbox
         env = _environment(launch.env)
         secrets = [value.reveal() for value in _values(launch) if isinstance(value, Secret)]
-        own_limit = None if "pids" in self._cgroups.controllers else limits.pids
+        own_limit = None if "pids" in self._cgroups.controllers else launch.sandbox.pids
         command, script = bubblewrap.command(launch.argv, most_processes=own_limit)
         if self._staging is not None:
             mounts, table = self._staging.plan(self._etc, launch.home, places)
@@ -186,14 +185,15 @@ class SandboxedSpawner:
             same = tuple((str(place), str(place)) for place in places)
             mounts = bubblewrap.Mounts("/usr", str(self._etc), str(launch.home), same)
             table = ""
-        process: ChildProcess | None = None
+        init: NamespaceInit | None = None
 
         async def cleanup() -> None:
-            if not await group.remove():
+            # The namespace first: its end is the end of every process in it.
+            ended = init is None or await init.end()
+            if not (await group.remove() and ended):
                 _log.error("sandbox.survivors", instance=launch.instance_id, pids=len(group.pids()))
             await network.close()
-            if process is not None:
-                self._running.discard(process)
+            self._running.discard(process)
 
         with contextlib.ExitStack() as fds:
             seccomp_fd = _owned(fds, seccomp.filter_fd())
@@ -202,7 +202,7 @@ class SandboxedSpawner:
                 mounts,
                 env=env,
                 cwd=launch.cwd,
-                tmp_mb=limits.tmp_mb,
+                tmp_mb=launch.sandbox.tmp_mb,
                 own_network=network.own,
                 seccomp_fd=seccomp_fd,
                 script_fd=script_fd,
@@ -214,7 +214,14 @@ class SandboxedSpawner:
                 # so this adds no option: it is how the descriptor gets closed before the server.
                 os.lseek(table_fd, 0, os.SEEK_END)
                 closing = ["--args", str(table_fd)]
+            info_read, info_write = os.pipe2(os.O_CLOEXEC)
+            _owned(fds, info_write)
+            info = contextlib.ExitStack()
+            fds.enter_context(info)
+            _owned(info, info_read)
+            args += ["--info-fd", str(info_write)]
             args_fd = _memory_file(fds, bubblewrap.pack(args))
+            passed = (seccomp_fd, script_fd, table_fd, info_write, args_fd)
             process = spawn(
                 [
                     *self._chain(launch, table_fd, group, network),
@@ -222,14 +229,14 @@ class SandboxedSpawner:
                 ],
                 env=_OUTER_ENV,
                 cwd="/",
-                pass_fds=[
-                    fd for fd in (seccomp_fd, script_fd, table_fd, args_fd) if fd is not None
-                ],
+                pass_fds=[fd for fd in passed if fd is not None],
                 secrets=secrets,
                 terminate=_terminate,
                 kill=lambda pid: signal_pid(pid, signal.SIGKILL),
                 cleanup=cleanup,
             )
+            info.pop_all()
+            init = NamespaceInit(info_read)
         self._running.add(process)
         return process
 

@@ -79,8 +79,7 @@ async def _report(uid_base: int) -> list[Row]:
         _command("user namespaces", ["unshare", "--user", "--map-root-user", "true"]),
         _command(
             "namespaces",
-            ["unshare", "-r", "--mount", "--pid", "--fork", "--net", "--ipc", "--uts", "--cgroup"]
-            + ["true"],
+            ("unshare", "-rmpfniuC", "true"),
         ),
         _command("bubblewrap", ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "/bin/true"]),
         _command(
@@ -267,15 +266,15 @@ async def _parent_death(state: Path, uid_base: int) -> Row:
         return Row("ends with the hub", False, tried, "the instance did not start")
     pid = int(words[0])
     for _ in range(100):
-        if not Path(f"/proc/{pid}").exists() or _is_zombie(pid):
+        if _is_dead(pid):
             Cgroups()  # removes the empty groups of that hub
             return Row("ends with the hub", True, tried)
         await asyncio.sleep(0.02)
     return Row("ends with the hub", False, tried, "the instance still runs")
 
 
-def _is_zombie(pid: int) -> bool:
+def _is_dead(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
         return True

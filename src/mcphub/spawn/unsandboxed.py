@@ -65,27 +65,8 @@ class UnsandboxedSpawner:
             Unavailable: The machine is out of something.
             UpstreamFailed: The program or the directory does not exist.
         """
-        program = launch.argv[0] if launch.argv else ""
-        if isinstance(program, Secret) or not program.startswith("/"):
-            raise UpstreamFailed(
-                "The server has no program with an absolute path.",
-                hint="Check `command` of the server.",
-            )
-        if not os.access(program, os.X_OK) or not Path(program).is_file():
-            raise UpstreamFailed(
-                "The server's program does not exist or is not executable.",
-                hint="Check `command` of the server.",
-            )
-        try:
-            launch.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            cwd = launch.home / launch.cwd
-            cwd.mkdir(parents=True, exist_ok=True)
-            tmp = tempfile.mkdtemp(prefix="mcphub-")
-        except OSError:
-            raise Unavailable(
-                "The home directory of the instance cannot be made.",
-                hint="Check the free space and the owner of the hub's `homes` directory.",
-            ) from None
+        _check_program(launch.argv)
+        cwd, tmp = _make_directories(launch)
         try:
             return self._popen(launch, cwd, tmp)
         except BaseException:
@@ -132,6 +113,34 @@ class UnsandboxedSpawner:
         )
         self._running.add(process)
         return process
+
+
+def _check_program(argv: tuple[str | Secret, ...]) -> None:
+    program = argv[0] if argv else ""
+    if isinstance(program, Secret) or not program.startswith("/"):
+        raise UpstreamFailed(
+            "The server has no program with an absolute path.",
+            hint="Check `command` of the server.",
+        )
+    if not os.access(program, os.X_OK) or not Path(program).is_file():
+        raise UpstreamFailed(
+            "The server's program does not exist or is not executable.",
+            hint="Check `command` of the server.",
+        )
+
+
+def _make_directories(launch: Launch) -> tuple[Path, str]:
+    """Return the working directory and the private TMPDIR."""
+    try:
+        launch.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        cwd = launch.home / launch.cwd
+        cwd.mkdir(parents=True, exist_ok=True)
+        return cwd, tempfile.mkdtemp(prefix="mcphub-")
+    except OSError:
+        raise Unavailable(
+            "The home directory of the instance cannot be made.",
+            hint="Check the free space and the owner of the hub's `homes` directory.",
+        ) from None
 
 
 def _environment(given: Mapping[str, str | Secret], home: str, tmp: str) -> dict[str, str]:

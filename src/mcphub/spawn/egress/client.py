@@ -149,7 +149,7 @@ class EgressGateway:
         argv = [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), uid, *path]
         try:
             with theirs:
-                popen = subprocess.Popen(
+                popen = subprocess.Popen(  # noqa: ASYNC220  a fork of a millisecond
                     argv,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

@@ -55,6 +55,6 @@ class Names:
                 reply.header.rcode = RCODE.NXDOMAIN
             elif request.q.qtype == QTYPE.A:
                 reply.add_answer(RR(request.q.qname, QTYPE.A, rdata=A(address), ttl=_TTL_S))
-            return reply.pack(), "" if address else name
+            return bytes(reply.pack()), "" if address else name
         except (DNSError, ValueError, IndexError, UnicodeError):
             return None
