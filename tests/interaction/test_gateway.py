@@ -72,7 +72,7 @@ async def test_log_messages_travel_on_the_call_of_their_user(hub_of, mode):
             meta = {"io.modelcontextprotocol/logLevel": "info"} if mode == MODERN else None
             await alice.call_tool("log", {"text": "hello log"}, meta=meta)
             with anyio.fail_after(5):
-                while not got:
+                while not got:  # noqa: ASYNC110
                     await anyio.sleep(0.01)
     assert got == ["hello log"]
 
@@ -225,7 +225,7 @@ async def test_a_cancelled_legacy_call_is_cancelled_at_the_server(hub_of):
                 request("tools/call", {"name": "slow", "arguments": {"seconds": 20}}, id="s"),
             )
             with anyio.fail_after(5):
-                while not any(instance["in_flight"] for instance in hub.hub.instances()):
+                while not any(instance["in_flight"] for instance in hub.hub.instances()):  # noqa: ASYNC110
                     await anyio.sleep(0.01)
             await alice.post(
                 {
@@ -244,7 +244,7 @@ async def test_a_modern_client_that_leaves_cancels_its_call(hub_of):
         with anyio.move_on_after(1):
             await alice.modern("tools/call", {"name": "slow", "arguments": {"seconds": 20}})
         with anyio.fail_after(5):
-            while (await alice.modern("tools/call", {"name": "cancelled", "arguments": {}})).json()[
+            while (await alice.modern("tools/call", {"name": "cancelled", "arguments": {}})).json()[  # noqa: ASYNC110
                 "result"
             ]["content"][0]["text"] != "1":
                 await anyio.sleep(0.05)
@@ -353,13 +353,13 @@ async def test_list_changes_reach_the_owner_only(hub_of):
                 group.start_soon(listen, "alice", alice)
                 group.start_soon(listen, "bob", bob)
                 with anyio.fail_after(10):
-                    while len(hub.hub.outlets) < 2:
+                    while len(hub.hub.outlets) < 2:  # noqa: ASYNC110
                         await anyio.sleep(0.01)
                     await bob.post(
                         request("tools/call", {"name": "echo", "arguments": {"text": ""}})
                     )
                     await alice.post(request("tools/call", {"name": "change", "arguments": {}}))
-                    while not any("list_changed" in line for line in lines["alice"]):
+                    while not any("list_changed" in line for line in lines["alice"]):  # noqa: ASYNC110
                         await anyio.sleep(0.01)
                 names = {
                     tool["name"]
@@ -433,16 +433,15 @@ async def test_an_edit_of_the_settings_counts_without_a_restart(hub_of, tmp_path
         file = tmp_path / "hub" / "mcp_settings.json"
         file.write_text(json.dumps({"mcpServers": {"plain": plain(env={"COLOUR": "blue"})}}))
         with anyio.fail_after(20):
-            while (
-                "blue"
-                not in (
+            answer = ""
+            while "blue" not in answer:  # noqa: ASYNC110
+                answer = (
                     await alice.post(request("tools/call", {"name": "who", "arguments": {}}))
                 ).text
-            ):
                 await anyio.sleep(0.1)
         file.write_text('{"mcpServers": {"plain": {"comand": "x"}}}')
         with anyio.fail_after(20):
-            while not hub.hub.status()["settingsError"]:
+            while not hub.hub.status()["settingsError"]:  # noqa: ASYNC110
                 await anyio.sleep(0.1)
         assert "command" in str(hub.hub.status()["settingsError"])
         assert (

@@ -25,6 +25,12 @@ class RunningHub:
         return {"Authorization": f"Bearer {self.keys[user]}"}
 
 
+def write_servers(directory: Path, servers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write `mcp_settings.json` of a hub."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "mcp_settings.json").write_text(json.dumps({"mcpServers": servers}))
+
+
 @asynccontextmanager
 async def serving_hub(
     directory: Path,
@@ -36,8 +42,7 @@ async def serving_hub(
     overrides: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[RunningHub]:
     """Make a hub in `directory`, with users (name -> groups), and serve it for the time of the block."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "mcp_settings.json").write_text(json.dumps({"mcpServers": servers}))
+    write_servers(directory, servers)
     listen = {"listen": {"port": 0}}
     settings: HubSettings = load(directory, overrides=listen | dict(overrides or {}), environ=environ)
     async with ground(settings) as services:
