@@ -69,21 +69,19 @@ class Hub:
         Args:
             wanted: Name and group of each user.
         """
-        ids = {user["name"]: user["id"] for user in (await self.ask("user", "list"))["users"]}
-        members = {
-            group["name"]: {member["user"] for member in group["members"]}
-            for group in (await self.ask("group", "list"))["groups"]
-        }
+        known = {user["name"]: user for user in await self.ask("user", "list")}
+        groups: set[str] | None = None
         found: list[tuple[str, str]] = []
         for name, group in wanted:
-            if name not in ids:
-                ids[name] = (await self.ask("user", "add", name))["id"]
-            if group not in members:
-                await self.command("group", "add", group)
-            if name not in members.get(group, set()):
+            user = known.get(name) or await self.ask("user", "add", name)
+            if group not in user.get("groups", ()):
+                if groups is None:
+                    groups = {entry["name"] for entry in await self.ask("group", "list")}
+                if group not in groups:
+                    await self.command("group", "add", group)
                 await self.command("group", "join", group, name)
             made = await self.ask("key", "create", name, "--label", "demo", "--expires", _KEY_AGE)
-            found.append((ids[name], made["key"]))
+            found.append((user["id"], made["key"]))
         return found
 
     async def credential(self, user: str, server: str, slot: str, value: str) -> None:
