@@ -26,7 +26,9 @@ _log = structlog.get_logger()
 
 FLUSH_S: Final = 0.5
 KEPT: Final = 100_000
-_BATCH: Final = 2_000
+# Small, so that making its rows keeps no request waiting for more than a few milliseconds.
+_BATCH: Final = 250
+_DELETED_AT_ONCE: Final = 10_000
 _LONGEST_PAUSE_S: Final = 30.0
 _STOP_S: Final = 10.0
 _RETENTION_S: Final = 3600.0
@@ -122,13 +124,13 @@ class Recorder:
             return 0
         c = request_records.c
         oldest = self._clock() - self._retention_s
-        some = select(c.seq).where(c.at < oldest).limit(5 * _BATCH)
+        some = select(c.seq).where(c.at < oldest).limit(_DELETED_AT_ONCE)
         total = 0
         while True:  # in steps: other writers come in between
             async with self._db.write() as conn:
                 done = await conn.execute(delete(request_records).where(c.seq.in_(some)))
             total += done.rowcount
-            if done.rowcount < 5 * _BATCH:
+            if done.rowcount < _DELETED_AT_ONCE:
                 return total
 
     async def _retain_hourly(self) -> None:

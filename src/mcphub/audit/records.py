@@ -8,20 +8,6 @@ from typing import Any, Final
 
 _INT64: Final = 2**63 - 1
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-_LENGTHS: Final = {
-    "id": 64,
-    "user_id": 64,
-    "session": 8,
-    "server": 63,
-    "method": 64,
-    "name": 128,
-    "instance_id": 64,
-    "era": 16,
-    "client": 128,
-    "decision": 64,
-    "outcome": 16,
-    "trace_id": 64,
-}
 
 
 class Outcome(StrEnum):
@@ -92,21 +78,34 @@ def session_tag(session_id: str) -> str:
 
 def neutral(text: str, length: int) -> str:
     """Return the text without invisible characters (each becomes U+FFFD), cut to `length`."""
-    cut = text[:length]
-    if cut.isascii() and cut.isprintable():
-        return cut
-    return "".join("\ufffd" if unicodedata.category(each) in _INVISIBLE else each for each in cut)
+    if len(text) <= length and text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        "\ufffd" if unicodedata.category(each) in _INVISIBLE else each for each in text[:length]
+    )
 
 
 def as_row(record: RequestRecord) -> dict[str, Any]:
     """Return the record as a row that every database takes, whatever a client has put into it."""
-    row: dict[str, Any] = {
-        name: neutral(str(getattr(record, name)), length) for name, length in _LENGTHS.items()
+    return {
+        "id": neutral(record.id, 64),
+        "at": record.at,
+        "duration_ms": max(0.0, record.duration_ms),
+        "user_id": neutral(record.user_id, 64),
+        "session": neutral(record.session, 8),
+        "server": neutral(record.server, 63),
+        "method": neutral(record.method, 64),
+        "name": neutral(record.name, 128),
+        "instance_id": neutral(record.instance_id, 64),
+        "era": neutral(record.era, 16),
+        "client": neutral(record.client, 128),
+        "decision": neutral(record.decision, 64),
+        "outcome": str(record.outcome),
+        "error_code": None if record.error_code is None else _int64(record.error_code),
+        "bytes_in": _int64(record.bytes_in),
+        "bytes_out": _int64(record.bytes_out),
+        "trace_id": neutral(record.trace_id, 64),
     }
-    row["at"], row["duration_ms"] = record.at, max(0.0, record.duration_ms)
-    row["bytes_in"], row["bytes_out"] = _int64(record.bytes_in), _int64(record.bytes_out)
-    row["error_code"] = None if record.error_code is None else _int64(record.error_code)
-    return row
 
 
 def _int64(value: int) -> int:

@@ -5,6 +5,7 @@ raises the database's revision, by which a running hub learns of it. What happen
 to write down (`audit.AuditLog`), who knows the actor.
 """
 
+import asyncio
 import unicodedata
 from typing import Any
 
@@ -266,13 +267,19 @@ class Directory:
         """Return what authentication needs, all of one revision."""
         async with self._db.read() as conn:
             revision = (await conn.execute(select(meta.c.revision))).scalar_one()
-            found = await conn.execute(select(api_keys).where(api_keys.c.revoked_at.is_(None)))
-            return PrincipalSnapshot(
+            people = (await conn.execute(select(users))).all()
+            members = (await conn.execute(select(memberships))).all()
+            usable = select(api_keys).where(api_keys.c.revoked_at.is_(None))
+            keys = (await conn.execute(usable)).all()
+        # In a thread: with thousands of users this takes longer than a request should have to wait.
+        return await asyncio.to_thread(
+            lambda: PrincipalSnapshot(
                 revision,
-                await _users(conn),
-                await _memberships(conn),
-                [(bytes.fromhex(row.hash), Keys.info(row)) for row in found],
+                map(_from_row, people),
+                (Membership(*row) for row in members),
+                ((bytes.fromhex(row.hash), Keys.info(row)) for row in keys),
             )
+        )
 
 
 def _is(user: str, group: str) -> Any:

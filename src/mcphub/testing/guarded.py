@@ -1,8 +1,9 @@
 """Throw-away server processes that never outlive the program that started them.
 
-A guardian process stands between: it holds the read end of a pipe of ours, and stops the server when
-that pipe closes, however we died. (A parent-death signal would do so too early: it fires when the
-*thread* that started the server ends.) Used by `testing.postgres` and `testing.mariadb`.
+A guardian process stands between: it holds the read end of a pipe of ours. When that pipe closes,
+however we died, it stops the server and removes its data. (A parent-death signal would do so too
+early: it fires when the *thread* that started the server ends.) Used by `testing.postgres` and
+`testing.mariadb`.
 
 This file is also the guardian's program, and imports nothing of the project for that reason.
 """
@@ -48,7 +49,7 @@ def data_directory(tmp: Path, account: str) -> Iterator[Path]:
     Root's servers run as `account`, which cannot pass through a private `tmp` of root's; theirs is
     made in the system's temporary directory instead.
     """
-    base = Path(tempfile.mkdtemp(prefix="mcphub-", dir=None if os.geteuid() == 0 else tmp))
+    base = Path(tempfile.mkdtemp(prefix="mcphub-server-", dir=None if os.geteuid() == 0 else tmp))
     try:
         if os.geteuid() == 0:
             shutil.chown(base, account, pwd.getpwnam(account).pw_gid)
@@ -107,7 +108,7 @@ def serving(
     log = base / "server.log"
     with log.open("wb") as output:
         guardian = subprocess.Popen(
-            [sys.executable, "-I", __file__, account, str(int(stop)), *argv],
+            [sys.executable, "-I", __file__, account, str(int(stop)), str(base), *argv],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -136,16 +137,25 @@ def _environment(base: Path) -> dict[str, str]:
     return {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin", "LC_ALL": "C", "HOME": str(base)}
 
 
-def _guard(account: str, stop: str, argv: Sequence[str]) -> None:
-    """Be the guardian: run `argv` until stdin ends, then stop it."""
+def _guard(account: str, stop: str, base: str, argv: Sequence[str]) -> None:
+    """Be the guardian: run `argv` until stdin ends, then stop it and remove `base`."""
     child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, **identity(account))
-    threading.Thread(target=lambda: os._exit(abs(child.wait())), daemon=True).start()
+    stopping = threading.Event()
+
+    def follow() -> None:
+        status = child.wait()
+        if stopping.is_set():
+            shutil.rmtree(base, ignore_errors=True)
+        os._exit(abs(status))
+
+    threading.Thread(target=follow, daemon=True).start()
     sys.stdin.buffer.read()
+    stopping.set()
     child.send_signal(int(stop))
     time.sleep(_STOP_S)  # the thread ends this process together with the server
     child.kill()
-    child.wait()
+    time.sleep(_STOP_S)
 
 
 if __name__ == "__main__":
-    _guard(sys.argv[1], sys.argv[2], sys.argv[3:])
+    _guard(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])

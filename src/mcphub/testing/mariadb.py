@@ -63,6 +63,9 @@ def private_mariadb(
         )
         first = private_file(
             base / "first.sql",
+            # Of the built-in accounts only root@localhost stays; the others have no password.
+            "DELETE FROM mysql.global_priv WHERE User = '' OR (User = 'root' AND Host <> 'localhost');\n"
+            "FLUSH PRIVILEGES;\n"
             f"ALTER USER root@localhost IDENTIFIED BY '{secrets.token_hex(16)}';\n"
             f"CREATE DATABASE `{database}`;\n"
             f"CREATE USER `{user}`@`%` IDENTIFIED BY '{password}';\n"
