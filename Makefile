@@ -45,7 +45,7 @@ serve:
 
 bench:
 	@scripts/setup test
-	@$(PYTHON) -m benchmarks $(ARGS)
+	@$(PYTHON) benchmarks/warm_call.py $(ARGS)
 
 lock:
 	@scripts/setup run

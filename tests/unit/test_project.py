@@ -138,3 +138,9 @@ def test_setup_refuses_a_profile_that_it_does_not_know() -> None:
     )
     assert ran.returncode == 2
     assert "usage: scripts/setup" in ran.stderr
+
+
+def test_the_locked_web_framework_is_past_its_host_header_bypass() -> None:
+    # Rule R13: CVE-2026-48710 is in starlette before 1.0.1.
+    version = tuple(int(part) for part in pins("run")["starlette"].split("."))
+    assert version >= (1, 0, 1)
