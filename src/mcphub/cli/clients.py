@@ -2,7 +2,6 @@
 
 import json
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,11 +23,15 @@ class Client(StrEnum):
     VSCODE = "vscode"
 
 
-def register(app: typer.Typer) -> None:
-    """Add `mcphub client-config` and `mcphub connect`."""
+def register_config(app: typer.Typer) -> None:
+    """Add `mcphub client-config`."""
     command(app, "client-config", example="mcphub client-config claude-code --server github")(
         client_config
     )
+
+
+def register_connect(app: typer.Typer) -> None:
+    """Add `mcphub connect`, for the help; the command itself takes a shorter way (`cli.main`)."""
     app.command("connect")(connect)
 
 
@@ -99,7 +102,7 @@ def _snippet(client: Client, name: str, endpoint: str) -> dict[str, Any]:
             client,
             "claude_desktop_config.json",
             {"mcpServers": {name: bridge}},
-            f"It speaks stdio only: {Path('mcphub')} must be in its PATH. Instead of MCPHUB_KEY the "
+            f"It speaks stdio only: mcphub must be in its PATH. Instead of MCPHUB_KEY the "
             f"key may stand in {DEFAULT_KEY_FILE} (mode 0600).",
         )
     if client is Client.CLAUDE_CODE:

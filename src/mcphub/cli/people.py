@@ -11,7 +11,7 @@ from mcphub.audit import log
 from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import expiry, when
-from mcphub.errors import Unavailable
+from mcphub.errors import HubError, NotFound, Unavailable
 from mcphub.policy.model import EVERYONE, Role
 
 if TYPE_CHECKING:
@@ -138,10 +138,10 @@ async def set_role(
 async def disable_user(cli: Cli, name: Name) -> None:
     """Stop a user: keys stop working at once and running instances are ended. Nothing is deleted."""
     async with cli.ground() as ground:
+        before = await _instances(cli, (await ground.directory.user(name)).id)
         user = await ground.directory.disable_user(name)
         await ground.audit.write(CLI, log.USER_DISABLED, user.id, {})
-        await cli.applied()
-        stopped = await _stop_instances(cli, user.id)
+        stopped = await _stopped(cli, user.id, before)
         cli.show(
             _user(user) | {"stopped_instances": stopped},
             f"Disabled {user.name}; {stopped} running instances were stopped.",
@@ -168,9 +168,9 @@ async def remove_user(cli: Cli, name: Name, yes: Yes = False) -> None:
             f"Remove {user.name} with all keys, credentials and files? This cannot be undone.",
             yes=yes,
         )
+        before = await _instances(cli, user.id)
         await ground.directory.disable_user(user.id)
-        await cli.applied()
-        stopped = await _stop_instances(cli, user.id)
+        stopped = await _stopped(cli, user.id, before)
         await ground.directory.remove_user(user.id)
         await cli.applied()
         # The path comes from the opaque id (rule R23).
@@ -313,16 +313,26 @@ async def revoke_key(
         cli.show(_key(info, ""), f"Revoked {info.prefix}….")
 
 
-async def _stop_instances(cli: Cli, owner: str) -> int:
-    """Stop every running instance of a user; return how many there were."""
-    hub = cli.running()
+async def _instances(cli: Cli, owner: str) -> set[str]:
+    """Return the ids of a user's running instances; none when no hub runs."""
     try:
-        running = [i for i in (await hub.get("/instances"))["instances"] if i["user"] == owner]
-        for instance in running:
-            await hub.delete(f"/instances/{instance['id']}")
+        running = (await cli.running().get("/instances"))["instances"]
     except NotRunning:
-        return 0
-    return len(running)
+        return set()
+    return {instance["id"] for instance in running if instance["user"] == owner}
+
+
+async def _stopped(cli: Cli, owner: str, before: set[str]) -> int:
+    """Have the hub act on a user's end and wait until no instance is left; return how many ended."""
+    await cli.applied()
+    left = await _instances(cli, owner)
+    for instance in left:
+        try:
+            await cli.running().delete(f"/instances/{instance}")
+        except HubError as error:
+            if error.code != NotFound.code:  # the hub was quicker
+                raise
+    return len(before | left)
 
 
 def _delete(home: Path) -> int:

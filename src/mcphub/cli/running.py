@@ -4,13 +4,14 @@ What they raise are errors of the hub, so that the command line shows the hub's 
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
-
-import httpx2
 
 from mcphub.cli.connect import KeyProblem, read_key
 from mcphub.errors import HubError, InvalidInput, Unauthenticated, Unavailable
+
+if TYPE_CHECKING:
+    import httpx2
 
 _REFRESH_S = 5.0
 _CONTROL_S = 30.0
@@ -55,6 +56,8 @@ class RunningHub:
         await self._request("DELETE", path, _CONTROL_S)
 
     async def _request(self, method: str, path: str, timeout_s: float) -> Any:
+        import httpx2  # noqa: PLC0415  --help can do without
+
         transport = httpx2.AsyncHTTPTransport(uds=str(self._path))
         try:
             async with httpx2.AsyncClient(
@@ -106,6 +109,8 @@ class UserHub:
         await self._request("DELETE", _slot_path(server, slot))
 
     async def _request(self, method: str, path: str, body: object = None) -> Any:
+        import httpx2  # noqa: PLC0415  as above
+
         headers = {"Authorization": f"Bearer {self._key}"}
         try:
             async with httpx2.AsyncClient(
@@ -125,7 +130,7 @@ def _slot_path(server: str, slot: str) -> str:
     return f"/api/me/credentials/{quote(server, safe='')}/{quote(slot, safe='')}"
 
 
-def _answer(response: httpx2.Response) -> Any:
+def _answer(response: "httpx2.Response") -> Any:
     """Return the JSON of an answer, or raise the error that it tells."""
     try:
         body = response.json() if response.content else None

@@ -1,30 +1,31 @@
 """`mcphub init`, `serve`, `config show`: from an empty directory to a hub that serves."""
 
 import json
-import logging
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import structlog
 import typer
 from pydantic import BaseModel
 
 from mcphub.audit import log
+from mcphub.cli.logs import log_to_stderr
 from mcphub.cli.shell import CLI, Cli, Rows, command, opened
 from mcphub.cli.starter import SERVERS, toml
 from mcphub.errors import InvalidInput, NotFound
 from mcphub.policy.model import Role
 from mcphub.settings import HubSettings, default_dir
 
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _SECRET = "…"  # noqa: S105  what is shown instead
 
 
-def register(app: typer.Typer) -> None:
-    """Add `mcphub init` and `mcphub serve`."""
+def register_init(app: typer.Typer) -> None:
+    """Add `mcphub init`."""
     command(app, "init", example="mcphub init")(init)
+
+
+def register_serve(app: typer.Typer) -> None:
+    """Add `mcphub serve`."""
     command(app, "serve", example="mcphub serve --port 8765")(serve)
 
 
@@ -139,33 +140,6 @@ async def show_config(cli: Cli) -> None:
         (entry["name"], _shown(entry["value"]), entry["origin"], entry["about"]) for entry in found
     ]
     cli.show(data, Rows(("SETTING", "VALUE", "ORIGIN", "MEANING"), rows))
-
-
-def log_to_stderr(level: str, *, serving: bool = False) -> None:
-    """Send log events to stderr: lines for people on a terminal, else JSON when serving."""
-    number = _LEVELS[level]
-    logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING))
-    plain = sys.stderr.isatty() or not serving
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-        if plain
-        else structlog.processors.JSONRenderer()
-    )
-    processors: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if not plain:
-        processors.append(structlog.processors.format_exc_info)
-    structlog.configure(
-        processors=[*processors, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
 
 
 def _files(settings: HubSettings) -> list[str]:

@@ -266,7 +266,7 @@ def _usage(error: typer.TyperException) -> int:
 def _failed(error: HubError, *, as_json: bool) -> int:
     if as_json:
         told = {"code": error.code, "message": error.message, "hint": error.hint}
-        print(json.dumps({"error": told}, ensure_ascii=False), file=sys.stderr)
+        print(json.dumps(told, ensure_ascii=False), file=sys.stderr)
         return 1
     print(f"error: {clean(error.message)}", file=sys.stderr)
     if error.hint:

@@ -1,0 +1,40 @@
+"""Times and texts on the command line."""
+
+import re
+import tomllib
+
+import pytest
+import typer
+
+from mcphub.catalog.settings_file import parse_settings
+from mcphub.cli.starter import SERVERS, toml
+from mcphub.cli.values import clean, expiry, seconds, when
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90m", 5400), ("12h", 43200), ("30d", 2592000)])
+def test_durations_are_read(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "3x", "d", "-1d", "0d", "1.5h", "99999999d"])
+def test_what_is_no_duration_is_wrong_usage(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        seconds(text)
+
+
+def test_an_expiry_is_a_duration_from_now_or_a_date() -> None:
+    assert expiry("1h", 1000.0) == 4600.0
+    assert when(expiry("2027-01-31", 0)) == "2027-01-31 00:00"
+    assert expiry(None, 0) is None
+
+
+def test_text_from_elsewhere_cannot_steer_the_terminal() -> None:
+    assert clean("a\x1b[31mb\x07\u202ec") == "a?[31mb??c"
+
+
+def test_what_init_writes_is_valid_and_changes_no_default() -> None:
+    assert set(tomllib.loads(toml())) == {"listen", "limits", "sandbox", "keys"}
+    assert not any(tomllib.loads(toml()).values())
+    assert set(parse_settings(SERVERS, {}).specs) == {"time", "filesystem", "memory"}
+    uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", toml(), flags=re.MULTILINE)
+    assert tomllib.loads(uncommented)["listen"]["port"] == 8765
