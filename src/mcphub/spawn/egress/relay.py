@@ -38,12 +38,14 @@ class Relay:
         names: Its made-up addresses.
         report: Told each decision.
         resolve: Real name resolution; its answers are checked and used, never resolved again.
+        may_connect: Judges an address.
     """
 
     rules: Rules
     names: Names
     report: Report
     resolve: Resolve
+    may_connect: Callable[[str, Check], bool] = may_connect
 
     async def serve(self, client: socket.socket) -> None:
         """Handle one accepted connection to its end; closes it. Raises nothing but cancellation."""
@@ -90,7 +92,7 @@ class Relay:
             target = (name, target[1])
             meant = target
         addresses = await self._addresses(target)
-        permitted = [text for text in addresses if may_connect(text, verdict.check)]
+        permitted = [text for text in addresses if self.may_connect(text, verdict.check)]
         if not permitted:
             raise Refused("name not found" if not addresses else "address is private or local")
         return await _connect(permitted[:_MAX_TRIES], target[1]), hello, meant
