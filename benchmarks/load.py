@@ -142,6 +142,12 @@ class Client:
             latencies.append(after - now)
             now = after
 
+    async def reconnect(self) -> None:
+        """Take a new connection for the same session: servers close idle ones between rounds."""
+        self.close()
+        loop = asyncio.get_running_loop()
+        _, self.connection = await loop.create_connection(Connection, "127.0.0.1", self.target.port)
+
     def close(self) -> None:
         self.connection.transport.close()
 

@@ -25,6 +25,8 @@ WARM_UP_S = 0.3
 
 async def one_round(endpoint: Endpoint, clients: list[Client], seconds: float) -> dict[str, float]:
     """Return the figures of one endpoint with these clients."""
+    for client in clients:
+        await client.reconnect()
     await measure(clients, WARM_UP_S)
     below = descendants(endpoint.pid)
     own = [os.getpid()]
