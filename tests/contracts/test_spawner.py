@@ -217,6 +217,13 @@ async def test_a_missing_program_is_the_servers_fault(spawner, tmp_path, program
     assert caught.value.hint
 
 
+async def test_a_missing_readable_directory_is_the_servers_fault(spawner, tmp_path):
+    if not spawner.level:
+        return  # without a sandbox every path is readable
+    with pytest.raises(UpstreamFailed):
+        await spawner.start(launch(tmp_path / "h", "/bin/true", readable=(tmp_path / "none",)))
+
+
 async def test_a_secret_argument_arrives(spawner, tmp_path):
     wanted = launch(tmp_path / "h", "/bin/echo", "a b", Secret("s'e$c\"ret"))
     status, out, _ = await run(spawner, wanted)

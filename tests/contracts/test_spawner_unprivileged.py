@@ -26,12 +26,20 @@ def version(python: Path) -> str:
     not PYTHON.exists() or version(PYTHON) != "{} {}".format(*sys.version_info[:2]),
     reason="needs /usr/bin/python3 of the tests' own version, reachable by any user",
 )
-def test_the_contract_holds_for_a_hub_without_root(tmp_path_factory):
+@pytest.mark.parametrize(
+    ("suite", "some"),
+    [
+        ("contracts/test_spawner.py", ""),
+        ("contracts/test_spawner_egress.py", "redirected or two_users or listed_forward or told"),
+        ("chaos/test_orphans.py", "fork_bomb or killing_the_hub"),
+    ],
+)
+def test_the_contract_holds_for_a_hub_without_root(suite, some):
     # Everything that the plain user needs is copied: the checkout may lie below a private directory.
-    place = Path("/tmp") / f"mcphub-unprivileged-{os.getpid()}"
+    place = Path("/tmp") / f"mcphub-unprivileged-{os.getpid()}-{Path(suite).stem}"
     try:
         place.mkdir(mode=0o755)
-        for name in ("tests/contracts/test_spawner.py", "tests/conftest.py"):
+        for name in (f"tests/{suite}", "tests/conftest.py"):
             target = place / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(HERE.parent.parent / name, target)
@@ -50,7 +58,7 @@ def test_the_contract_holds_for_a_hub_without_root(tmp_path_factory):
             [
                 *("setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "--"),
                 *(PYTHON, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
-                *("--basetemp", str(place / "base" / "t"), "tests/contracts/test_spawner.py"),
+                *("--basetemp", str(place / "base" / "t"), f"tests/{suite}", "-k", some),
             ],
             cwd=place,
             env={

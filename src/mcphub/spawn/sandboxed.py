@@ -151,6 +151,7 @@ class SandboxedSpawner:
         if not 0 <= launch.number <= _MAX_NUMBER:
             raise InvalidInput("The owner's number is out of range.")
         places = bubblewrap.readable_places([*launch.readable, *map(Path, launch.sandbox.readable)])
+        _check_readable(places)
         _check_program(launch.argv, places)
         self._prepare_home(launch)
         async with contextlib.AsyncExitStack() as undo:
@@ -323,6 +324,14 @@ def _environment(given: Mapping[str, str | Secret]) -> dict[str, str]:
 
 def _values(launch: Launch) -> list[str | Secret]:
     return [*launch.argv, *launch.env.values()]
+
+
+def _check_readable(places: list[Path]) -> None:
+    if not all(place.exists() for place in places):
+        raise UpstreamFailed(
+            "A directory that the server needs does not exist on this machine.",
+            hint="Install its package again, or correct `sandbox.readable`.",
+        )
 
 
 def _check_program(argv: tuple[str | Secret, ...], places: list[Path]) -> None:
