@@ -25,7 +25,7 @@ from typing import Final, Self
 import structlog
 
 from mcphub.errors import HubError, InvalidInput, Unavailable, UpstreamFailed
-from mcphub.spawn import bubblewrap, cgroups, seccomp
+from mcphub.spawn import bubblewrap, cgroups, reaper, seccomp
 from mcphub.spawn.egress.client import EgressGateway, Network
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.process import ChildProcess, NamespaceInit, children, signal_pid, spawn
@@ -91,11 +91,14 @@ class SandboxedSpawner:
         self._etc = settings.state / "etc"
         self._staging: Staging | None = None
         self._running: set[ChildProcess] = set()
+        # Dying with the hub is bubblewrap's work; in its first milliseconds it is not armed yet.
+        self._watchdog = reaper.Watchdog()
         uid = settings.uid_base + _GATEWAY_NUMBER if self._root else None
         self._egress = EgressGateway(on_egress, uid=uid)
 
     async def __aenter__(self) -> Self:
         """Find the level by starting a program at each, best first."""
+        self._watchdog.__enter__()
         missing = [
             name for name in _PROGRAMS if shutil.which(name, path=_OUTER_ENV["PATH"]) is None
         ]
@@ -124,6 +127,7 @@ class SandboxedSpawner:
         """Kill every instance that still runs and end the gateway."""
         await asyncio.gather(*(process.stop(0) for process in list(self._running)))
         await self._egress.aclose()
+        self._watchdog.__exit__()
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -228,7 +232,7 @@ class SandboxedSpawner:
                     *self._chain(launch, table_fd, group, network),
                     *("bwrap", *closing, "--args", str(args_fd), "--", *command),
                 ],
-                env=_OUTER_ENV,
+                env=_OUTER_ENV | {reaper.HUB_MARK: self._watchdog.mark},
                 cwd="/",
                 pass_fds=[fd for fd in passed if fd is not None],
                 secrets=secrets,
