@@ -58,7 +58,7 @@ def connect(console: Console, url: str, keys: Sequence[tuple[str, str]], directo
     console.print("\n  A snippet for your client, for example:", highlight=False)
     for client in ("claude-code", "vscode"):
         console.print(
-            f"  .venv/bin/mcphub client-config {client} --dir {directory}",
+            f"  .venv/bin/mcphub client-config {client} --url {url}",
             highlight=False,
             soft_wrap=True,
         )
