@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import uvloop
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -192,7 +193,9 @@ def _run(function: Callable[..., Awaitable[None]], given: dict[str, Any]) -> Non
     async def whole() -> None:
         await function(cli, **given)
 
-    asyncio.run(whole())
+    # the loop of the hub is the loop of every command: one behaviour, one set of tests
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(whole())
 
 
 def _dress(

@@ -1,0 +1,62 @@
+"""The outermost ASGI application: Host and Origin first, then the MCP endpoints, then everything else."""
+
+import structlog
+
+from mcphub.errors import HubError
+from mcphub.gateway.calls import target_of
+from mcphub.gateway.door import Door
+from mcphub.gateway.endpoint import McpEndpoint
+from mcphub.gateway.http import Ambiguous, Receive, Reply, Scope, Send, read_headers
+from mcphub.gateway.plane import DataPlane
+from mcphub.gateway.replies import error_reply
+from mcphub.wire import codes, envelope
+
+_log = structlog.get_logger()
+
+
+class Front:
+    """Checks what holds for every request, then hands it on.
+
+    Args:
+        plane: Services of the data plane.
+        door: Allowed hosts and origins.
+        rest: ASGI application for everything that is no MCP endpoint.
+    """
+
+    def __init__(self, plane: DataPlane, door: Door, rest: object) -> None:
+        self._plane = plane
+        self._door = door
+        self._endpoint = McpEndpoint(plane)
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request."""
+        if scope["type"] != "http":
+            return
+        reply = Reply(send, receive, self._plane.tasks, [])
+        try:
+            headers = read_headers(scope)
+        except Ambiguous as error:
+            await _refuse(reply, 400, f"Header {error} is there more than once.")
+            return
+        if not self._door.admits_host(headers.get("host", "")):
+            await _refuse(
+                reply, 403, "This Host is not one of the hub's: see listen.allowed_hosts."
+            )
+            return
+        if "origin" in headers and not self._door.admits_origin(headers["origin"]):
+            await _refuse(reply, 403, "This Origin is not allowed: see listen.allowed_origins.")
+            return
+        target = target_of(scope["path"])
+        if target is None:
+            await self._rest(scope, receive, send)  # pyright: ignore[reportCallIssue]
+            return
+        try:
+            await self._endpoint(scope, receive, send, target, headers)
+        except HubError as error:
+            # nothing of the reply was sent: every later error is answered by the relay
+            await reply.finish(error_reply(b"", error), 500)
+
+
+async def _refuse(reply: Reply, status: int, text: str) -> None:
+    await reply.finish(envelope.error(b"", codes.INVALID_REQUEST, text), status)

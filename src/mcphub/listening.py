@@ -1,0 +1,99 @@
+"""Listening: the TCP port for clients, the control socket for the administrator, uvicorn on both."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from mcphub.errors import InvalidInput
+from mcphub.settings import HubSettings
+
+SHUTDOWN_S: Final = 5
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the hub has two servers and one way to stop."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `app.serve`."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self.up.set()
+
+
+def server_of(app: object) -> Server:
+    """Return a server of an ASGI application, not listening yet."""
+    config = uvicorn.Config(
+        app,  # pyright: ignore[reportArgumentType]
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        timeout_keep_alive=75,
+    )
+    return Server(config)
+
+
+def tcp_listener(settings: HubSettings) -> socket.socket:
+    """Bind the port for clients.
+
+    Raises:
+        InvalidInput: The port or the address cannot be had.
+    """
+    listen = settings.listen
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    # named, so that asyncio knows it is TCP and turns Nagle's algorithm off
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((listen.host, listen.port))
+    except OSError as error:
+        listener.close()
+        raise InvalidInput(
+            f"The hub cannot listen on {listen.host} port {listen.port}: {error.strerror}.",
+            hint="Another program has the port? Use --port, or listen.port in mcphub.toml.",
+        ) from None
+    listener.listen(1024)
+    return listener
+
+
+def control_listener(path: Path) -> socket.socket:
+    """Bind the control socket, mode 0600; refuse when a hub answers there already."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+        else:
+            raise InvalidInput(
+                "A hub runs in this directory already.", hint="Stop it, or use another --dir."
+            )
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(64)
+    return listener
+
+
+def url_of(host: str, listener: socket.socket) -> str:
+    """Return the URL of a bound port."""
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
