@@ -1,0 +1,261 @@
+"""The command line as real processes on a real hub directory, with and without a running hub."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+MCPHUB = str(Path(sys.executable).parent / "mcphub")
+CANARY = "ghp_canary_value_of_anna"
+SETTINGS = {
+    "mcpServers": {
+        "github": {
+            "command": "cat",
+            "env": {"TOKEN": "${USER_GITHUB_TOKEN}", "FIXED": "operators-secret"},
+            "riskLevel": "critical",
+            "groups": ["devs"],
+        }
+    }
+}
+
+
+class Hub:
+    """A hub directory and its command line."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        self.env = kept | {"MCPHUB_DIR": str(directory), "HOME": str(directory.parent)}
+
+    def run(self, *words: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [MCPHUB, *words], input=stdin, env=self.env | env, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+
+    def ask(self, *words: str, stdin: str = "") -> Any:
+        done = self.run(*words, "--json", stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    hub = Hub(tmp_path / "hub")
+    assert hub.ask("init")["key"].startswith("mcphub_")
+    (hub.directory / "mcp_settings.json").write_text(json.dumps(SETTINGS))
+    return hub
+
+
+@pytest.fixture
+def served(hub: Hub, tmp_path: Path) -> Iterator[str]:
+    """URL of the hub, running."""
+    ready = tmp_path / "ready.json"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [MCPHUB, "serve", "--port", "0", "--ready-file", str(ready), "--allow-unsandboxed"],
+            env=hub.env, stdout=log, stderr=log,
+        )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while not ready.exists():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    told = json.loads(ready.read_text())
+    assert told["pid"] == process.pid
+    yield told["url"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert not ready.exists()
+
+
+def test_init_makes_everything_privately_and_once(tmp_path: Path) -> None:
+    hub = Hub(tmp_path / "new" / "hub")
+    first = hub.ask("init", "--admin", "root")
+    second = hub.ask("init")
+    assert first["admin"] == second["admin"] == "root"
+    assert (second["made"], second["key"]) == ([], None)
+    assert hub.directory.stat().st_mode & 0o777 == 0o700
+    for name in ("hub.db", "mcphub.toml", "mcp_settings.json", "keys/vault.keys"):
+        assert (hub.directory / name).stat().st_mode & 0o777 == 0o600, name
+
+
+def test_users_groups_and_keys_have_a_whole_life(hub: Hub) -> None:
+    anna = hub.ask("user", "add", "anna")
+    hub.ask("user", "add", "ben", "--admin")
+    hub.ask("group", "add", "devs")
+    hub.ask("group", "join", "devs", "anna", "--expires", "30d")
+    key = hub.ask("key", "create", "anna", "--label", "laptop")
+    users = {user["name"]: user for user in hub.ask("user", "list")}
+    assert users["anna"]["groups"] == ["devs"]
+    assert users["ben"]["role"] == "admin"
+    listed = hub.run("key", "list", "--user", "anna", "--json").stdout
+    assert key["key"] not in listed
+    assert json.loads(listed)[0]["label"] == "laptop"
+    assert hub.ask("key", "revoke", key["id"])["revoked_at"]
+    hub.ask("group", "leave", "devs", "anna")
+    assert hub.ask("user", "remove", "anna", "--yes")["id"] == anna["id"]
+    assert {user["name"] for user in hub.ask("user", "list")} == {"admin", "ben"}
+
+
+def test_errors_are_one_line_with_a_hint_and_the_right_status(hub: Hub) -> None:
+    hub.ask("user", "add", "anna")
+    missing = hub.run("user", "show", "ana")
+    assert missing.returncode == 1
+    assert missing.stderr.splitlines() == [
+        "error: There is no user 'ana'.", "hint: Did you mean 'anna'?"
+    ]  # fmt: skip
+    assert json.loads(hub.run("user", "show", "ana", "--json").stderr)["code"] == "not_found"
+    for words in (
+        ["usr"],
+        ["user", "ad"],
+        ["user", "add"],
+        ["key", "create", "anna", "--expires", "3x"],
+    ):
+        wrong = hub.run(*words)
+        assert (wrong.returncode, wrong.stdout) == (2, ""), words
+        assert "Traceback" not in wrong.stderr
+    assert "Did you mean 'user'" in hub.run("usr").stderr
+    nowhere = hub.run("user", "list", "--dir", str(hub.directory / "none"))
+    assert (nowhere.returncode, "mcphub init" in nowhere.stderr) == (1, True)
+
+
+def test_a_broken_settings_file_is_told_with_its_place(hub: Hub) -> None:
+    (hub.directory / "mcp_settings.json").write_text('{"mcpServers": {"a": {"comand": "x"}}}')
+    done = hub.run("server", "list")
+    assert done.returncode == 1
+    assert "$.mcpServers.a" in done.stderr
+    assert "command" in done.stderr
+
+
+def test_removing_a_user_asks_first_and_deletes_the_files_of_that_user_only(hub: Hub) -> None:
+    anna, ben = hub.ask("user", "add", "anna")["id"], hub.ask("user", "add", "ben")["id"]
+    outside = hub.directory / "outside"
+    outside.write_text("stays")
+    for user in (anna, ben):
+        home = hub.directory / "homes" / user / "github"
+        home.mkdir(parents=True)
+        (home / "notes.txt").write_text("private")
+        (home / "link").symlink_to(outside)
+    refused = hub.run("user", "remove", "anna")
+    assert (refused.returncode, "--yes" in refused.stderr) == (1, True)
+    assert hub.ask("user", "remove", "anna", "--yes")["files"] == 2
+    assert [path.name for path in (hub.directory / "homes").iterdir()] == [ben]
+    assert outside.read_text() == "stays"
+
+
+def test_a_value_comes_from_stdin_or_a_silent_prompt_and_is_never_shown(hub: Hub) -> None:
+    hub.ask("user", "add", "anna")
+    hub.ask("group", "add", "devs")
+    hub.ask("group", "join", "devs", "anna")
+    words = ["credential", "set", "github", "GITHUB_TOKEN", "--user", "anna"]
+    done = hub.run(*words, stdin=CANARY + "\n")
+    shown = [hub.run("credential", "list", "--user", "anna"), hub.run("user", "show", "anna"), done]
+    assert done.returncode == 0
+    assert "github" in shown[0].stdout
+    assert not any(CANARY in one.stdout + one.stderr for one in shown)
+    other = hub.run("credential", "set", "github", "OTHER", "--user", "anna", stdin="x")
+    assert (other.returncode, "GITHUB_TOKEN" in other.stderr) == (1, True)
+    screen, process = _on_a_terminal(hub, [*words], CANARY + "\n")
+    assert process == 0
+    assert CANARY not in screen
+
+
+def _on_a_terminal(hub: Hub, words: list[str], typed: str) -> tuple[str, int]:
+    """Run with a terminal as stdin; return what the terminal showed and the exit status."""
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [MCPHUB, *words], stdin=terminal, stdout=terminal, stderr=terminal, env=hub.env,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    asked = False
+    while True:
+        try:
+            shown += os.read(screen, 4096)
+        except OSError:
+            break
+        if not asked and b"GITHUB_TOKEN of github:" in shown:
+            os.write(screen, typed.encode())
+            asked = True
+    os.close(screen)
+    return shown.decode(), process.wait(30)
+
+
+def test_servers_are_added_shown_explained_and_switched(hub: Hub) -> None:
+    hub.ask("user", "add", "anna")
+    added = hub.run(
+        "server", "add", "tool", "--group", "everyone", "--risk", "low", "--env", "A=${USER_A}",
+        "--", "uvx", "mcp-server-time", "--dir", "x",
+    )  # fmt: skip
+    assert added.returncode == 0, added.stderr
+    listed = {server["name"]: server for server in hub.ask("server", "list")}
+    assert set(listed) == {"github", "tool"}
+    shown = hub.run("server", "show", "tool", "--json").stdout
+    assert json.loads(shown)["written"]["args"] == ["mcp-server-time", "--dir", "x"]
+    assert json.loads(shown)["slots"] == ["A"]
+    assert "operators-secret" not in hub.run("server", "show", "github", "--json").stdout
+    hub.ask("server", "disable", "tool")
+    assert hub.ask("explain", "anna", "tool")["rule"] == "server-disabled"
+    hub.ask("server", "enable", "tool")
+    assert hub.ask("explain", "anna", "github")["rule"] == "not-in-group"
+    assert hub.ask("explain", "admin", "github")["allowed"]
+
+
+def test_settings_show_value_and_origin_and_client_settings_hold_no_key(hub: Hub) -> None:
+    (hub.directory / "mcphub.toml").write_text(
+        'database = "postgresql://me:canary-password@db/hub"\n[listen]\nport = 9000\n'
+    )
+    shown = hub.run("config", "show", "--json", MCPHUB_RETENTION_DAYS="7").stdout
+    assert json.loads(shown)["listen.port"] == {"value": 9000, "origin": "mcphub.toml"}
+    assert json.loads(shown)["retention_days"] == {"value": 7, "origin": "environment"}
+    assert "canary-password" not in shown
+    for client in ("claude-desktop", "claude-code", "cursor", "vscode"):
+        told = hub.run("client-config", client, "--server", "github", MCPHUB_KEY=CANARY)
+        assert "http://127.0.0.1:9000/mcp/github" in told.stdout
+        assert CANARY not in told.stdout
+
+
+def test_a_revocation_counts_at_once_and_users_set_their_own_values_by_url(
+    hub: Hub, served: str
+) -> None:
+    hub.ask("group", "add", "devs")
+    keys = {}
+    for name in ("anna", "ben"):
+        hub.ask("user", "add", name)
+        keys[name] = hub.ask("key", "create", name)
+    hub.ask("group", "join", "devs", "anna")
+
+    def status(name: str) -> int:
+        bearer = {"Authorization": f"Bearer {keys[name]['key']}"}
+        return httpx2.get(f"{served}/api/me", headers=bearer, trust_env=False).status_code
+
+    assert (status("anna"), status("ben")) == (200, 200)
+
+    def set_own(name: str) -> subprocess.CompletedProcess[str]:
+        words = ["credential", "set", "github", "GITHUB_TOKEN", "--url", served]
+        nowhere = str(hub.directory / "no-access")
+        return hub.run(*words, stdin=CANARY, MCPHUB_KEY=keys[name]["key"], MCPHUB_DIR=nowhere)
+
+    assert set_own("anna").returncode == 0
+    refused = set_own("ben")
+    assert (refused.returncode, "no such server for you" in refused.stderr) == (1, True)
+    listed = hub.ask("credential", "list", "--user", "anna")
+    assert [(entry["slot"], entry["set"]) for entry in listed] == [("GITHUB_TOKEN", True)]
+    hub.ask("key", "revoke", keys["anna"]["id"])
+    assert status("anna") == 401
+    hub.ask("user", "disable", "ben")
+    assert status("ben") == 401
+    assert hub.ask("instances") == []
+    assert hub.run("instances", "stop", "i_nothing").returncode == 1
+    assert hub.ask("requests") == []
