@@ -1,8 +1,8 @@
 """The composition root: settings become services, services become a running hub.
 
-The only module that knows concrete classes and all settings. `ground` is what the command line
-shares with the hub (no sockets, no processes); `running` adds the sandbox, the pool and the data
-plane; `serve` puts them on a TCP port and the control socket until it is told to stop.
+With `ground` the only module that knows concrete classes and all settings. `running` adds the sandbox,
+the pool and the data plane to the ground services; `serve` puts them on a TCP port and the control
+socket until it is told to stop.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,16 +18,9 @@ from starlette.routing import Mount, Route
 
 from mcphub.api.control import control_app
 from mcphub.api.user import UserServices, user_routes
-from mcphub.audit.log import AuditLog
 from mcphub.audit.recorder import Recorder
-from mcphub.audit.requests import RequestLog
-from mcphub.catalog.guide import guide_for
-from mcphub.catalog.live import LiveSettings
-from mcphub.catalog.packages import PackageStore
+from mcphub.catalog.guide import guide_of
 from mcphub.catalog.spec import ServerSpec
-from mcphub.catalog.states import ServerStates
-from mcphub.catalog.toolchain import find_toolchain
-from mcphub.errors import InvalidInput
 from mcphub.gateway.access import Access
 from mcphub.gateway.catalogs import Catalogs
 from mcphub.gateway.door import Door
@@ -36,8 +28,8 @@ from mcphub.gateway.front import Front
 from mcphub.gateway.listen import Outlets
 from mcphub.gateway.plane import CallLimits, DataPlane
 from mcphub.gateway.sessions import Sessions
-from mcphub.hub import Ground, Hub, Refusals
-from mcphub.identity.directory import Directory
+from mcphub.ground import ground
+from mcphub.hub import Hub, Refusals
 from mcphub.ids import Clock, system_clock
 from mcphub.listening import control_listener, server_of, tcp_listener, url_of
 from mcphub.policy.model import Denial, HostFacts, Permit, Principal
@@ -48,61 +40,7 @@ from mcphub.spawn.pool import InstancePool, PoolLimits
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Spawner
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
-from mcphub.store.database import Database
 from mcphub.tasks import Tasks
-from mcphub.vault.keys import CommandKeys, EnvironmentKeys, FileKeys, KeyProvider, KeyRing
-from mcphub.vault.vault import Vault
-
-
-@asynccontextmanager
-async def ground(settings: HubSettings, clock: Clock = system_clock) -> AsyncIterator[Ground]:
-    """Open the store and everything on it; make database and vault key on first use.
-
-    Raises:
-        HubError: The database, the key or a file cannot be used.
-    """
-    settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    db = Database.at(settings.database_url)
-    try:
-        await db.migrate()
-        ring = KeyRing.load(key_provider(settings))
-        path = settings.operator_env.get("PATH", "/usr/local/bin:/usr/bin:/bin")
-        toolchain = await asyncio.to_thread(find_toolchain, path)
-        yield Ground(
-            settings=settings,
-            clock=clock,
-            db=db,
-            directory=Directory(db, clock),
-            vault=Vault(db, ring, clock),
-            states=ServerStates(db, clock),
-            packages=PackageStore(settings.packages, toolchain, settings.operator_env, clock),
-            requests=RequestLog(db),
-            audit=AuditLog(db, clock),
-            live=LiveSettings(settings.servers_file, settings.operator_env),
-        )
-    finally:
-        await db.close()
-
-
-def key_provider(settings: HubSettings) -> KeyProvider:
-    """Return where the vault's keys come from.
-
-    Raises:
-        InvalidInput: The environment variable that should hold them is not set.
-    """
-    keys = settings.keys
-    if keys.source == "command":
-        return CommandKeys(keys.command)
-    if keys.source == "environment":
-        value = settings.operator_env.get(keys.variable)
-        if not value:
-            raise InvalidInput(
-                f"The vault's keys should be in the environment variable {keys.variable}, which is not set.",
-                hint='Set it, or use keys.source = "file".',
-            )
-        return EnvironmentKeys(value)
-    settings.key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return FileKeys(settings.key_file)
 
 
 @asynccontextmanager
@@ -248,7 +186,7 @@ def _user_services(hub: Hub) -> UserServices:
         authenticate=hub.access.authenticate,
         decide=decide,
         specs=lambda: hub.access.specs,
-        guide=lambda spec, slot: asdict(guide_for(spec.name, slot, _places(spec, slot))),
+        guide=guide_of,
         vault=hub.ground.vault,
         audit=hub.ground.audit.write,
         changed=hub.refresh,

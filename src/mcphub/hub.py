@@ -13,31 +13,22 @@ from typing import Final
 import structlog
 
 from mcphub import __version__
-from mcphub.audit.log import AuditLog
 from mcphub.audit.recorder import Recorder
-from mcphub.audit.requests import RequestLog
-from mcphub.catalog.live import LiveSettings
-from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.settings_file import LoadedSettings
 from mcphub.catalog.spec import ServerSpec
-from mcphub.catalog.states import ServerStates
 from mcphub.errors import HubError, NotFound
 from mcphub.gateway.access import Access
 from mcphub.gateway.catalogs import Catalogs
 from mcphub.gateway.listen import LIST_CHANGED, Outlets
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.sessions import Sessions
-from mcphub.identity.directory import Directory
-from mcphub.ids import Clock
+from mcphub.ground import Ground
 from mcphub.policy.model import HostFacts, Transport
-from mcphub.settings import HubSettings
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.pool import Instance, InstancePool
 from mcphub.spawn.spawner import Spawner
-from mcphub.store.database import Database
 from mcphub.tasks import Tasks
-from mcphub.vault.vault import Vault
 from mcphub.wire.envelope import Message
 
 _log = structlog.get_logger()
@@ -45,22 +36,6 @@ _POLL_S: Final = 1.0
 _SLOW_POLLS: Final = 60
 _WARM_AT_ONCE: Final = 2
 _REFUSALS_KEPT: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """Services without sockets or processes; the command line works on them with or without a hub."""
-
-    settings: HubSettings
-    clock: Clock
-    db: Database
-    directory: Directory
-    vault: Vault
-    states: ServerStates
-    packages: PackageStore
-    requests: RequestLog
-    audit: AuditLog
-    live: LiveSettings
 
 
 class Refusals:
@@ -139,6 +114,7 @@ class Hub:
             "revision": self.revision,
             "sandboxLevel": self.spawner.level,
             "minimumLevel": self.host.minimum_level,
+            "allowUnsandboxed": self.host.allow_unsandboxed,
             "warning": self.spawner.warning,
             "servers": len(self.access.specs),
             "users": len(self.access.active_users),

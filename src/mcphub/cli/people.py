@@ -15,7 +15,7 @@ from mcphub.errors import HubError, NotFound, Unavailable
 from mcphub.policy.model import EVERYONE, Role
 
 if TYPE_CHECKING:
-    from mcphub.app import Ground
+    from mcphub.ground import Ground
     from mcphub.identity.model import KeyInfo, User
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the user.")]

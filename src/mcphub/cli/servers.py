@@ -24,8 +24,8 @@ from mcphub.policy.decide import decide
 from mcphub.policy.model import EVERYONE, Denial, HostFacts, Principal, RiskLevel, Role, Transport
 
 if TYPE_CHECKING:
-    from mcphub.app import Ground
     from mcphub.catalog.pins import Pin
+    from mcphub.ground import Ground
 
 ServerName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the server.")]
 Groups = Annotated[

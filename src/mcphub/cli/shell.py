@@ -28,7 +28,7 @@ from mcphub.errors import Conflict, HubError, NotFound, Unavailable
 from mcphub.settings import HubSettings, environment, load
 
 if TYPE_CHECKING:
-    from mcphub.app import Ground
+    from mcphub.ground import Ground
 
 CLI = "cli"
 """Who acts on the command line, for the audit log."""
@@ -134,7 +134,7 @@ class Cli:
 @asynccontextmanager
 async def opened(settings: HubSettings) -> "AsyncIterator[Ground]":
     """Open the services of a hub, creating database and keys when they are missing."""
-    from mcphub.app import ground  # noqa: PLC0415  a second of imports that --help can do without
+    from mcphub.ground import ground  # noqa: PLC0415  a second of imports that --help can do without
 
     async with ground(settings) as services:
         yield services

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from mcphub.catalog.launchers import satisfies
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.spec import FactName, ServerSpec
@@ -159,7 +160,19 @@ class Launcher:
             return self._plain(spec)
         state = (await self._states.all()).get(spec.name)
         pin: Pin | None = state.pin if state is not None else None
-        if pin is None or (pin.ecosystem, pin.name) != (requirement.ecosystem, requirement.name):
+        if pin is not None and not satisfies(pin, requirement):
+            if (pin.ecosystem, pin.name) == (requirement.ecosystem, requirement.name):
+                # a version change needs an administrator's word (rule R22): the pin still counts
+                _log.warning(
+                    "server.pin_differs",
+                    server=spec.name,
+                    pinned=pin.version,
+                    settings=requirement.version or "latest",
+                    next_step=f"mcphub server pin {spec.name}",
+                )
+            else:
+                pin = None
+        if pin is None:
             self._progress(f"{spec.name}: looking up {requirement.name}")
             pin = await self._packages.resolve(requirement)
             await self._states.set_pin(spec.name, pin)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcphub.app import Hub, ground, serving
+from mcphub.app import serving
+from mcphub.ground import ground
+from mcphub.hub import Hub
 from mcphub.policy.model import Role
 from mcphub.settings import HubSettings, load
 
@@ -44,7 +46,9 @@ async def serving_hub(
     """Make a hub in `directory`, with users (name -> groups), and serve it for the time of the block."""
     write_servers(directory, servers)
     listen = {"listen": {"port": 0}}
-    settings: HubSettings = load(directory, overrides=listen | dict(overrides or {}), environ=environ)
+    settings: HubSettings = load(
+        directory, overrides=listen | dict(overrides or {}), environ=environ
+    )
     async with ground(settings) as services:
         known = {user.name for user in await services.directory.users()}
         groups = set(await services.directory.groups())

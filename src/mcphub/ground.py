@@ -1,0 +1,104 @@
+"""The ground services: store, identity, vault, catalog, audit, without sockets or processes.
+
+What the command line and the hub share. The command line works on them whether or not a hub runs;
+`app` builds the hub on them. What needs a file that may be broken, or a look at this machine, is
+made when it is first used: an invalid `mcp_settings.json` must not stop the revocation of a key.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+from mcphub.audit.log import AuditLog
+from mcphub.audit.requests import RequestLog
+from mcphub.catalog.live import LiveSettings
+from mcphub.catalog.packages import PackageStore
+from mcphub.catalog.states import ServerStates
+from mcphub.catalog.toolchain import find_toolchain
+from mcphub.errors import InvalidInput
+from mcphub.identity.directory import Directory
+from mcphub.ids import Clock, system_clock
+from mcphub.settings import HubSettings
+from mcphub.store.database import Database
+from mcphub.vault.keys import CommandKeys, EnvironmentKeys, FileKeys, KeyProvider, KeyRing
+from mcphub.vault.vault import Vault
+
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Services on one store."""
+
+    settings: HubSettings
+    clock: Clock
+    db: Database
+    directory: Directory
+    vault: Vault
+    states: ServerStates
+    requests: RequestLog
+    audit: AuditLog
+
+    @cached_property
+    def live(self) -> LiveSettings:
+        """The servers of `mcp_settings.json`.
+
+        Raises:
+            SettingsError: The file is not valid.
+        """
+        return LiveSettings(self.settings.servers_file, self.settings.operator_env)
+
+    @cached_property
+    def packages(self) -> PackageStore:
+        """The pinned package store. Blocking at first use: it looks for Node.js and uv."""
+        toolchain = find_toolchain(self.settings.operator_env.get("PATH", _PATH))
+        return PackageStore(
+            self.settings.packages, toolchain, self.settings.operator_env, self.clock
+        )
+
+
+@asynccontextmanager
+async def ground(settings: HubSettings, clock: Clock = system_clock) -> AsyncIterator[Ground]:
+    """Open the store and everything on it; make database and vault key on first use.
+
+    Raises:
+        HubError: The database or the key cannot be used.
+    """
+    settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    db = Database.at(settings.database_url)
+    try:
+        await db.migrate()
+        yield Ground(
+            settings=settings,
+            clock=clock,
+            db=db,
+            directory=Directory(db, clock),
+            vault=Vault(db, KeyRing.load(key_provider(settings)), clock),
+            states=ServerStates(db, clock),
+            requests=RequestLog(db),
+            audit=AuditLog(db, clock),
+        )
+    finally:
+        await db.close()
+
+
+def key_provider(settings: HubSettings) -> KeyProvider:
+    """Return where the vault's keys come from.
+
+    Raises:
+        InvalidInput: The environment variable that should hold them is not set.
+    """
+    keys = settings.keys
+    if keys.source == "command":
+        return CommandKeys(keys.command)
+    if keys.source == "environment":
+        value = settings.operator_env.get(keys.variable)
+        if not value:
+            raise InvalidInput(
+                f"The vault's keys should be in the environment variable {keys.variable}, which is not set.",
+                hint='Set it, or use keys.source = "file".',
+            )
+        return EnvironmentKeys(value)
+    settings.key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return FileKeys(settings.key_file)
