@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -259,3 +260,34 @@ def test_a_revocation_counts_at_once_and_users_set_their_own_values_by_url(
     assert hub.ask("instances") == []
     assert hub.run("instances", "stop", "i_nothing").returncode == 1
     assert hub.ask("requests") == []
+
+
+def test_the_vaults_key_is_rotated_and_the_old_one_goes_only_when_nothing_needs_it(
+    hub: Hub,
+) -> None:
+    for name in ("anna", "ben"):
+        hub.ask("user", "add", name)
+        hub.ask(
+            "credential", "set", "github", "GITHUB_TOKEN", "--user", name, stdin=f"{CANARY}-{name}"
+        )
+    (old,) = hub.ask("vault", "keys")
+    assert old["seals"] and old["credentials"] == 2
+    rotated = hub.ask("vault", "rotate")
+    assert rotated["resealed"] == 2 and rotated["old"] == [old["id"]]
+    assert hub.run("vault", "retire", rotated["key"]).returncode == 1
+    hub.ask("vault", "retire", old["id"])
+    (left,) = hub.ask("vault", "keys")
+    assert left["id"] == rotated["key"] and left["credentials"] == 2
+
+
+def test_the_audit_log_tells_what_was_done_and_notices_a_change(hub: Hub) -> None:
+    hub.ask("user", "add", "anna")
+    hub.ask("credential", "set", "github", "GITHUB_TOKEN", "--user", "anna", stdin=CANARY)
+    events = hub.ask("audit", "list")
+    assert {"user:created", "credential:set"} <= {event["action"] for event in events}
+    assert CANARY not in json.dumps(events)
+    assert hub.ask("audit", "verify")["intact"]
+    with sqlite3.connect(hub.directory / "hub.db") as database:
+        database.execute("UPDATE audit_events SET subject = 'u_other' WHERE seq = 1")
+    broken = hub.run("audit", "verify")
+    assert broken.returncode == 1 and "changed" in broken.stderr

@@ -47,6 +47,8 @@ _ENTRIES = (
     _Entry("key", "people", "register_keys", "API keys: what proves who is calling."),
     _Entry("credential", "credentials", "register", "Credentials: each user's own values."),
     _Entry("server", "servers", "register", "Servers: what can be called, pinned."),
+    _Entry("vault", "evidence", "register_vault", "Keys that seal credentials."),
+    _Entry("audit", "evidence", "register_audit", "Who did what to the hub."),
     _Entry("explain", "watch", "register_explain", "Why a user may use a server, or not.", False),
     _Entry("instances", "watch", "register_instances", "Running instances of servers.", bare=True),
     _Entry("requests", "watch", "register_requests", "What was called, by whom.", bare=True),

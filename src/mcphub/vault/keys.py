@@ -101,7 +101,7 @@ class FileKeys:
             keys = self._read()
             if keys[0].id == key_id:
                 raise Conflict(
-                    "This key seals new credentials.", hint="Rotate first: mcphub key-file rotate"
+                    "This key seals new credentials.", hint="Rotate first: mcphub vault rotate"
                 )
             left = tuple(key for key in keys if key.id != key_id)
             if len(left) == len(keys):
