@@ -167,6 +167,12 @@ class Hub:
             self.refusals.forget(instance.id)
             self.catalogs.forget_instance(instance)
 
+    def is_over(self, instance: Instance) -> bool:
+        """Whether the owner is gone, or the server or the credential is another one by now."""
+        return self._is_orphan(instance) or not self.access.is_current(
+            instance.owner, instance.server, instance.revision
+        )
+
     def settings_changed(self, old: LoadedSettings, new: LoadedSettings) -> None:
         """Take a valid edit of the settings file."""
         names = {
@@ -226,9 +232,7 @@ class Hub:
     def _end_what_is_over(self) -> None:
         """Stop instances of users who are gone, drain those of old revisions, end streams of dead keys."""
         active = self.access.active_users
-        self.pool.drain(
-            lambda found: found.owner.startswith("u_") and found.owner not in active, at_once=True
-        )
+        self.pool.drain(self._is_orphan, at_once=True)
         self.pool.drain(
             lambda found: not self.access.is_current(found.owner, found.server, found.revision)
         )
@@ -236,6 +240,9 @@ class Hub:
         for user_id in self.sessions.users():
             if user_id not in active:
                 self.sessions.end_of_user(user_id)
+
+    def _is_orphan(self, instance: Instance) -> bool:
+        return instance.owner.startswith("u_") and instance.owner not in self.access.active_users
 
     async def _note_keys(self) -> None:
         seen, self.plane.seen_keys = self.plane.seen_keys, {}

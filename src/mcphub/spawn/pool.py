@@ -24,6 +24,7 @@ from mcphub.ids import instance_id
 from mcphub.policy.model import Isolation, Permit
 from mcphub.spawn.launching import NEUTRAL, SHARED, Launcher
 from mcphub.spawn.spawner import Launch, Process, Spawner
+from mcphub.spawn.starts import BackOff, StartSlots
 from mcphub.tasks import Tasks
 from mcphub.upstream.stdio import StdioUpstream
 from mcphub.wire.envelope import Message
@@ -31,9 +32,7 @@ from mcphub.wire.envelope import Message
 _log = structlog.get_logger()
 _SWEEP_S: Final = 0.25
 _STABLE_S: Final = 30.0
-_BACK_OFF_MAX_S: Final = 60.0
 _DRAIN_S: Final = 30.0
-_WAITING_MAX: Final = 2000
 
 
 class State(StrEnum):
@@ -125,15 +124,12 @@ class Listener(Protocol):
         """Take the news that an instance `started`, `crashed` or `stopped`."""
         ...
 
+    def is_over(self, instance: Instance) -> bool:
+        """Whether an instance that has just started may not be used: user, server or credential changed."""
+        ...
+
 
 _Key = tuple[str, str, str]
-
-
-@dataclass(slots=True)
-class _Failures:
-    count: int = 0
-    not_before: float = 0.0
-    last: str = ""
 
 
 class InstancePool:
@@ -160,8 +156,8 @@ class InstancePool:
         self._current: dict[_Key, Instance] = {}
         self._all: dict[str, Instance] = {}
         self._starting: dict[tuple[_Key, tuple[str, int]], asyncio.Future[Instance]] = {}
-        self._failures: dict[_Key, _Failures] = {}
-        self._slots = asyncio.Semaphore(limits.starts_at_once)
+        self._back_off = BackOff()
+        self._slots = StartSlots(limits.starts_at_once)
         self._tasks: Tasks | None = None
         self._stopping: set[str] = set()
 
@@ -218,7 +214,8 @@ class InstancePool:
     @contextlib.asynccontextmanager
     async def neutral(self, spec: ServerSpec) -> AsyncIterator[Instance]:
         """Run an instance that belongs to nobody for the time of the block (catalog discovery)."""
-        async with self._slots:
+        await self._launcher.program(spec)
+        async with self._slots.held_by(NEUTRAL):
             launch = await self._launcher.neutral(spec, instance_id())
             instance = self._new(launch.instance_id, NEUTRAL, spec, ("", 0), "")
             try:
@@ -259,20 +256,15 @@ class InstancePool:
         return await asyncio.shield(pending)
 
     def _admit(self, key: _Key, spec: ServerSpec) -> None:
-        failures = self._failures.get(key)
-        wait = failures.not_before - self.now() if failures is not None else 0.0
-        if failures is not None and wait > 0:
-            raise Unavailable(
-                f"Server '{spec.name}' failed {failures.count} times in a row; the hub waits before it starts it "
-                f"again. Last time: {failures.last}",
-                hint=f"Try again in {wait:.0f} s.",
-                retry_after_s=wait,
-            )
-        if len(self._starting) >= _WAITING_MAX or len(self._all) >= self._limits.instances:
+        self._back_off.check(key, spec.name, self.now())
+        # those that start count too, wherever they wait: asking for all at once gets no more
+        owners = Counter(
+            each.owner for each in self._all.values() if each.state is not State.STARTING
+        ) + Counter(waiting[0] for waiting, _ in self._starting)
+        if owners.total() >= self._limits.instances:
             raise LimitExceeded(
                 "The hub runs as many servers as it may.", hint="Try again soon.", retry_after_s=5
             )
-        owners = Counter(instance.owner for instance in self._all.values())
         owner = key[0]
         if owner != SHARED and owners[owner] >= self._limits.instances_per_user:
             raise LimitExceeded(
@@ -292,10 +284,17 @@ class InstancePool:
     ) -> None:
         instance: Instance | None = None
         try:
-            async with self._slots:
+            await self._launcher.program(spec)  # may install for minutes: before the slot
+            async with self._slots.held_by(key[0]):
                 launch = await self._launcher.launch(permit, spec, instance_id())
                 instance = self._new(launch.instance_id, launch.owner, spec, revision, session)
                 await self._bring_up(instance, spec, launch)
+            if self._listener is not None and self._listener.is_over(instance):
+                unwanted, instance = instance, None
+                await self._stop(unwanted)
+                raise Unavailable(
+                    f"Server '{spec.name}' changed while it started.", hint="Call again."
+                )
             old = self._current.get(key)
             self._current[key] = instance
             if old is not None:
@@ -333,7 +332,7 @@ class InstancePool:
         if instance is not None:
             await self._stop(instance)  # first, so that its last words have been read
             error = _with_stderr(error, instance)
-            self._count_failure(key, str(error.message))
+            self._back_off.failed(key, str(error.message), self.now())
         if not pending.done():
             pending.set_exception(error)
             pending.exception()  # callers that went away must not make it "never retrieved"
@@ -385,7 +384,7 @@ class InstancePool:
             self._changed("crashed", instance)
             if self.now() - instance.started_at < _STABLE_S:
                 key = (instance.owner, instance.server, instance.session)
-                self._count_failure(key, "it ended unexpectedly.")
+                self._back_off.failed(key, "it ended unexpectedly.", self.now())
         if was is not State.STARTING:
             self._stop_soon(instance)
 
@@ -396,14 +395,6 @@ class InstancePool:
     def _changed(self, what: str, instance: Instance) -> None:
         if self._listener is not None:
             self._listener.instance_changed(what, instance)
-
-    def _count_failure(self, key: _Key, reason: str) -> None:
-        failures = self._failures.setdefault(key, _Failures())
-        failures.count += 1
-        failures.last = reason
-        # the first two failures cost nothing: a mended credential or a one-off must not wait
-        delay = min(_BACK_OFF_MAX_S, 0.5 * 2 ** (failures.count - 2)) if failures.count > 2 else 0.0
-        failures.not_before = self.now() + delay
 
     def _retire(self, instance: Instance) -> None:
         key = (instance.owner, instance.server, instance.session)
@@ -456,7 +447,7 @@ class InstancePool:
                 ):
                     self._stop_soon(instance)
                 if instance.state is State.READY and now - instance.started_at > _STABLE_S:
-                    self._failures.pop((instance.owner, instance.server, instance.session), None)
+                    self._back_off.worked((instance.owner, instance.server, instance.session))
 
     @staticmethod
     def now() -> float:

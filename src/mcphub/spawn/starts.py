@@ -1,0 +1,100 @@
+"""When instances may start: slots shared fairly between owners, and pauses after failures.
+
+Parts of `spawn.pool`; they know no instance and no process.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Hashable
+from dataclasses import dataclass
+from typing import Final
+
+from mcphub.errors import Unavailable
+
+_LONGEST_PAUSE_S: Final = 60.0
+_KEPT: Final = 10_000
+
+
+@dataclass(slots=True)
+class _Share:
+    """One owner's part of the slots; lives as long as somebody holds it or waits for it."""
+
+    gate: asyncio.Semaphore
+    users: int = 0
+
+
+class StartSlots:
+    """Slots for starting: how many instances start at the same time, in all and for one owner.
+
+    A server that never gets ready holds its slot until the start times out. So no owner may hold
+    more than half of the slots (one at least): whatever one user starts, another's start goes on.
+
+    Args:
+        total: Starts at the same time, in all.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._all = asyncio.Semaphore(total)
+        self._share = max(1, total // 2)
+        self._owners: dict[str, _Share] = {}
+
+    @contextlib.asynccontextmanager
+    async def held_by(self, owner: str) -> AsyncIterator[None]:
+        """Wait for a slot and hold it for the time of the block."""
+        own = self._owners.setdefault(owner, _Share(asyncio.Semaphore(self._share)))
+        own.users += 1
+        try:
+            # the own part first: who waits for that must not stand in everybody's way
+            async with own.gate, self._all:
+                yield
+        finally:
+            own.users -= 1
+            if not own.users:
+                del self._owners[owner]
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int = 0
+    not_before: float = 0.0
+    last: str = ""
+
+
+class BackOff:
+    """Pauses before a server that keeps failing is started again, each longer than the one before."""
+
+    def __init__(self) -> None:
+        self._failures: dict[Hashable, _Failures] = {}
+
+    def check(self, key: Hashable, server: str, now: float) -> None:
+        """Let a start pass.
+
+        Raises:
+            Unavailable: It failed too often and the pause is not over; says why it failed.
+        """
+        failures = self._failures.get(key)
+        if failures is None or failures.not_before <= now:
+            return
+        wait = failures.not_before - now
+        raise Unavailable(
+            f"Server '{server}' failed {failures.count} times in a row; the hub waits before it starts it "
+            f"again. Last time: {failures.last}",
+            hint=f"Try again in {wait:.0f} s.",
+            retry_after_s=wait,
+        )
+
+    def failed(self, key: Hashable, reason: str, now: float) -> None:
+        """Count a failure."""
+        failures = self._failures.pop(key, None) or _Failures()
+        failures.count += 1
+        failures.last = reason
+        # the first two failures cost nothing: a mended credential or a one-off must not wait
+        pause = min(_LONGEST_PAUSE_S, 0.5 * 2 ** min(failures.count - 2, 10))
+        failures.not_before = now + (pause if failures.count > 2 else 0.0)
+        self._failures[key] = failures  # at the end: the oldest goes first
+        if len(self._failures) > _KEPT:
+            del self._failures[next(iter(self._failures))]
+
+    def worked(self, key: Hashable) -> None:
+        """Forget failures: it runs."""
+        self._failures.pop(key, None)
