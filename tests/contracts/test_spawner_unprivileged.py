@@ -31,6 +31,7 @@ def version(python: Path) -> str:
     [
         ("contracts/test_spawner.py", ""),
         ("contracts/test_spawner_egress.py", "redirected or two_users or listed_forward or told"),
+        ("security/test_sandbox_programs.py", "not lock and not tests-python"),
         ("chaos/test_orphans.py", "fork_bomb or killing_the_hub"),
     ],
 )

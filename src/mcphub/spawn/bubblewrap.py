@@ -19,6 +19,8 @@ from mcphub.vault.secret import Secret
 HOME: Final = "/home/u"
 USER: Final = "mcp"
 UID: Final = 1000
+SYSTEM: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+"""Directories beside `/usr` that every instance sees as the machine has them."""
 _EXEC: Final = "/run/mcp/exec"
 _MIB: Final = 1024 * 1024
 # Places that the profile itself fills; nothing of the host may be laid over them.
@@ -146,7 +148,7 @@ def options(
 def _system_directories() -> list[str]:
     """Return `/bin`, `/lib`, … as this machine has them, and what `/etc` gets from it."""
     args: list[str] = []
-    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+    for name in SYSTEM:
         place = Path("/", name)
         if place.is_symlink():
             args += ["--symlink", f"usr/{name}", f"/{name}"]

@@ -23,13 +23,13 @@ from mcphub.catalog.templates import expand
 from mcphub.catalog.versions import exact_version
 from mcphub.errors import InvalidInput, Unavailable
 from mcphub.policy.model import Isolation, Permit, Transport
+from mcphub.spawn.program import readable_of
 from mcphub.spawn.spawner import Launch
 from mcphub.vault.secret import Secret
 from mcphub.vault.vault import Vault
 
 NEUTRAL: Final = "neutral"
 SHARED: Final = "shared"
-_SYSTEM: Final = ("/usr/", "/bin/", "/sbin/", "/lib/", "/lib64/")
 _log = structlog.get_logger()
 
 
@@ -186,11 +186,16 @@ class Launcher:
         found = shutil.which(spec.command, path=self._search_path)
         if found is None:
             raise InvalidInput(
-                f"Server '{spec.name}': the program '{spec.command}' is not on this machine.",
+                f"Server '{spec.name}': the program '{Path(spec.command).name}' is not on this machine.",
                 hint="Install it, or correct `command` in mcp_settings.json.",
             )
         program = Path(found).absolute()
-        readable = () if str(program).startswith(_SYSTEM) else (program,)
+        readable = readable_of(program)
+        if any(self._homes.is_relative_to(place) for place in readable):
+            raise InvalidInput(
+                f"Server '{spec.name}': its program lies in a directory that holds the hub's own.",
+                hint="Install it somewhere else.",
+            )
         return Program((str(program), *spec.args), readable, exact_version(spec, None))
 
     def _build(

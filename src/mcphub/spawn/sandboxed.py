@@ -24,8 +24,8 @@ from typing import Final, Self
 
 import structlog
 
-from mcphub.errors import HubError, InvalidInput, Unavailable, UpstreamFailed
-from mcphub.spawn import bubblewrap, cgroups, reaper, seccomp
+from mcphub.errors import HubError, InvalidInput, Unavailable
+from mcphub.spawn import bubblewrap, cgroups, program, reaper, seccomp
 from mcphub.spawn.egress.client import EgressGateway, Network
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.process import ChildProcess, NamespaceInit, children, signal_pid, spawn
@@ -107,7 +107,7 @@ class SandboxedSpawner:
         else:
             bubblewrap.write_etc(self._etc)
             if self._root:
-                self._staging = Staging.best()
+                self._staging = Staging.best(self._settings.state / "slots")
             full = {"memory", "pids"} <= self._cgroups.controllers
             best = (5 if full else 4) if self._root else 3
             if best <= self._settings.highest_level or not self._root:
@@ -155,8 +155,7 @@ class SandboxedSpawner:
         if not 0 <= launch.number <= _MAX_NUMBER:
             raise InvalidInput("The owner's number is out of range.")
         places = bubblewrap.readable_places([*launch.readable, *map(Path, launch.sandbox.readable)])
-        _check_readable(places)
-        _check_program(launch.argv, places)
+        program.check(launch.argv, places)
         self._prepare_home(launch)
         async with contextlib.AsyncExitStack() as undo:
             network = await self._egress.register(launch.instance_id, launch.sandbox)
@@ -328,35 +327,6 @@ def _environment(given: Mapping[str, str | Secret]) -> dict[str, str]:
 
 def _values(launch: Launch) -> list[str | Secret]:
     return [*launch.argv, *launch.env.values()]
-
-
-def _check_readable(places: list[Path]) -> None:
-    if not all(place.exists() for place in places):
-        raise UpstreamFailed(
-            "A directory that the server needs does not exist on this machine.",
-            hint="Install its package again, or correct `sandbox.readable`.",
-        )
-
-
-def _check_program(argv: tuple[str | Secret, ...], places: list[Path]) -> None:
-    """Refuse a program that the sandbox will not find, where the hub can tell."""
-    program = argv[0] if argv else ""
-    if isinstance(program, Secret) or not program.startswith("/"):
-        raise UpstreamFailed(
-            "The server has no program with an absolute path.",
-            hint="Check `command` of the server.",
-        )
-    path = Path(os.path.normpath(program))
-    if path.is_relative_to(bubblewrap.HOME):
-        return  # of the tenant: only the sandbox may look
-    visible = any(path.is_relative_to(place) for place in places) or path.parts[1] in {
-        *("usr", "bin", "sbin", "lib", "lib64"),
-    }
-    if not visible or not path.is_file() or not os.access(path, os.X_OK):
-        raise UpstreamFailed(
-            "The server's program does not exist in its sandbox or is not executable.",
-            hint="Check `command` of the server; programs outside /usr need `sandbox.readable`.",
-        )
 
 
 def _owned(fds: contextlib.ExitStack, fd: int) -> int:

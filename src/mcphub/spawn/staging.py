@@ -4,6 +4,9 @@ Two reasons. The user's kernel uid may not be able to reach what it must see (a 
 below a 0700 directory), so root binds it to a place that is open. And inotify and file locks on
 shared read-only files cross every namespace: a read-only overlay per instance gives each one its
 own inodes. Nothing here outlives the instance: the namespace ends with it.
+
+A single file is bound over an empty file of the hub (a slot), because mount(8) makes directories only.
+Its directory is on the way there, in a place that only root can enter, and never shown.
 """
 
 import os
@@ -14,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from mcphub.errors import Unavailable
+from mcphub.errors import InvalidInput, Unavailable
 from mcphub.spawn.bubblewrap import Mounts
 
 # Existing directories to cover with a tmpfs; the first that no source needs is taken.
 _PLACES: Final = tuple(map(Path, ("/mnt", "/media", "/srv", "/opt", "/boot")))
+_SLOTS: Final = 64
 _ENV: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 
@@ -28,14 +32,20 @@ class Staging:
 
     Attributes:
         overlay: Whether read-only overlays work on this machine.
+        slots: Directory of empty files, made by `best`.
     """
 
     overlay: bool
+    slots: Path
 
     @classmethod
-    def best(cls) -> Self:
-        """Return the staging that works here, found by mounting an overlay of `/usr`."""
-        _, table = cls(overlay=True).plan(Path("/usr"), Path("/usr"), [])
+    def best(cls, slots: Path) -> Self:
+        """Return the staging that works here, found by mounting an overlay of `/usr`; makes the slots."""
+        slots.mkdir(parents=True, exist_ok=True)
+        slots.chmod(0o755)
+        for index in range(_SLOTS):
+            (slots / str(index)).touch(0o644)
+        _, table = cls(True, slots).plan(Path("/usr"), Path("/usr"), [])
         argv = ("unshare", "--mount", "--propagation", "private", "--", "mount", "-a", "-T")
         with tempfile.NamedTemporaryFile() as file:
             file.write(table.encode())
@@ -43,35 +53,59 @@ class Staging:
             tried = subprocess.run(
                 [*argv, file.name], env=_ENV, capture_output=True, check=False, timeout=20
             )
-        return cls(overlay=tried.returncode == 0)
+        return cls(tried.returncode == 0, slots)
 
     def plan(self, etc: Path, home: Path, places: Sequence[Path]) -> tuple[Mounts, str]:
         """Return where bubblewrap finds things, and the table for `mount -a` that puts them there.
 
         Raises:
+            InvalidInput: More single files than there are slots.
             Unavailable: Every directory that could be covered is in use.
         """
-        sources = [Path("/usr"), etc, *places]
-        base = _free_place([*sources, home])
+        needed = [Path("/usr"), etc, *places, home, self.slots]
+        base = _free_place([*needed, *(place.resolve() for place in needed)])
         lines = [f"mcphub {base} tmpfs size=1m,mode=0755 0 0"]
+        if self.overlay:
+            lines.append(f"none {base}/none tmpfs size=4k,X-mount.mkdir 0 0")
+        files = [place for place in places if place.is_file()]
+        if len(files) > _SLOTS:
+            raise InvalidInput(
+                "The server needs to read too many single files.",
+                hint=f"Name their directory in `sandbox.readable`; at most {_SLOTS} files are shown.",
+            )
+        if files:
+            lines.append(f"{_escape(self.slots)} {base}/f none bind,ro,X-mount.mkdir 0 0")
+            lines.append(f"none {base}/h tmpfs size=64k,mode=0700,X-mount.mkdir 0 0")
         shown: list[str] = []
-        for index, source in enumerate(sources):
-            if source.is_file():
-                # A file needs a file to be bound on; it is shown as it is, its place must be open.
-                shown.append(str(source))
-                continue
-            target = f"{base}/r{index}"
-            lines.append(f"{_escape(source)} {target} none rbind,ro,X-mount.mkdir 0 0")
-            if self.overlay:
-                layers = f"lowerdir={target}:{base}/none"
-                if index == 0:
-                    lines.append(f"none {base}/none tmpfs size=4k,X-mount.mkdir 0 0")
-                target = f"{base}/o{index}"
-                lines.append(f"overlay {target} overlay ro,{layers},X-mount.mkdir 0 0")
-            shown.append(target)
+        for index, source in enumerate([Path("/usr"), etc, *places]):
+            if source in files:
+                shown.append(self._file(lines, base, index, source, files.index(source)))
+            else:
+                shown.append(self._directory(lines, base, index, source))
         lines.append(f"{_escape(home)} {base}/home none bind,X-mount.mkdir 0 0")
         inside = tuple(zip(shown[2:], map(str, places), strict=True))
         return Mounts(shown[0], shown[1], f"{base}/home", inside), "\n".join([*lines, ""])
+
+    def _directory(self, lines: list[str], base: Path, index: int, source: Path) -> str:
+        target = f"{base}/r{index}"
+        lines.append(f"{_escape(source)} {target} none rbind,ro,X-mount.mkdir 0 0")
+        if not self.overlay:
+            return target
+        layers = f"lowerdir={target}:{base}/none"
+        lines.append(f"overlay {base}/o{index} overlay ro,{layers},X-mount.mkdir 0 0")
+        return f"{base}/o{index}"
+
+    def _file(self, lines: list[str], base: Path, index: int, source: Path, slot: int) -> str:
+        if self.overlay:
+            source = source.resolve()  # an overlay needs the directory that really holds it
+            hidden = f"{base}/h/r{index}"
+            lines.append(f"{_escape(source.parent)} {hidden} none bind,ro,X-mount.mkdir 0 0")
+            layers = f"lowerdir={hidden}:{base}/none"
+            hidden = f"{base}/h/o{index}"
+            lines.append(f"overlay {hidden} overlay ro,{layers},X-mount.mkdir 0 0")
+            source = Path(hidden, source.name)
+        lines.append(f"{_escape(source)} {base}/f/{slot} none bind,ro 0 0")
+        return f"{base}/f/{slot}"
 
 
 def _free_place(sources: Sequence[Path]) -> Path:
