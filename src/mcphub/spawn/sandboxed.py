@@ -31,6 +31,7 @@ from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.process import ChildProcess, NamespaceInit, children, signal_pid, spawn
 from mcphub.spawn.spawner import Launch
 from mcphub.spawn.staging import Staging
+from mcphub.spawn.stderr import StderrBuffer, names_of
 from mcphub.vault.secret import Secret
 
 _log = structlog.get_logger()
@@ -41,6 +42,8 @@ _GATEWAY_NUMBER: Final = 2
 _MAX_NUMBER: Final = 1_000_000_000
 _PROBE_TIMEOUT_S: Final = 10.0
 _PROGRAMS: Final = ("bwrap", "setpriv", "unshare", "nsenter", "sh", "mount", "prlimit")
+_SHELL: Final = "mcphub-sandbox"  # what the script calls itself: a server may be a script of `sh`
+_SPEAKERS: Final = (_SHELL, *(name for name in _PROGRAMS if name != "sh"))
 # $1 hub pid, $2 open files, $3 descriptor of the staging table or empty, then cgroup files up to
 # `--`, then the rest of the chain. Dying with the hub is armed before; a hub that died even earlier
 # shows as another parent.
@@ -148,7 +151,8 @@ class SandboxedSpawner:
             InvalidInput: The spec cannot be realised (a bad egress entry, a reserved path).
         """
         if not self.level:
-            raise Unavailable(self.warning, hint=f"Reason: {self.problem}." if self.problem else "")
+            # why is for the log and `mcphub doctor`: it may hold paths of the host
+            raise Unavailable(self.warning, hint="Ask an administrator.")
         return await self._start(launch)
 
     async def _start(self, launch: Launch) -> ChildProcess:
@@ -180,7 +184,7 @@ class SandboxedSpawner:
         self, launch: Launch, places: list[Path], network: Network, group: cgroups.Group
     ) -> ChildProcess:
         env = _environment(launch.env)
-        secrets = [value.reveal() for value in _values(launch) if isinstance(value, Secret)]
+        tail = self._tail(launch, places)
         own_limit = None if "pids" in self._cgroups.controllers else launch.sandbox.pids
         command, script = bubblewrap.command(launch.argv, most_processes=own_limit)
         if self._staging is not None:
@@ -198,6 +202,7 @@ class SandboxedSpawner:
                 _log.error("sandbox.survivors", instance=launch.instance_id, pids=len(group.pids()))
             await network.close()
             self._running.discard(process)
+            _report(launch, tail)
 
         with contextlib.ExitStack() as fds:
             seccomp_fd = _owned(fds, seccomp.filter_fd())
@@ -234,7 +239,7 @@ class SandboxedSpawner:
                 env=_OUTER_ENV | {reaper.HUB_MARK: self._watchdog.mark},
                 cwd="/",
                 pass_fds=[fd for fd in passed if fd is not None],
-                secrets=secrets,
+                tail=tail,
                 terminate=_terminate,
                 kill=lambda pid: signal_pid(pid, signal.SIGKILL),
                 cleanup=cleanup,
@@ -243,6 +248,15 @@ class SandboxedSpawner:
             init = NamespaceInit(info_read)
         self._running.add(process)
         return process
+
+    def _tail(self, launch: Launch, places: list[Path]) -> StderrBuffer:
+        secrets = [
+            value.reveal()
+            for value in (*launch.argv, *launch.env.values())
+            if isinstance(value, Secret)
+        ]
+        shown = names_of(launch.home, bubblewrap.HOME, [*places, self._settings.state])
+        return StderrBuffer(secrets, shown=shown, programs=_SPEAKERS)
 
     def _chain(
         self, launch: Launch, table_fd: int | None, group: cgroups.Group, network: Network
@@ -253,7 +267,7 @@ class SandboxedSpawner:
         if self._root:
             chain += ["unshare", "--mount", "--propagation", "private", "--"]
         table = "" if table_fd is None else str(table_fd)
-        chain += ["sh", "-c", _SCRIPT, "sh", str(os.getpid()), str(launch.sandbox.files), table]
+        chain += ["sh", "-c", _SCRIPT, _SHELL, str(os.getpid()), str(launch.sandbox.files), table]
         chain += [*group.join_files, "--"]
         chain += network.enter(with_user=not self._root)
         if self._root:
@@ -297,7 +311,7 @@ class SandboxedSpawner:
             self.problem = str(error)
             return False
         if not works:
-            said = process.stderr.lines()
+            said = process.stderr.launcher
             self.problem = f"level {level}: {said[-1] if said else 'bubblewrap did not start'}"
         return works
 
@@ -325,8 +339,11 @@ def _environment(given: Mapping[str, str | Secret]) -> dict[str, str]:
     return defaults | plain
 
 
-def _values(launch: Launch) -> list[str | Secret]:
-    return [*launch.argv, *launch.env.values()]
+def _report(launch: Launch, tail: StderrBuffer) -> None:
+    """Tell administrators what the programs of the chain said; users are told only that they failed."""
+    if tail.launcher:
+        said = " / ".join(line.strip() for line in tail.launcher)
+        _log.error("sandbox.not_started", instance=launch.instance_id, said=said)
 
 
 def _owned(fds: contextlib.ExitStack, fd: int) -> int:

@@ -67,7 +67,7 @@ class Staging:
         lines = [f"mcphub {base} tmpfs size=1m,mode=0755 0 0"]
         if self.overlay:
             lines.append(f"none {base}/none tmpfs size=4k,X-mount.mkdir 0 0")
-        files = [place for place in places if place.is_file()]
+        files = [place for place in places if not place.is_dir()]
         if len(files) > _SLOTS:
             raise InvalidInput(
                 "The server needs to read too many single files.",
@@ -96,7 +96,7 @@ class Staging:
         return f"{base}/o{index}"
 
     def _file(self, lines: list[str], base: Path, index: int, source: Path, slot: int) -> str:
-        if self.overlay:
+        if self.overlay and source.is_file():  # a socket or device would be another one there
             source = source.resolve()  # an overlay needs the directory that really holds it
             hidden = f"{base}/h/r{index}"
             lines.append(f"{_escape(source.parent)} {hidden} none bind,ro,X-mount.mkdir 0 0")

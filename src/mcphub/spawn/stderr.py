@@ -1,13 +1,16 @@
 """What an instance wrote to stderr lately: bounded, neutralised, secrets redacted (rule R24).
 
 Not a log: nothing here is kept on disk. `feed` gets raw bytes from the process; `lines` gives text
-that is safe to show to the instance's user and to administrators.
+that is safe to show to the instance's user and to administrators: no secret, and no directory of the
+host beyond what the server itself goes by. The programs that start an instance write to the same
+pipe before the server does; their words, which hold paths of the host, are kept apart in `launcher`.
 """
 
 import base64
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote, quote_plus
 
@@ -16,6 +19,9 @@ LINE_BYTES: Final = 4 * 1024
 _SHORTEST: Final = 4  # shorter values occur by chance; redacting them would spell them out
 _SHORTEST_ENCODED: Final = 6
 _MARK: Final = "[redacted]"
+_LAUNCHER_LINES: Final = 20
+_TOP_PARTS: Final = 3
+_NOT_STARTED: Final = "The sandbox of the server did not start; the hub's log says why."
 _CONTROL: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
 )
@@ -56,11 +62,49 @@ def _forms(value: str) -> set[str]:
     return forms
 
 
-class StderrBuffer:
-    """Keeps the last `TAIL_BYTES` of lines, each cut at `LINE_BYTES`."""
+def _renaming(shown: Mapping[str, str]) -> re.Pattern[str] | None:
+    """Return what finds the paths of `shown`, longest first, as whole names."""
+    paths = sorted(shown, key=len, reverse=True)
+    if not paths:
+        return None
+    return re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, paths))})(?![\w.-])")
 
-    def __init__(self, secrets: Iterable[str]) -> None:
+
+def names_of(home: Path, home_inside: str, places: Iterable[Path]) -> dict[str, str]:
+    """Return what to show instead of paths of the host: of the home, and of where `places` lie.
+
+    Directories at the top, `/opt` or `/tmp`, are everybody's and stay.
+    """
+    parents = {place.parent for place in places if len(place.parts) > _TOP_PARTS}
+    return {str(parent): "…" for parent in parents} | {str(home): home_inside}
+
+
+class StderrBuffer:
+    """Keeps the last `TAIL_BYTES` of lines, each cut at `LINE_BYTES`.
+
+    Args:
+        secrets: Values that never show.
+        shown: Path of the host -> what is shown instead.
+        programs: Names of the programs that start the server; a line `name: …` before the server's
+            first own line is theirs.
+
+    Attributes:
+        launcher: What those programs said, without secrets; for the hub's log only.
+    """
+
+    def __init__(
+        self,
+        secrets: Iterable[str],
+        *,
+        shown: Mapping[str, str] | None = None,
+        programs: Sequence[str] = (),
+    ) -> None:
+        self.launcher: list[str] = []
         self._redact = Redactor(secrets)
+        self._shown = shown or {}
+        self._paths = _renaming(self._shown)
+        self._programs = tuple(f"{name}:" for name in programs)
+        self._starting = bool(programs)
         self._partial = bytearray()
         self._skipping = False
         self._lines: deque[str] = deque()
@@ -79,9 +123,12 @@ class StderrBuffer:
 
     def lines(self) -> list[str]:
         """Return the kept lines, oldest first, already redacted and neutralised."""
+        lines = list(self._lines)
         if self._partial:
-            return [*self._lines, self._clean(bytes(self._partial))]
-        return list(self._lines)
+            line = self._clean(bytes(self._partial))
+            if not self._is_launchers(line):
+                lines.append(self._rename(line))
+        return lines or ([_NOT_STARTED] if self.launcher else [])
 
     @property
     def _cut(self) -> int:
@@ -93,11 +140,29 @@ class StderrBuffer:
             self._skipping = False
         elif self._partial.strip():
             line = self._clean(bytes(self._partial))
-            self._lines.append(line)
-            self._size += len(line)
-            while self._size > TAIL_BYTES:
-                self._size -= len(self._lines.popleft())
+            if self._is_launchers(line):
+                self.launcher = [*self.launcher, line][-_LAUNCHER_LINES:]
+            else:
+                self._starting = False
+                self._keep(self._rename(line))
         self._partial.clear()
+
+    def _keep(self, line: str) -> None:
+        self._lines.append(line)
+        self._size += len(line)
+        while self._size > TAIL_BYTES:
+            self._size -= len(self._lines.popleft())
+
+    def _is_launchers(self, line: str) -> bool:
+        if not self._starting:
+            return False
+        # mount(8) goes on in indented lines
+        return line.startswith(self._programs) or (bool(self.launcher) and line[:1].isspace())
+
+    def _rename(self, line: str) -> str:
+        if self._paths is None:
+            return line
+        return self._paths.sub(lambda found: self._shown[found[0]], line)
 
     def _clean(self, raw: bytes) -> str:
         text = self._redact(raw.decode("utf-8", "replace").rstrip("\r\n"))

@@ -21,6 +21,7 @@ from mcphub.errors import InvalidInput, Unavailable, UpstreamFailed
 from mcphub.spawn import reaper
 from mcphub.spawn.process import ChildProcess, spawn
 from mcphub.spawn.spawner import Launch
+from mcphub.spawn.stderr import StderrBuffer, names_of
 from mcphub.vault.secret import Secret
 
 _log = structlog.get_logger()
@@ -106,7 +107,11 @@ class UnsandboxedSpawner:
             env=env,
             cwd=str(cwd),
             pass_fds=(),
-            secrets=secrets,
+            tail=StderrBuffer(
+                secrets,
+                shown=names_of(launch.home, "~", launch.readable),
+                programs=("setpriv",),
+            ),
             terminate=lambda pid: _signal_group(pid, signal.SIGTERM),
             kill=lambda pid: _signal_group(pid, signal.SIGKILL),
             cleanup=cleanup,
