@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.polling import until
 
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.spec import ServerSpec
@@ -31,7 +32,6 @@ from mcphub.testing.spawners import (
 from mcphub.vault.keys import FileKeys, KeyRing
 from mcphub.vault.vault import Vault
 from mcphub.wire.envelope import Message
-from tests.polling import until
 
 pytestmark = pytest.mark.anyio
 USERS = {

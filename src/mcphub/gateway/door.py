@@ -4,10 +4,13 @@ Not identity: that is the API key. A request without Origin comes from no browse
 Source: MCP streamable-http §Security Warning.
 """
 
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
+"""`name`, `name:port`, `[address]:port` and nothing else (RFC 9110 §7.2): no user, no path."""
 
 
 class Door:
@@ -40,11 +43,11 @@ class Door:
         origin = origin.lower().rstrip("/")
         if origin in self._origins:
             return True
-        parts = urlsplit(origin)
-        return parts.scheme in {"http", "https"} and _name(parts.netloc) in _LOOPBACK
+        scheme, _, authority = origin.partition("://")
+        return scheme in {"http", "https"} and _name(authority) in _LOOPBACK
 
 
-def _name(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+def _name(authority: str) -> str:
+    """Return the name without its port; "" for what is no authority."""
+    match = _AUTHORITY.fullmatch(authority)
+    return match[1] if match is not None else ""

@@ -33,6 +33,7 @@ from mcphub.wire import codes, envelope, eras
 from mcphub.wire.envelope import Malformed, Message
 
 _TRACE: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
+_MAX_BATCH: Final = 64
 _NO_STREAM: Final = (
     b"This endpoint answers POST; GET needs Accept: text/event-stream and Mcp-Session-Id.\n"
 )
@@ -138,13 +139,8 @@ class McpEndpoint:
     ) -> None:
         try:
             call = self._call(reply, principal, target, headers, request_id, message, size)
-        except eras.Refused as error:
-            body = envelope.error(message.id, error.code, error.reason, error.data)
-            await reply.finish(body, codes.MODERN_HTTP_STATUS.get(error.code, 400))
-        except NotFound as error:
-            await reply.finish(error_reply(message.id, error), 404)
-        except HubError as error:
-            await reply.finish(error_reply(message.id, error), 400)
+        except (eras.Refused, HubError) as error:
+            await _refuse(reply, message.id, error)
         else:
             if not message.is_request:
                 self._one_way(call)
@@ -189,33 +185,11 @@ class McpEndpoint:
         batch: list[msgspec.Raw],
     ) -> None:
         """Answer a batch: only inside a 2025-03-26 session, each message as if it came alone."""
-        session = self._session(principal, target, headers)
-        if (
-            session is None
-            or session.version != codes.BATCH_VERSION
-            or not batch
-            or len(batch) > 64
-        ):
-            await self._error(
-                reply, b"", 400, "Batches exist in sessions of protocol version 2025-03-26 only."
-            )
+        try:
+            calls = self._batch_calls(reply, principal, target, headers, request_id, batch)
+        except (eras.Refused, HubError) as error:
+            await _refuse(reply, b"", error)
             return
-        messages = [envelope.parse(raw) for raw in batch]
-        if any(message.method == "initialize" for message in messages):
-            await self._error(reply, b"", 400, "initialize is not part of a batch.")
-            return
-        calls = [
-            self._call(
-                reply,
-                principal,
-                target,
-                headers,
-                f"{request_id}.{index}",
-                message,
-                len(bytes(message.id)),
-            )
-            for index, message in enumerate(messages)
-        ]
         for call in calls:
             if not call.message.is_request:
                 self._one_way(call)
@@ -226,6 +200,47 @@ class McpEndpoint:
             await reply.finish(envelope.array(list(answers)))
         else:
             await reply.plain(202)
+
+    def _batch_calls(
+        self,
+        reply: Reply,
+        principal: Principal,
+        target: Target,
+        headers: dict[str, str],
+        request_id: str,
+        batch: list[msgspec.Raw],
+    ) -> list[Call]:
+        """Read the messages of a batch.
+
+        Raises:
+            Malformed, eras.Refused, HubError: One of them breaks the rules; then none is answered.
+        """
+        session = self._session(principal, target, headers)
+        if (
+            session is None
+            or session.version != codes.BATCH_VERSION
+            or not batch
+            or len(batch) > _MAX_BATCH
+        ):
+            raise Protocol(
+                codes.INVALID_REQUEST,
+                f"Batches of 1 to {_MAX_BATCH} messages exist in sessions of protocol version "
+                f"{codes.BATCH_VERSION} only.",
+            )
+        messages = [envelope.parse(raw) for raw in batch]
+        if any(message.method == "initialize" for message in messages):
+            raise Protocol(codes.INVALID_REQUEST, "initialize is not part of a batch.")
+        calls = [
+            self._call(
+                reply, principal, target, headers, f"{request_id}.{index}", message, len(batch[index])
+            )
+            for index, message in enumerate(messages)
+        ]  # fmt: skip
+        if any(call.modern is not None for call in calls):
+            raise Protocol(
+                codes.INVALID_REQUEST, "A request of the modern era is not part of a batch."
+            )
+        return calls
 
     async def _get(
         self, reply: Reply, principal: Principal, target: Target, headers: dict[str, str]
@@ -339,6 +354,15 @@ class McpEndpoint:
 
     async def _error(self, reply: Reply, raw_id: bytes, status: int, text: str) -> None:
         await reply.finish(envelope.error(raw_id, codes.INVALID_REQUEST, text), status)
+
+
+async def _refuse(reply: Reply, raw_id: bytes, error: eras.Refused | HubError) -> None:
+    """Answer a message that breaks the rules of its era or names a session that is not there."""
+    if isinstance(error, eras.Refused):
+        body = envelope.error(raw_id, error.code, error.reason, error.data)
+        await reply.finish(body, codes.MODERN_HTTP_STATUS.get(error.code, 400))
+    else:
+        await reply.finish(error_reply(raw_id, error), 404 if isinstance(error, NotFound) else 400)
 
 
 def _is_modern(message: Message, meta: envelope.Members, version: str) -> bool:

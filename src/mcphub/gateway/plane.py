@@ -38,6 +38,7 @@ class DataPlane:
         tasks: Where watchers of slow calls run.
         hub_url: URL that users reach the hub at, for texts.
         in_flight: Calls per user now.
+        listening: Open `subscriptions/listen` streams per user.
         seen_keys: Key id -> when it was used last; written to the store now and then.
     """
 
@@ -53,6 +54,7 @@ class DataPlane:
     hub_url: str = ""
     ids: RequestIds = field(default_factory=RequestIds)
     in_flight: Counter[str] = field(default_factory=Counter)
+    listening: Counter[str] = field(default_factory=Counter)
     seen_keys: dict[str, float] = field(default_factory=dict)
 
 

@@ -6,11 +6,12 @@ from typing import Final
 
 import msgspec
 
-from mcphub.errors import HubError
+from mcphub.errors import HubError, LimitExceeded
 from mcphub.gateway.calls import Call, Target
 from mcphub.gateway.http import KEEP_ALIVE_S, Reply
 from mcphub.gateway.listen import LIST_CHANGED, UPDATED, Outlet
 from mcphub.gateway.plane import DataPlane, lease, route
+from mcphub.gateway.replies import error_reply
 from mcphub.gateway.sessions import Session
 from mcphub.policy.model import Permit, Principal
 from mcphub.spawn.pool import Instance
@@ -48,7 +49,25 @@ async def session_stream(
 
 
 async def listen(plane: DataPlane, call: Call, reply: Reply, alive: Callable[[], bool]) -> None:
-    """Serve `subscriptions/listen`: acknowledgement first, then what was asked for (MCP 2026-07-28)."""
+    """Serve `subscriptions/listen`, as many for one user as calls in flight."""
+    user = call.principal.user_id
+    if plane.listening[user] >= plane.limits.calls_per_user:
+        error = LimitExceeded(
+            "You have as many streams open as you may.", hint="Close one that you do not need."
+        )
+        await reply.finish(error_reply(call.message.id, error))
+        return
+    plane.listening[user] += 1
+    try:
+        await _listen(plane, call, reply, alive)
+    finally:
+        plane.listening[user] -= 1
+        if not plane.listening[user]:
+            del plane.listening[user]
+
+
+async def _listen(plane: DataPlane, call: Call, reply: Reply, alive: Callable[[], bool]) -> None:
+    """Acknowledge first, then send what was asked for (MCP 2026-07-28)."""
     wanted = envelope.object_of(call.params.get("notifications"))
     methods = [
         method for method, flag in LIST_CHANGED.items() if bytes(wanted.get(flag, b"")) == b"true"

@@ -69,10 +69,13 @@ def parse(data: bytes | bytearray | memoryview | msgspec.Raw) -> Message:
     """Read one message.
 
     Raises:
-        Malformed: No JSON object, wrong `jsonrpc`, an id that is neither string nor integer, or no
-            method and no result.
+        Malformed: No JSON object, no UTF-8, wrong `jsonrpc`, an id that is neither string nor
+            integer, or no method and no result.
     """
     try:
+        # members stay undecoded: what is no UTF-8 must not go on to the other side inside of one
+        if not isinstance(data, msgspec.Raw) and not (whole := bytes(data)).isascii():
+            whole.decode()
         members = _MEMBERS.decode(data)
     except msgspec.ValidationError:
         raise Malformed(INVALID_REQUEST, "A message is a JSON object.") from None
@@ -97,8 +100,9 @@ def split_batch(data: bytes) -> list[msgspec.Raw] | None:
     if data.lstrip()[:1] != b"[":
         return None
     try:
+        data.decode()
         return _ITEMS.decode(data)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise Malformed(PARSE_ERROR, "The body is not valid JSON.") from None
 
 
@@ -108,7 +112,7 @@ def object_of(raw: bytes | msgspec.Raw | None) -> Members:
         return {}
     try:
         return _MEMBERS.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return {}
 
 
@@ -118,7 +122,7 @@ def array_of(raw: bytes | msgspec.Raw | None) -> list[msgspec.Raw]:
         return []
     try:
         return _ITEMS.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return []
 
 
@@ -128,7 +132,7 @@ def text(raw: bytes | msgspec.Raw | None) -> str:
         return ""
     try:
         return _TEXT.decode(raw)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return ""
 
 
