@@ -22,6 +22,7 @@ from mcphub.audit.recorder import Recorder
 from mcphub.catalog.guide import guide_of
 from mcphub.catalog.spec import ServerSpec
 from mcphub.gateway.access import Access
+from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.catalogs import Catalogs
 from mcphub.gateway.door import Door
 from mcphub.gateway.front import Front
@@ -102,6 +103,7 @@ async def running(settings: HubSettings, clock: Clock = system_clock) -> AsyncIt
             ),
             clock=clock,
             tasks=tasks,
+            parked=ParkedCalls(pool.release),
         )
         hub = Hub(
             services,

@@ -192,6 +192,7 @@ class Hub:
                     await self.refresh()
                 self.outlets.recheck()
                 self.sessions.sweep()
+                self.plane.parked.sweep(self.pool.now())
                 if polls % _SLOW_POLLS == 0:
                     await self._note_keys()
             except HubError as error:

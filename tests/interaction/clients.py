@@ -44,6 +44,7 @@ class Raw:
 
     def __init__(self, http, url):
         self.http, self.url, self.headers = http, url, {}
+        self.capabilities = {}
 
     async def post(self, message, **headers):
         return await self.http.post(
@@ -58,7 +59,7 @@ class Raw:
                 "initialize",
                 {
                     "protocolVersion": version,
-                    "capabilities": {},
+                    "capabilities": self.capabilities,
                     "clientInfo": {"name": "raw", "version": "1"},
                 },
             )

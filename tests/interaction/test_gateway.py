@@ -434,7 +434,7 @@ async def test_an_edit_of_the_settings_counts_without_a_restart(hub_of, tmp_path
         file.write_text(json.dumps({"mcpServers": {"plain": plain(env={"COLOUR": "blue"})}}))
         with anyio.fail_after(20):
             answer = ""
-            while "blue" not in answer:  # noqa: ASYNC110
+            while "blue" not in answer:
                 answer = (
                     await alice.post(request("tools/call", {"name": "who", "arguments": {}}))
                 ).text

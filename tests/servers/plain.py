@@ -10,8 +10,9 @@ import threading
 import time
 
 STATE = {"value": None}
-LOCK = threading.Lock()
+LOCK = threading.RLock()
 CANCELLED = set()
+ANSWERS = {}
 
 
 def send(message):
@@ -38,7 +39,11 @@ def call(message):
     if name == "recall":
         return text(str(STATE["value"]))
     if name == "who":
-        return text(json.dumps({"pid": os.getpid(), "home": os.environ.get("HOME"), "env": dict(os.environ)}))
+        return text(
+            json.dumps(
+                {"pid": os.getpid(), "home": os.environ.get("HOME"), "env": dict(os.environ)}
+            )
+        )
     if name == "write":
         with open(args["path"], "w") as file:
             file.write(args["text"])
@@ -49,17 +54,51 @@ def call(message):
     if name == "progress":
         for step in range(3):
             if token is not None:
-                send({"jsonrpc": "2.0", "method": "notifications/progress",
-                      "params": {"progressToken": token, "progress": step + 1, "total": 3, "message": args.get("text", "")}})
+                send(
+                    {
+                        "jsonrpc": "2.0",
+                        "method": "notifications/progress",
+                        "params": {
+                            "progressToken": token,
+                            "progress": step + 1,
+                            "total": 3,
+                            "message": args.get("text", ""),
+                        },
+                    }
+                )
         return text("done")
     if name == "log":
-        send({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": args.get("text", "")}})
+        send(
+            {
+                "jsonrpc": "2.0",
+                "method": "notifications/message",
+                "params": {"level": "info", "data": args.get("text", "")},
+            }
+        )
         return text("logged")
     if name == "slow":
         deadline = time.monotonic() + args.get("seconds", 30)
         while time.monotonic() < deadline and message["id"] not in CANCELLED:
             time.sleep(0.01)
         return text("cancelled" if message["id"] in CANCELLED else "slept")
+    if name == "ask":
+        with LOCK:
+            number = f"ask-{len(ANSWERS) + 1}"
+            ANSWERS[number] = (threading.Event(), {})
+        send(
+            {
+                "jsonrpc": "2.0",
+                "id": number,
+                "method": args.get("method", "elicitation/create"),
+                "params": {
+                    "message": args.get("text", ""),
+                    "requestedSchema": {"type": "object", "properties": {}},
+                },
+            }
+        )
+        event, answer = ANSWERS[number]
+        event.wait(30)
+        return text(json.dumps(answer.get("result", answer.get("error"))))
     if name == "cancelled":
         return text(str(len(CANCELLED)))
     if name == "change":
@@ -74,8 +113,28 @@ def call(message):
 
 
 TOOLS = [
-    {"name": name, "description": f"{name} for tests", "inputSchema": {"type": "object"}, "x-unknown": {"kept": None}}
-    for name in ("echo", "params", "remember", "recall", "who", "write", "read", "progress", "log", "slow", "cancelled", "change", "crash")
+    {
+        "name": name,
+        "description": f"{name} for tests",
+        "inputSchema": {"type": "object"},
+        "x-unknown": {"kept": None},
+    }
+    for name in (
+        "echo",
+        "params",
+        "remember",
+        "recall",
+        "who",
+        "write",
+        "read",
+        "progress",
+        "log",
+        "slow",
+        "ask",
+        "cancelled",
+        "change",
+        "crash",
+    )
 ]
 
 
@@ -84,7 +143,12 @@ def answer(message):
     if method == "initialize":
         return {
             "protocolVersion": message["params"]["protocolVersion"],
-            "capabilities": {"tools": {"listChanged": True}, "resources": {"subscribe": True}, "prompts": {}, "logging": {}},
+            "capabilities": {
+                "tools": {"listChanged": True},
+                "resources": {"subscribe": True},
+                "prompts": {},
+                "logging": {},
+            },
             "serverInfo": {"name": "plain", "version": "1"},
             "instructions": "for tests",
         }
@@ -111,9 +175,21 @@ def work(message):
     try:
         send({"jsonrpc": "2.0", "id": message["id"], "result": answer(message)})
     except LookupError as error:
-        send({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": str(error)}})
+        send(
+            {
+                "jsonrpc": "2.0",
+                "id": message["id"],
+                "error": {"code": -32601, "message": str(error)},
+            }
+        )
     except OSError as error:
-        send({"jsonrpc": "2.0", "id": message["id"], "result": text(f"{type(error).__name__}: {error}", isError=True)})
+        send(
+            {
+                "jsonrpc": "2.0",
+                "id": message["id"],
+                "result": text(f"{type(error).__name__}: {error}", isError=True),
+            }
+        )
 
 
 def main():
@@ -121,11 +197,16 @@ def main():
     sys.stderr.flush()
     for line in sys.stdin:
         message = json.loads(line)
+        if "method" not in message:
+            event, answer = ANSWERS[message["id"]]
+            answer.update(message)
+            event.set()
+            continue
         if "id" not in message:
             if message.get("method") == "notifications/cancelled":
                 CANCELLED.add(message["params"]["requestId"])
             continue
-        if message["method"] == "tools/call" and message["params"]["name"] in {"slow"}:
+        if message["method"] == "tools/call" and message["params"]["name"] in {"slow", "ask"}:
             threading.Thread(target=work, args=(message,), daemon=True).start()
         else:
             work(message)

@@ -14,7 +14,7 @@ from mcphub.policy.model import Principal
 from mcphub.wire import envelope
 from mcphub.wire.codes import Era
 from mcphub.wire.envelope import Members, Message
-from mcphub.wire.eras import ModernMeta
+from mcphub.wire.eras import ModernMeta, questions_for
 
 SEPARATOR: Final = "__"
 """Between server and tool in the names of an aggregated endpoint; server names have no underscore."""
@@ -115,6 +115,13 @@ class Call:
     def wants_log(self) -> bool:
         """Modern callers ask per request; legacy ones get what the server sends."""
         return self.modern is None or bool(self.modern.log_level)
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """Methods that the calling client can be asked, by the capabilities that it declared."""
+        if self.modern is not None:
+            return questions_for(self.modern.capabilities)
+        return self.session.asks if self.session is not None else frozenset()
 
     async def event(self, message: Message) -> None:
         """Send a server's notification on this call's own stream."""

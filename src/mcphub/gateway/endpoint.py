@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from mcphub.errors import HubError, NotFound
-from mcphub.gateway import streams
+from mcphub.gateway import asking, streams
 from mcphub.gateway.calls import Call, Target
 from mcphub.gateway.http import (
     Disconnected,
@@ -172,6 +172,7 @@ class McpEndpoint:
             except HubError as error:
                 await reply.finish(error_reply(call.message.id, error), 503)
                 return
+            session.asks = eras.questions_for(envelope.object_of(call.params.get("capabilities")))
             reply.add_header(b"mcp-session-id", session.id.encode())
         await reply.finish(answer)
 
@@ -344,6 +345,10 @@ class McpEndpoint:
 
     def _one_way(self, call: Call) -> None:
         """Take a notification or a response of the client."""
+        if not call.message.method:
+            if call.session is not None:
+                asking.take_answer(call.session, call.message)
+            return
         if call.message.method != "notifications/cancelled" or call.session is None:
             return
         found = call.session.calls.get(bytes(call.params.get("requestId", b"")))

@@ -16,17 +16,14 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 _JSON: Final = (b"content-type", b"application/json")
-_ROUTING: Final = frozenset(
-    {
-        b"authorization",
-        b"mcp-session-id",
-        b"mcp-protocol-version",
-        b"mcp-method",
-        b"mcp-name",
-        b"host",
-        b"origin",
-    }
-)
+_SINGLE: Final = {
+    name.encode(): name
+    for name in (
+        "authorization", "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name", "host", "origin",
+        "content-length", "content-type",
+    )
+}  # fmt: skip
+_READ: Final = _SINGLE | {name.encode(): name for name in ("accept", "traceparent")}
 KEEP_ALIVE_S: Final = 15.0
 
 
@@ -43,16 +40,19 @@ class Disconnected(Exception):
 
 
 def read_headers(scope: Scope) -> dict[str, str]:
-    """Return header name (lower case) -> value.
+    """Return the headers that the hub acts on: name (lower case) -> value.
 
     Raises:
-        Ambiguous: A header that routes or authenticates is repeated.
+        Ambiguous: One that routes or authenticates is repeated.
     """
     found: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        if name in _ROUTING and name.decode("latin-1") in found:
-            raise Ambiguous(name.decode("latin-1"))
-        found[name.decode("latin-1")] = value.decode("latin-1")
+    for raw_name, value in scope["headers"]:
+        name = _READ.get(raw_name)
+        if name is None:
+            continue
+        if name in found and raw_name in _SINGLE:
+            raise Ambiguous(name)
+        found[name] = value.decode("latin-1")
     return found
 
 

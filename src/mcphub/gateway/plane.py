@@ -9,6 +9,7 @@ from mcphub.audit.recorder import Recorder
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import Denied, NotFound
 from mcphub.gateway.access import Access
+from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.calls import SEPARATOR, Call
 from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Kind
 from mcphub.gateway.listen import Outlets
@@ -37,6 +38,7 @@ class DataPlane:
     Attributes:
         tasks: Where watchers of slow calls run.
         hub_url: URL that users reach the hub at, for texts.
+        parked: Calls that wait for their modern clients.
         in_flight: Calls per user now.
         listening: Open `subscriptions/listen` streams per user.
         seen_keys: Key id -> when it was used last; written to the store now and then.
@@ -51,6 +53,7 @@ class DataPlane:
     limits: CallLimits
     clock: Clock
     tasks: Tasks
+    parked: ParkedCalls
     hub_url: str = ""
     ids: RequestIds = field(default_factory=RequestIds)
     in_flight: Counter[str] = field(default_factory=Counter)

@@ -7,7 +7,7 @@ endpoint gives it a `Call` and gets the bytes of the answer.
 
 from mcphub.audit.records import Outcome, RequestRecord
 from mcphub.errors import Denied, HubError, LimitExceeded, MissingCredential, NotFound, Unavailable
-from mcphub.gateway import answers
+from mcphub.gateway import answers, asking
 from mcphub.gateway.calls import Call
 from mcphub.gateway.plane import DataPlane, Route, lease, route
 from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
@@ -64,11 +64,35 @@ async def relay(plane: DataPlane, call: Call) -> bytes:
 
 async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcome, int | None]:
     """Lease the caller's instance, exchange bytes, shape the answer for the caller's era."""
-    spec, permit = to.spec, to.permit
-    call.server, call.name = spec.name, to.name
-    instance = await lease(plane, call, spec, permit)
+    call.server, call.name = to.spec.name, to.name
+    instance, exchange, questions = await _begin(plane, call, to)
+    waits = False
     try:
         call.instance_id = instance.id
+        if not questions:
+            answer = await _exchange(call, instance, exchange, questions)
+            if answer is not None:
+                answers.note_subscription(call, instance, to.name, answer)
+                return answers.shaped(call, instance, answer)
+        result = plane.parked.park(call, instance, exchange, questions, plane.pool.now())
+        waits = True
+        return envelope.result(call.message.id, result), Outcome.OK, None
+    finally:
+        if not waits:
+            instance.upstream.cancel(exchange)  # nothing, when it was answered
+            plane.pool.release(instance)
+
+
+async def _begin(
+    plane: DataPlane, call: Call, to: Route
+) -> tuple[Instance, Exchange, dict[str, envelope.Message]]:
+    """Start a call, or continue one that waited for its modern client's answers."""
+    if call.modern is not None and "requestState" in call.params:
+        parked = plane.parked.resume(call)
+        parked.exchange.progress_token = call.progress_token
+        return parked.instance, parked.exchange, parked.questions
+    instance = await lease(plane, call, to.spec, to.permit)
+    try:
         await _apply_log_level(call, instance)
         exchange = await instance.upstream.send(
             call.method,
@@ -77,23 +101,30 @@ async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outc
                 progress_id=upstream_id if call.progress_token else None,
                 rename=to.rename,
             ),
-            timeout_s=min(spec.timeout_s, plane.limits.call_timeout_max_s),
+            timeout_s=min(to.spec.timeout_s, plane.limits.call_timeout_max_s),
             progress_token=call.progress_token,
             wants_log=call.wants_log,
+            asks=call.asks,
         )
-        answer = await _exchange(call, instance, exchange)
-        answers.note_subscription(call, instance, to.name, answer)
-        return answers.shaped(call, instance, answer)
-    finally:
+    except BaseException:
         plane.pool.release(instance)
+        raise
+    return instance, exchange, {}
 
 
-async def _exchange(call: Call, instance: Instance, exchange: Exchange) -> envelope.Message:
-    """Wait for the answer and pass on what comes before it; a caller that goes away cancels."""
+async def _exchange(
+    call: Call, instance: Instance, exchange: Exchange, questions: dict[str, envelope.Message]
+) -> envelope.Message | None:
+    """Wait for the answer and pass on what comes before it; a caller that goes away cancels.
+
+    Returns:
+        The answer, or None when the server asks a modern client something: see `questions`.
+    """
     watched = False
-    calls = call.session.calls if call.session is not None else None
-    if calls is not None:
-        calls[call.message.id] = (instance, exchange)
+    asked: list[bytes] = []
+    session = call.session
+    if session is not None:
+        session.calls[call.message.id] = (instance, exchange)
 
     def gone() -> None:
         instance.upstream.cancel(exchange)
@@ -102,18 +133,38 @@ async def _exchange(call: Call, instance: Instance, exchange: Exchange) -> envel
     try:
         while True:
             events = await exchange.next()
-            for event in events:
-                await call.event(event)
+            await _pass_on(call, instance, events, asked, questions)
+            if questions:
+                return None
             if exchange.answer is not None and not events:
                 return exchange.answer
             if not watched and (events or exchange.armed):
                 watched = True
                 call.watch(gone if call.modern is not None else _stay)
     finally:
-        if calls is not None:
-            calls.pop(call.message.id, None)
-        if not exchange.done:
-            instance.upstream.cancel(exchange)
+        if session is not None:
+            session.calls.pop(call.message.id, None)
+            for own_id in asked:
+                session.asked.pop(own_id, None)
+
+
+async def _pass_on(
+    call: Call,
+    instance: Instance,
+    events: list[envelope.Message],
+    asked: list[bytes],
+    questions: dict[str, envelope.Message],
+) -> None:
+    """Send notifications and, to a legacy client, questions; a modern client gets those as a result."""
+    for event in events:
+        if not event.id:
+            await call.event(event)
+        elif call.session is not None:
+            own_id, question = asking.as_request(call.session, instance, event)
+            asked.append(own_id)
+            await call.emit(question)
+        else:
+            questions[f"q{len(questions) + 1}"] = event
 
 
 def _stay() -> None:

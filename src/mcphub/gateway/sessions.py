@@ -32,6 +32,8 @@ class Session:
         calls: Raw JSON-RPC id -> where the call is, for cancellation.
         outlet: The open GET stream, or None.
         watched: (server, uri) pairs that the client subscribed to.
+        asks: Methods that the client can be asked, from its capabilities.
+        asked: Raw id of a question to the client -> who asked, and the server's own id.
     """
 
     id: str
@@ -45,6 +47,8 @@ class Session:
     calls: dict[bytes, tuple[Instance, Exchange]] = field(default_factory=dict)
     outlet: Outlet | None = None
     watched: set[tuple[str, str]] = field(default_factory=set)
+    asks: frozenset[str] = frozenset()
+    asked: dict[bytes, tuple[Instance, bytes]] = field(default_factory=dict)
 
 
 class Sessions:

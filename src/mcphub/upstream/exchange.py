@@ -21,18 +21,19 @@ class Exchange:
         upstream_id: The id that the hub chose for the upstream (rule R2).
         method: JSON-RPC method.
         wants_log: Whether `notifications/message` may be delivered on this request's stream.
+        asks: Methods that the server may ask the calling client in the middle of this call.
         deadline: Loop time in seconds after which the sweeper ends it.
         armed: The sweeper has told the relay that this call is slow.
     """
 
     __slots__ = (
-        "_events", "_wake", "answer", "armed", "deadline", "dropped", "failure", "method",
+        "_events", "_wake", "answer", "armed", "asks", "deadline", "dropped", "failure", "method",
         "progress_token", "started", "upstream_id", "wants_log",
     )  # fmt: skip
 
     def __init__(
         self, upstream_id: int, method: str, *, started: float, deadline: float, progress_token: bytes = b"",
-        wants_log: bool = False,
+        wants_log: bool = False, asks: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         self.upstream_id = upstream_id
         self.method = method
@@ -41,6 +42,7 @@ class Exchange:
         self.progress_token = progress_token
         self.wants_log = wants_log
         self.armed = False
+        self.asks = asks
         self.dropped = 0
         self.answer: Message | None = None
         self.failure: Exception | None = None
@@ -52,13 +54,14 @@ class Exchange:
         """Whether the answer or a failure is here."""
         return self.answer is not None or self.failure is not None
 
-    def event(self, message: Message) -> None:
-        """Keep a notification for the caller; past the bound the newest are counted and dropped."""
+    def event(self, message: Message) -> bool:
+        """Keep a notification or a question for the caller; past the bound it is dropped: False."""
         if len(self._events) >= _MAX_EVENTS:
             self.dropped += 1
-            return
+            return False
         self._events.append(message)
         self.wake()
+        return True
 
     def finish(self, answer: Message) -> None:
         """Set the answer."""

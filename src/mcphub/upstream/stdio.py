@@ -1,9 +1,9 @@
 """A legacy MCP server behind two pipes: ids of our own, answers to their exchanges, the rest to its owner.
 
 One `StdioUpstream` belongs to one instance and so to one user (rules R2, R8). It relays bytes: only
-ids, the progress token and hop-owned `_meta` change. It answers the server's own requests as the
-client that the hub declared itself to be (no sampling, elicitation or roots), so a server that asks
-gets a JSON-RPC error instead of silence.
+ids, the progress token and hop-owned `_meta` change. What the server asks in the middle of a call
+(elicitation, sampling) goes to the call of a client that can be asked; anything else gets a JSON-RPC
+error instead of silence.
 
 Not here: starting and stopping processes (`spawn`), who may call (`policy`), eras of the caller.
 """
@@ -20,16 +20,20 @@ from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.lines import LinePipe, LineTooLong
 from mcphub.wire import envelope
 from mcphub.wire.codes import LATEST_LEGACY, LEGACY_VERSIONS, METHOD_NOT_FOUND
-from mcphub.wire.envelope import Message
+from mcphub.wire.envelope import Members, Message
 
 _INITIALIZE: Final = msgspec.json.encode(
     {
         "protocolVersion": LATEST_LEGACY,
-        "capabilities": {},
+        # no roots: a client's paths mean nothing in the sandbox, and some servers replace their
+        # allowed directories by them
+        "capabilities": {"sampling": {}, "elicitation": {"form": {}, "url": {}}},
         "clientInfo": {"name": "mcphub", "title": "MCPHub", "version": __version__},
     }
 )
 _CANCEL_REASON: Final = b'"The caller cancelled."'
+ASKED_S: Final = 600.0
+"""Seconds that a person has to answer a server's question; the call's own limit waits meanwhile."""
 SLOW_S: Final = 0.25
 """Seconds after which the relay is told that a call is slow (it then watches for a disconnect)."""
 
@@ -112,6 +116,7 @@ class StdioUpstream:
         timeout_s: float,
         progress_token: bytes = b"",
         wants_log: bool = False,
+        asks: frozenset[str] = frozenset(),
     ) -> Exchange:
         """Send a request; returns as soon as it is written or queued.
 
@@ -121,6 +126,7 @@ class StdioUpstream:
             timeout_s: Seconds until the sweeper cancels the call.
             progress_token: The caller's own token, raw, for the way back.
             wants_log: Whether log messages may travel on this request's stream.
+            asks: Methods that the server may ask the calling client.
 
         Raises:
             UpstreamFailed: The server is gone.
@@ -133,7 +139,7 @@ class StdioUpstream:
         now = self._loop.time()
         exchange = Exchange(
             upstream_id, method, started=now, deadline=now + timeout_s,
-            progress_token=progress_token, wants_log=wants_log,
+            progress_token=progress_token, wants_log=wants_log, asks=asks,
         )  # fmt: skip
         body = params(upstream_id) if callable(params) else params
         self._pending[upstream_id] = exchange
@@ -144,6 +150,16 @@ class StdioUpstream:
             self._check()
             raise UpstreamFailed(f"Server '{self.name}' ended.") from None
         return exchange
+
+    def reply(self, raw_id: bytes, members: Members) -> None:
+        """Answer a question of the server: `result` or `error`, under the server's own id."""
+        kept = {name: members[name] for name in ("result", "error") if name in members}
+        try:
+            self._pipe.write(
+                envelope.join({"jsonrpc": envelope.VERSION, "id": msgspec.Raw(raw_id), **kept})
+            )
+        except BrokenPipeError:
+            return
 
     def notify(self, method: str, params: bytes | None) -> None:
         """Send a notification; one to a server that is gone is dropped."""
@@ -231,6 +247,14 @@ class StdioUpstream:
             exchange.finish(message)
 
     def _asked(self, message: Message) -> None:
+        """Pass a question to the youngest call whose client can be asked; else say that nobody can.
+
+        Legacy stdio does not say which call a question belongs to. All calls here are of one user.
+        """
+        for exchange in reversed(self._pending.values()):
+            if message.method in exchange.asks and exchange.event(message):
+                exchange.deadline = max(exchange.deadline, self._loop.time() + ASKED_S)
+                return
         if message.method == "ping":
             reply = envelope.result(message.id, b"{}")
         else:

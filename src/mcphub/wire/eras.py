@@ -42,6 +42,14 @@ _CACHEABLE: Final = frozenset(
 _NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 
 
+_ASKED: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling"}
+
+
+def questions_for(capabilities: Members) -> frozenset[str]:
+    """Return the methods that a client with these capabilities can be asked by a server."""
+    return frozenset(method for method, name in _ASKED.items() if name in capabilities)
+
+
 class Refused(Exception):
     """A modern request that breaks the rules of its era.
 
@@ -65,6 +73,7 @@ class ModernMeta:
     client: str
     log_level: str
     progress_token: bytes
+    capabilities: Members
 
 
 def meta_of(params: Members) -> Members:
@@ -116,6 +125,7 @@ def read_modern(method: str, params: Members, headers: Mapping[str, str]) -> Mod
         client=client_name(meta.get(META_CLIENT_INFO)),
         log_level=envelope.text(meta.get(META_LOG_LEVEL)),
         progress_token=bytes(meta.get("progressToken", b"")),
+        capabilities=envelope.object_of(meta[META_CLIENT_CAPABILITIES]),
     )
 
 
