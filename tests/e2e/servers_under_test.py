@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 import httpx2
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from tests.packages_fixture import CACHE, pin_of, store_at
 
@@ -147,8 +147,11 @@ class Team:
 
 
 async def answer(client, tool, arguments=None):
-    """Call a tool; return its text, whether it succeeded or not."""
-    result = await client.call_tool(tool, arguments or {})
+    """Call a tool; return its text, or what the error says."""
+    try:
+        result = await client.call_tool(tool, arguments or {})
+    except MCPError as error:
+        return str(error)
     return "\n".join(getattr(part, "text", "") for part in result.content)
 
 
