@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.e2e.servers_under_test import EVERYTHING, MEMORY, USERS, canary, published_hub
+from tests.e2e.servers_under_test import EVERYTHING, MEMORY, MODERN, USERS, canary, published_hub
 from tests.packages_fixture import CACHE, install
 
 from mcphub.catalog.packages import PackageStore
@@ -98,3 +98,22 @@ async def test_what_one_user_stores_by_the_inspector_the_other_does_not_find(ins
         for user in USERS
     ]
     assert word in found[0] and word not in found[1]
+
+
+async def test_an_open_subscription_does_not_hold_the_bridge_up_when_its_client_leaves(team):
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    params = {"notifications": {"toolsListChanged": True}, "_meta": meta}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params}
+    argv = [MCPHUB, "connect", "--url", f"{team.url}/mcp/memory"]
+    env = {"MCPHUB_KEY": team.running.keys["alice"], "PATH": os.environ["PATH"]}
+    with anyio.fail_after(60):
+        async with await anyio.open_process(argv, env=env, stderr=None) as bridge:
+            await bridge.stdin.send(json.dumps(message).encode() + b"\n")
+            assert b"subscriptions/acknowledged" in await bridge.stdout.receive()
+            await bridge.stdin.aclose()
+            # Calls under way get ten seconds to finish; a stream without an end is not one of them.
+            with anyio.fail_after(8):
+                assert await bridge.wait() == 0

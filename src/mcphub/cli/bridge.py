@@ -310,8 +310,12 @@ class Bridge:
             return
 
     async def _finish(self, hurry: asyncio.Event) -> None:
-        """Wait for calls under way, a while, then cancel them."""
-        tasks = {flight.task for flight in self._flights.values() if flight.task is not None}
+        """Wait for calls under way, a while, then cancel them; a subscription has no end of its own."""
+        tasks = {
+            flight.task
+            for flight in self._flights.values()
+            if flight.task is not None and flight.message.method != "subscriptions/listen"
+        }
         if tasks and not hurry.is_set():
             async with asyncio.TaskGroup() as group:
                 rush = group.create_task(hurry.wait())
