@@ -32,7 +32,7 @@ from mcphub.gateway.sessions import Sessions
 from mcphub.ground import ground
 from mcphub.hub import Hub, Refusals
 from mcphub.ids import Clock, system_clock
-from mcphub.listening import control_listener, server_of, tcp_listener, url_of
+from mcphub.listening import control_listener, server_of, tcp_listener, the_only_hub, url_of
 from mcphub.policy.model import Denial, HostFacts, Permit, Principal
 from mcphub.settings import HubSettings
 from mcphub.spawn.egress.events import EgressEvent
@@ -45,7 +45,9 @@ from mcphub.tasks import Tasks
 
 
 @asynccontextmanager
-async def running(settings: HubSettings, clock: Clock = system_clock) -> AsyncIterator[Hub]:
+async def running(
+    settings: HubSettings, clock: Clock = system_clock, hurry: asyncio.Event | None = None
+) -> AsyncIterator[Hub]:
     """Run a hub without listening anywhere: sandbox, pool, data plane, watchers.
 
     Raises:
@@ -77,6 +79,7 @@ async def running(settings: HubSettings, clock: Clock = system_clock) -> AsyncIt
                 start_timeout_s=limits.start_timeout_s,
                 line_bytes=limits.line_bytes,
             ),
+            hurry,
         )
         access = Access(
             services.directory, services.vault, services.states, services.live, host, clock
@@ -196,15 +199,25 @@ def _user_services(hub: Hub) -> UserServices:
 
 
 @asynccontextmanager
-async def serving(settings: HubSettings, clock: Clock = system_clock) -> AsyncIterator[Hub]:
+async def serving(
+    settings: HubSettings, clock: Clock = system_clock, *, hurry: asyncio.Event | None = None
+) -> AsyncIterator[Hub]:
     """Run a hub and listen: MCP and user API on the TCP port, the control API on its socket.
+
+    Args:
+        settings: Of the hub.
+        clock: Of everything in it.
+        hurry: Set when servers shall get no time to end by themselves.
 
     Raises:
         HubError: It cannot start: settings, store, key, port, or another hub in the directory.
     """
-    listener, control = tcp_listener(settings), control_listener(settings.control_socket)
-    with listener, control:
-        async with running(settings, clock) as hub, Tasks() as tasks:
+    with (
+        the_only_hub(settings.run),
+        tcp_listener(settings) as listener,
+        control_listener(settings.control_socket) as control,
+    ):
+        async with running(settings, clock, hurry) as hub, Tasks() as tasks:
             hub.url = settings.listen.public_url or url_of(settings.listen.host, listener)
             hub.plane.hub_url = hub.url
             servers = [server_of(application(hub)), server_of(control_app(hub))]
@@ -230,13 +243,19 @@ def _places(spec: ServerSpec, slot: str) -> tuple[str, ...]:
 async def serve(settings: HubSettings, *, on_ready: Callable[[str], None]) -> None:
     """Run the hub until SIGINT or SIGTERM; `on_ready` gets the URL once it answers.
 
+    A second signal ends the time that servers have to end by themselves.
+
     Raises:
         HubError: As `serving`.
     """
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stop.set)
-    async with serving(settings) as hub:
+        loop.add_signal_handler(name, on_signal)
+    async with serving(settings, hurry=hurry) as hub:
         on_ready(hub.url)
         await stop.wait()

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import fcntl
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,32 +66,51 @@ def tcp_listener(settings: HubSettings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((listen.host, listen.port))
+        listener.listen(1024)
     except OSError as error:
         listener.close()
         raise InvalidInput(
             f"The hub cannot listen on {listen.host} port {listen.port}: {error.strerror}.",
             hint="Another program has the port? Use --port, or listen.port in mcphub.toml.",
         ) from None
-    listener.listen(1024)
     return listener
 
 
-def control_listener(path: Path) -> socket.socket:
-    """Bind the control socket, mode 0600; refuse when a hub answers there already."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with socket.socket(socket.AF_UNIX) as probe:
+@contextlib.contextmanager
+def the_only_hub(folder: Path) -> Iterator[None]:
+    """Hold the directory of sockets for one hub; the kernel lets go of it however the hub ends.
+
+    Raises:
+        InvalidInput: Another hub has it, also one that is still starting or stopping.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held = os.open(folder / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
         try:
-            probe.connect(str(path))
-        except OSError:
-            path.unlink(missing_ok=True)
-        else:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise InvalidInput(
                 "A hub runs in this directory already.", hint="Stop it, or use another --dir."
-            )
+            ) from None
+        yield
+    finally:
+        os.close(held)
+
+
+def control_listener(path: Path) -> socket.socket:
+    """Bind the control socket, mode 0600; call it as `the_only_hub`, so that no other hub answers there."""
+    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    path.chmod(0o600)
-    listener.listen(64)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(64)
+    except OSError as error:
+        listener.close()
+        raise InvalidInput(
+            f"The control socket cannot be made: {error.strerror or error}.",
+            hint="Its whole path may have 107 characters: use a shorter --dir.",
+        ) from None
     return listener
 
 

@@ -134,6 +134,27 @@ async def test_an_instance_that_ignores_term_is_killed(spawner, tmp_path):
     assert await process.exited != 0
 
 
+async def test_a_server_that_never_looks_at_stdin_gets_term_soon(spawner, tmp_path):
+    process = await spawner.start(launch(tmp_path / "h", "/bin/sleep", "600"))
+    with anyio.fail_after(30):
+        await process.stop(60)
+    assert await process.exited != 0
+
+
+async def test_a_stop_without_grace_ends_the_waiting_of_another(spawner, tmp_path):
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up')\n"
+        "while True: time.sleep(1)"
+    )
+    process = await spawner.start(python(tmp_path / "h", code))
+    await read(process, b"up")
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(process.stop, 600)
+            await anyio.wait_all_tasks_blocked()
+            await process.stop(0)
+
+
 async def test_stop_twice_and_at_once_is_fine(spawner, tmp_path):
     process = await spawner.start(launch(tmp_path / "h", "/bin/cat"))
     with anyio.fail_after(15):

@@ -22,17 +22,21 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, LimitExceeded, Unavailable, UpstreamFailed
 from mcphub.ids import instance_id
 from mcphub.policy.model import Isolation, Permit
-from mcphub.spawn.launching import NEUTRAL, SHARED, Launcher
+from mcphub.spawn.launching import NEUTRAL, SHARED, Dial, Launcher
 from mcphub.spawn.spawner import Launch, Process, Spawner
 from mcphub.spawn.starts import BackOff, StartSlots
 from mcphub.tasks import Tasks
-from mcphub.upstream.stdio import StdioUpstream
+from mcphub.upstream.http import HttpPipe
+from mcphub.upstream.legacy import LegacyUpstream
+from mcphub.upstream.lines import Connect, LinePipe
+from mcphub.vault.secret import Secret
 from mcphub.wire.envelope import Message
 
 _log = structlog.get_logger()
 _SWEEP_S: Final = 0.25
 _STABLE_S: Final = 30.0
 _DRAIN_S: Final = 30.0
+_GRACE_S: Final = 5.0
 
 
 class State(StrEnum):
@@ -87,7 +91,7 @@ class Instance:
     log_level: str = ""
     subscriptions: set[str] = field(default_factory=set)
     _process: Process | None = None
-    _upstream: StdioUpstream | None = None
+    _upstream: LegacyUpstream | None = None
 
     @property
     def process(self) -> Process:
@@ -97,7 +101,7 @@ class Instance:
         return self._process
 
     @property
-    def upstream(self) -> StdioUpstream:
+    def upstream(self) -> LegacyUpstream:
         """The connection; only once started."""
         if self._upstream is None:
             raise RuntimeError("the instance has no connection yet")
@@ -141,6 +145,7 @@ class InstancePool:
         spawner: Starts processes.
         launcher: Builds launches.
         limits: Bounds.
+        hurry: Set when servers shall get no time any more to end by themselves.
     """
 
     def __init__(
@@ -148,6 +153,7 @@ class InstancePool:
         spawner: Spawner,
         launcher: Launcher,
         limits: PoolLimits,
+        hurry: asyncio.Event | None = None,
     ) -> None:
         self._spawner = spawner
         self._launcher = launcher
@@ -160,6 +166,7 @@ class InstancePool:
         self._slots = StartSlots(limits.starts_at_once)
         self._tasks: Tasks | None = None
         self._stopping: set[str] = set()
+        self._hurry = hurry or asyncio.Event()
 
     def follow(self, listener: Listener) -> None:
         """Tell `listener` what happens from now on; there is one."""
@@ -222,7 +229,7 @@ class InstancePool:
                 await self._bring_up(instance, spec, launch)
                 yield instance
             finally:
-                await self._stop(instance)
+                await self._stop(instance, grace_s=0)  # nobody's: it has nothing to save
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -230,6 +237,7 @@ class InstancePool:
         async with Tasks() as tasks:
             self._tasks = tasks
             tasks.start("pool.sweep", self._sweep())
+            tasks.start("pool.hurry", self._kill_when_hurried())
             try:
                 yield
             finally:
@@ -237,7 +245,10 @@ class InstancePool:
                 tasks.cancel_all()
                 # here, not as tasks: a group that ends by an exception cancels its tasks
                 stops = (self._stop(instance) for instance in self.instances())
-                await asyncio.gather(*stops, return_exceptions=True)
+                async with Tasks() as last:
+                    last.start("pool.hurry", self._kill_when_hurried())
+                    await asyncio.gather(*stops, return_exceptions=True)
+                    last.cancel_all()
 
     async def _started(
         self, permit: Permit, spec: ServerSpec, revision: tuple[str, int], session: str
@@ -348,24 +359,47 @@ class InstancePool:
         self._all[instance.id] = instance
         return instance
 
-    async def _bring_up(self, instance: Instance, spec: ServerSpec, launch: Launch) -> None:
-        process = await self._spawner.start(launch)
-        instance._process = process  # noqa: SLF001  the pool makes instances
-        upstream = StdioUpstream(
+    async def _bring_up(self, instance: Instance, spec: ServerSpec, launch: Launch | Dial) -> None:
+        upstream = LegacyUpstream(
             spec.name,
-            process.stdin,
-            process.stdout,
-            line_bytes=self._limits.line_bytes,
+            self._dialled(spec, launch)
+            if isinstance(launch, Dial)
+            else await self._spawned(instance, launch),
             on_notification=lambda message: self._notified(instance, message),
             on_end=lambda: self._ended(instance),
         )
         instance._upstream = upstream  # noqa: SLF001
-        process.exited.add_done_callback(lambda _: self._ended(instance))
+        if instance._process is not None:  # noqa: SLF001
+            instance.process.exited.add_done_callback(lambda _: self._ended(instance))
         await upstream.initialize(self._limits.start_timeout_s)
         if instance.state is not State.STARTING:
             raise UpstreamFailed(f"Server '{spec.name}' ended while it started.")
         instance.state = State.READY
         self._changed("started", instance)
+
+    async def _spawned(self, instance: Instance, launch: Launch) -> Connect:
+        """Start the process of an instance; returns how to speak with it."""
+        process = await self._spawner.start(launch)
+        instance._process = process  # noqa: SLF001  the pool makes instances
+        limit = self._limits.line_bytes
+        return lambda on_line, on_end: LinePipe(
+            process.stdout, process.stdin, limit, on_line, on_end
+        )
+
+    def _dialled(self, spec: ServerSpec, dial: Dial) -> Connect:
+        """Return how to speak with an HTTP server as one owner."""
+        tasks = self._tasks
+        if tasks is None:
+            raise Unavailable("The hub is stopping.")
+        url = dial.url.reveal() if isinstance(dial.url, Secret) else dial.url
+        headers = {
+            name: value.reveal() if isinstance(value, Secret) else value
+            for name, value in dial.headers.items()
+        }
+        limit = self._limits.line_bytes
+        return lambda on_line, on_end: HttpPipe(
+            spec.name, url, headers, limit, tasks, on_line, on_end
+        )
 
     def _ended(self, instance: Instance) -> None:
         """Its output or its process ended: fail what is in flight, then clean up."""
@@ -409,7 +443,12 @@ class InstancePool:
             self._stopping.add(instance.id)
             self._tasks.start("instance.stop", self._stop(instance))
 
-    async def _stop(self, instance: Instance) -> None:
+    async def _kill_when_hurried(self) -> None:
+        await self._hurry.wait()
+        kills = (one.process.stop(0) for one in self.instances() if one.pid is not None)
+        await asyncio.gather(*kills, return_exceptions=True)
+
+    async def _stop(self, instance: Instance, grace_s: float = _GRACE_S) -> None:
         self._stopping.add(instance.id)
         if instance.state is State.STOPPED:
             return
@@ -422,7 +461,7 @@ class InstancePool:
             )
             instance.upstream.close()
         if instance._process is not None:  # noqa: SLF001
-            await instance.process.stop()
+            await instance.process.stop(grace_s)
         instance.state = State.STOPPED
         self._all.pop(instance.id, None)
         self._stopping.discard(instance.id)
@@ -474,6 +513,8 @@ def _with_stderr(error: HubError, instance: Instance) -> HubError:
 
 
 def _status(instance: Instance) -> str:
+    if instance.pid is None:
+        return ""
     exited = instance.process.exited
     if not exited.done() or exited.cancelled():
         return ""

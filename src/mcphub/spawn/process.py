@@ -17,6 +17,8 @@ from typing import Final
 from mcphub.errors import Unavailable, UpstreamFailed
 from mcphub.spawn.stderr import StderrBuffer
 
+EOF_S: Final = 2.0
+"""Seconds that a server has to notice the end of its stdin before it gets TERM; many never look."""
 _CHUNK: Final = 64 * 1024
 _DRAIN_ROUNDS: Final = 16
 _CHILD_PID: Final = re.compile(rb'"child-pid": ?(\d+)\D')
@@ -65,18 +67,24 @@ class ChildProcess:
         self._kill = kill
         self._cleanup = cleanup
         self._stopping = asyncio.Lock()
+        self._urgent: asyncio.Future[None] = self._loop.create_future()
         self._stopped = False
         self._loop.add_reader(self._pidfd, self._on_exit)
         self._loop.add_reader(stderr_fd, self._on_stderr)
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """End the tree: close stdin, wait `grace_s`; TERM, wait again; KILL. Idempotent."""
+        """End the tree: close stdin, wait at most `EOF_S`; TERM, wait `grace_s`; KILL. Idempotent.
+
+        A stop without grace also ends the waiting of one that goes on.
+        """
+        if grace_s <= 0 and not self._urgent.done():
+            self._urgent.set_result(None)
         async with self._stopping:
             if self._stopped:
                 return
             self._close_stdin()
             try:
-                if not await self._gone(grace_s):
+                if not await self._gone(min(grace_s, EOF_S)):
                     self._terminate(self.pid)
                     await self._gone(grace_s)
             finally:  # also when the waiting was cancelled
@@ -96,7 +104,8 @@ class ChildProcess:
         await self._cleanup()
 
     async def _gone(self, grace_s: float) -> bool:
-        await asyncio.wait([self.exited], timeout=grace_s)
+        waiting = [self.exited, self._urgent]
+        await asyncio.wait(waiting, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         return self.exited.done()
 
     def _close_stdin(self) -> None:

@@ -85,7 +85,10 @@ class Process(Protocol):
         ...
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """End the whole tree: close stdin, wait; TERM, wait; KILL. Idempotent; returns when all is gone."""
+        """End the whole tree: close stdin, wait a moment; TERM, wait `grace_s`; KILL.
+
+        Idempotent; returns when all is gone. One without grace hurries one that waits.
+        """
         ...
 
 
