@@ -22,14 +22,11 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, LimitExceeded, Unavailable, UpstreamFailed
 from mcphub.ids import instance_id
 from mcphub.policy.model import Isolation, Permit
-from mcphub.spawn.launching import NEUTRAL, SHARED, Dial, Launcher
+from mcphub.spawn.launching import NEUTRAL, SHARED, Launcher
 from mcphub.spawn.spawner import Launch, Process, Spawner
 from mcphub.spawn.starts import BackOff, StartSlots
 from mcphub.tasks import Tasks
-from mcphub.upstream.http import HttpPipe
-from mcphub.upstream.legacy import LegacyUpstream
-from mcphub.upstream.lines import Connect, LinePipe
-from mcphub.vault.secret import Secret
+from mcphub.upstream.stdio import StdioUpstream
 from mcphub.wire.envelope import Message
 
 _log = structlog.get_logger()
@@ -91,7 +88,7 @@ class Instance:
     log_level: str = ""
     subscriptions: set[str] = field(default_factory=set)
     _process: Process | None = None
-    _upstream: LegacyUpstream | None = None
+    _upstream: StdioUpstream | None = None
 
     @property
     def process(self) -> Process:
@@ -101,7 +98,7 @@ class Instance:
         return self._process
 
     @property
-    def upstream(self) -> LegacyUpstream:
+    def upstream(self) -> StdioUpstream:
         """The connection; only once started."""
         if self._upstream is None:
             raise RuntimeError("the instance has no connection yet")
@@ -359,47 +356,24 @@ class InstancePool:
         self._all[instance.id] = instance
         return instance
 
-    async def _bring_up(self, instance: Instance, spec: ServerSpec, launch: Launch | Dial) -> None:
-        upstream = LegacyUpstream(
+    async def _bring_up(self, instance: Instance, spec: ServerSpec, launch: Launch) -> None:
+        process = await self._spawner.start(launch)
+        instance._process = process  # noqa: SLF001  the pool makes instances
+        upstream = StdioUpstream(
             spec.name,
-            self._dialled(spec, launch)
-            if isinstance(launch, Dial)
-            else await self._spawned(instance, launch),
+            process.stdin,
+            process.stdout,
+            line_bytes=self._limits.line_bytes,
             on_notification=lambda message: self._notified(instance, message),
             on_end=lambda: self._ended(instance),
         )
         instance._upstream = upstream  # noqa: SLF001
-        if instance._process is not None:  # noqa: SLF001
-            instance.process.exited.add_done_callback(lambda _: self._ended(instance))
+        process.exited.add_done_callback(lambda _: self._ended(instance))
         await upstream.initialize(self._limits.start_timeout_s)
         if instance.state is not State.STARTING:
             raise UpstreamFailed(f"Server '{spec.name}' ended while it started.")
         instance.state = State.READY
         self._changed("started", instance)
-
-    async def _spawned(self, instance: Instance, launch: Launch) -> Connect:
-        """Start the process of an instance; returns how to speak with it."""
-        process = await self._spawner.start(launch)
-        instance._process = process  # noqa: SLF001  the pool makes instances
-        limit = self._limits.line_bytes
-        return lambda on_line, on_end: LinePipe(
-            process.stdout, process.stdin, limit, on_line, on_end
-        )
-
-    def _dialled(self, spec: ServerSpec, dial: Dial) -> Connect:
-        """Return how to speak with an HTTP server as one owner."""
-        tasks = self._tasks
-        if tasks is None:
-            raise Unavailable("The hub is stopping.")
-        url = dial.url.reveal() if isinstance(dial.url, Secret) else dial.url
-        headers = {
-            name: value.reveal() if isinstance(value, Secret) else value
-            for name, value in dial.headers.items()
-        }
-        limit = self._limits.line_bytes
-        return lambda on_line, on_end: HttpPipe(
-            spec.name, url, headers, limit, tasks, on_line, on_end
-        )
 
     def _ended(self, instance: Instance) -> None:
         """Its output or its process ended: fail what is in flight, then clean up."""
@@ -513,8 +487,6 @@ def _with_stderr(error: HubError, instance: Instance) -> HubError:
 
 
 def _status(instance: Instance) -> str:
-    if instance.pid is None:
-        return ""
     exited = instance.process.exited
     if not exited.done() or exited.cancelled():
         return ""
