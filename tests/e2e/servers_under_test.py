@@ -128,12 +128,14 @@ class Team:
         await self.hub.refresh()
 
     @asynccontextmanager
-    async def connected(self, user, server, mode=LEGACY):
+    async def connected(self, user, server, mode=LEGACY, **options):
         """Connect the real `mcp` client as a user; at most two minutes for all that is done."""
         with anyio.fail_after(120):
             async with httpx2.AsyncClient(headers=self.headers(user), timeout=100) as http:
                 transport = streamable_http_client(f"{self.url}/mcp/{server}", http_client=http)
-                async with Client(transport, mode=mode, read_timeout_seconds=100) as client:
+                async with Client(
+                    transport, mode=mode, read_timeout_seconds=100, **options
+                ) as client:
                     yield client
 
     @asynccontextmanager

@@ -10,8 +10,11 @@ import re
 import shutil
 import subprocess
 
+import anyio
 import httpx2
 import pytest
+from mcp import MCPError
+from mcp.types import PromptReference, ResourceUpdatedNotification
 from tests.e2e.servers_under_test import (
     LEGACY,
     MODERN,
@@ -31,6 +34,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.xdist_group("published"),
 ]
+DYNAMIC = "demo://resource/dynamic/text"
 ERAS = pytest.mark.parametrize("mode", [LEGACY, MODERN])
 
 
@@ -81,6 +85,72 @@ async def test_an_environment_holds_own_credentials_and_nothing_of_hub_or_others
             assert env["API_TOKEN"] == f"everything-token-of-{name}"
             assert not any(variable.startswith("MCPHUB") for variable in env)
         assert "token-of-alice" not in json.dumps(seen["bob"])
+
+
+@ERAS
+async def test_prompts_completions_resources_and_progress_of_a_server_pass(team, mode):
+    steps = []
+
+    async def progress(done, total, message):
+        steps.append(done)
+
+    async with team.connected("alice", "everything", mode) as alice:
+        assert "args-prompt" in {prompt.name for prompt in (await alice.list_prompts()).prompts}
+        prompt = await alice.get_prompt("args-prompt", {"city": "Paris"})
+        assert "Paris" in prompt.messages[0].content.text
+        reference = PromptReference(type="ref/prompt", name="completable-prompt")
+        offered = await alice.complete(reference, {"name": "department", "value": "E"})
+        assert offered.completion.values == ["Engineering"]
+        assert (await alice.list_resource_templates()).resource_templates
+        for uri in ((await alice.list_resources()).resources[0].uri, f"{DYNAMIC}/1"):
+            assert (await alice.read_resource(uri)).contents[0].text
+        work = {"duration": 1, "steps": 3}
+        await alice.call_tool("trigger-long-running-operation", work, progress_callback=progress)
+        assert steps == [1, 2, 3]
+        weather = await alice.call_tool("get-structured-content", {"location": "Chicago"})
+        assert set(weather.structured_content) == {"temperature", "conditions", "humidity"}
+        image = await alice.call_tool("get-tiny-image", {})
+        assert "image/png" in {getattr(part, "mime_type", "") for part in image.content}
+
+
+@ERAS
+async def test_a_resource_made_by_a_call_is_listed_and_read_by_its_maker_only(team, mode):
+    name = f"{canary()}.gz"
+    async with team.both("everything", mode) as (alice, bob):
+        data = {"name": name, "data": "data:text/plain,hello", "outputType": "resourceLink"}
+        made = await alice.call_tool("gzip-file-as-resource", data)
+        uri = made.content[0].uri
+        assert (await alice.read_resource(uri)).contents[0].blob
+        await answer(bob, "echo", {"message": "his own instance runs"})
+        lists = [(await client.list_resources()).resources for client in (alice, bob)]
+        found = [name in {resource.name for resource in resources} for resources in lists]
+        assert found == [True, False]
+        with pytest.raises(MCPError):
+            await bob.read_resource(uri)
+
+
+@pytest.mark.filterwarnings("ignore:resources/subscribe is removed")
+async def test_an_update_reaches_its_subscriber_only(team):
+    uri = f"{DYNAMIC}/7"
+    seen = {"alice": [], "bob": []}
+
+    def listening(user):
+        async def took(message):
+            if isinstance(message, ResourceUpdatedNotification):
+                seen[user].append(message.params.uri)
+
+        return team.connected(user, "everything", message_handler=took)
+
+    async with listening("alice") as alice, listening("bob") as bob:
+        await must(bob, "echo", {"message": "his own instance runs"})
+        await alice.subscribe_resource(uri)
+        await must(alice, "toggle-subscriber-updates")
+        with anyio.fail_after(60):
+            while not seen["alice"]:  # noqa: ASYNC110
+                await anyio.sleep(0.05)
+        await must(alice, "toggle-subscriber-updates")
+        await must(bob, "echo", {"message": "whatever was on its way has arrived"})
+    assert set(seen["alice"]) == {uri} and seen["bob"] == []
 
 
 @ERAS
