@@ -172,3 +172,14 @@ async def test_sixty_four_single_files_are_shown_and_one_more_is_refused(
     staging = Staging(overlay=False, slots=tmp_path / "slots")
     with pytest.raises(InvalidInput, match="too many single files"):
         staging.plan(tmp_path, tmp_path, files)
+
+
+@pytest.mark.parametrize("used", ["/mnt/data", "/mnt"])
+def test_the_mounts_hide_nothing_that_the_server_needs_also_behind_a_link(tmp_path, used):
+    link = tmp_path / "link"
+    link.symlink_to(used)
+    for needed in (Path(used), link):
+        _, table = Staging(overlay=False, slots=tmp_path).plan(tmp_path, tmp_path, [needed])
+        assert table.split()[1] != "/mnt"
+    _, table = Staging(overlay=False, slots=tmp_path).plan(tmp_path, tmp_path, [Path("/mnt2")])
+    assert table.split()[1] == "/mnt"

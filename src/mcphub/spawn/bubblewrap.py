@@ -165,12 +165,13 @@ def pack(args: Sequence[str]) -> bytes:
     Raises:
         InvalidInput: A value holds a NUL character.
     """
-    if any("\0" in arg for arg in args):
+    text = "\0".join([*args, ""])
+    if text.count("\0") != len(args):
         raise InvalidInput(
             "A value of the server's environment or arguments holds a NUL character.",
             hint="Set the credential again without it.",
         )
-    return b"".join(os.fsencode(arg) + b"\0" for arg in args)
+    return os.fsencode(text)
 
 
 def command(

@@ -62,8 +62,7 @@ class Staging:
             InvalidInput: More single files than there are slots.
             Unavailable: Every directory that could be covered is in use.
         """
-        needed = [Path("/usr"), etc, *places, home, self.slots]
-        base = _free_place([*needed, *(place.resolve() for place in needed)])
+        base = _free_place([etc, *places, home, self.slots])
         lines = [f"mcphub {base} tmpfs size=1m,mode=0755 0 0"]
         if self.overlay:
             lines.append(f"none {base}/none tmpfs size=4k,X-mount.mkdir 0 0")
@@ -108,9 +107,11 @@ class Staging:
         return f"{base}/f/{slot}"
 
 
-def _free_place(sources: Sequence[Path]) -> Path:
+def _free_place(needed: Sequence[Path]) -> Path:
+    """Return a directory that hides nothing of `needed`, also where links on the way lead."""
+    sources = {text + "/" for place in needed for text in (str(place), os.path.realpath(place))}
     for place in _PLACES:
-        if place.is_dir() and not any(source.is_relative_to(place) for source in sources):
+        if place.is_dir() and not any(source.startswith(f"{place}/") for source in sources):
             return place
     raise Unavailable(
         "No directory is free for the mounts of an instance.",
