@@ -83,6 +83,10 @@ SERVERS = {
     "duckdb": uvx("--with", "mcp<2", "mcp-server-duckdb==1.1.0", "--db-path", f"{HOME}/t.duckdb"),
     "python": uvx("--with", "mcp<2", "mcp-python-interpreter==1.2.3", "--dir", HOME),
     "word": uvx("--from", "office-word-mcp-server==1.1.11", "word_mcp_server"),
+    "commander": npx(
+        "@wonderwhy-er/desktop-commander@0.2.52",
+        env={"DESKTOP_COMMANDER_DISABLE_TELEMETRY": "1"},
+    ),
     "gitlab": npx(
         "@modelcontextprotocol/server-gitlab@2025.4.25",
         env={"GITLAB_PERSONAL_ACCESS_TOKEN": "${USER_GITLAB_TOKEN}"},

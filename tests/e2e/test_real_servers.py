@@ -314,6 +314,28 @@ async def run(client, code):
 
 
 @ERAS
+async def test_a_commanders_processes_history_and_configuration_are_its_owners(team, mode):
+    word = canary()
+    async with team.both("commander", mode) as (alice, bob):
+        assert {"start_process", "set_config_value"} <= await tools_of(alice)
+        command = {"command": f"echo {word}; sleep 600", "timeout_ms": 1000}
+        started = await must(alice, "start_process", command)
+        pid = re.search(r"PID (\d+)", started)[1]
+        await must(alice, "set_config_value", {"key": "defaultShell", "value": f"/bin/{word}"})
+        for tool, shown in (
+            ("get_recent_tool_calls", word),
+            ("list_processes", word),
+            ("list_sessions", f"PID: {pid}"),
+            ("get_config", word),
+        ):
+            assert shown in await must(alice, tool), tool
+            assert shown not in await must(bob, tool), tool
+        assert word not in await answer(bob, "read_process_output", {"pid": int(pid)})
+        await must(alice, "set_config_value", {"key": "defaultShell", "value": "/bin/sh"})
+        await must(alice, "force_terminate", {"pid": int(pid)})
+
+
+@ERAS
 async def test_a_document_is_its_owners_although_its_editor_chats_on_stdout(team, mode):
     word, name = canary(), f"{canary()}.docx"
     async with team.both("word", mode) as (alice, bob):
