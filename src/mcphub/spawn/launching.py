@@ -8,7 +8,7 @@ permit names the user; nothing else can (rules R4, R5). Not here: starting (`spa
 import asyncio
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -144,11 +144,18 @@ class Launcher:
     async def neutral(self, spec: ServerSpec, instance_id: str) -> Launch:
         """Return the launch of an instance that belongs to nobody: placeholders, no network, an empty home."""
         program = await self.program(spec)
+        # a placeholder must reach no real service, and what that would answer must not be listed
+        spec = replace(spec, sandbox=replace(spec.sandbox, egress=(), redirect={}))
         facts = {FactName.USER_ID: NEUTRAL, FactName.USER_NAME: NEUTRAL}
         secrets = {name: Secret("placeholder") for name in spec.slot_names}
         return self._build(
             spec, program, instance_id, owner=NEUTRAL, number=0, facts=facts, secrets=secrets
         )
+
+    async def discard_neutral(self, instance_id: str) -> None:
+        """Remove the home of a neutral instance that has ended: nothing of it is used again."""
+        home = self._homes / NEUTRAL / instance_id
+        await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
 
     def home(self, owner: str, server: str) -> Path:
         """Return the host path of a home; both parts are opaque or of a checked grammar (rule R23)."""

@@ -227,6 +227,7 @@ class InstancePool:
                 yield instance
             finally:
                 await self._stop(instance, grace_s=0)  # nobody's: it has nothing to save
+                await self._launcher.discard_neutral(launch.instance_id)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
