@@ -54,6 +54,13 @@ class HubProcess:
             text=True, timeout=120, check=False,
         )  # fmt: skip
 
+    def popen(self, *words: str) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [*self._command, *words], env=self._env, cwd="/", stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=log,
+            )  # fmt: skip
+
     def ask(self, *words: str) -> Any:
         done = self.run(*words, "--json")
         assert done.returncode == 0, done.stderr
@@ -70,11 +77,7 @@ class HubProcess:
     @contextmanager
     def serving(self, *options: str):
         """Serve; what is left at the end is killed."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._command, "serve", "--port", "0", "--json", *options],
-                env=self._env, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-            )  # fmt: skip
+        self._process = self.popen("serve", "--port", "0", "--json", *options)
         try:
             assert self._process.stdout is not None
             line = self._process.stdout.readline()

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,22 @@ def test_a_second_hub_in_the_directory_is_refused_and_harms_the_first_in_no_way(
             assert "Traceback" not in second.stderr
         assert hub.call("alice", "s0", "up") == "up"
         assert [row["server"] for row in hub.ask("instances")] == ["s0"]
+
+
+def test_of_hubs_started_at_the_same_moment_one_serves(tmp_path):
+    hub = HubProcess(tmp_path / "hub")
+    hub.init({"s0": stubborn()}, ["alice"])
+    with ExitStack() as always:
+        hubs = [hub.popen("serve", "--port", "0", "--json") for _ in range(3)]
+        for process in hubs:
+            always.enter_context(process)
+            always.callback(process.kill)
+        served = [process for process in hubs if process.stdout.readline()]
+        assert len(served) == 1, hub.log.read_text()
+        assert [process.wait(60) for process in hubs if process not in served] == [1, 1]
+        assert isinstance(hub.ask("instances"), list)
+        served[0].terminate()
+        assert served[0].wait(60) == 0
 
 
 def test_a_taken_port_is_told_and_the_next_start_works(tmp_path):

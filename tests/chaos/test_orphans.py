@@ -1,5 +1,6 @@
 """kill -9 of a hub leaves nothing behind; a wild instance harms no other."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -62,9 +63,10 @@ def processes() -> dict[int, bytes]:
 
 def children_of(pid: int) -> set[int]:
     found = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found |= {child} | children_of(child)
+    with contextlib.suppress(OSError):  # gone meanwhile
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found |= {child} | children_of(child)
     return found
 
 
@@ -79,7 +81,11 @@ def alive(pid: int) -> bool:
 def test_killing_the_hub_ends_every_instance_and_the_gateway(kind, tmp_path):
     mark = instance_id()
     argv = [sys.executable, "-c", HUB, kind, str(tmp_path), mark]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as hub:
+    with (
+        subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as hub,
+        contextlib.ExitStack() as always,
+    ):
+        always.callback(hub.kill)  # else a failure here would wait for the hub's own end
         assert hub.stdout is not None
         for line in hub.stdout:
             if line == b"READY\n":
