@@ -1,6 +1,24 @@
 """Fixtures for every test."""
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling, Scheduling
+
+
+class FilesOfServersTogether(LoadScopeScheduling):
+    """Deals tests out one by one, but a file of `tests/e2e` as one: its tests share a running hub.
+
+    In place of `--dist=loadgroup`, whose groups this version of pytest does not tell xdist.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0] if "e2e/" in nodeid else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Take the place of xdist's scheduler, unless another one is asked for."""
+    return FilesOfServersTogether(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture(scope="session")

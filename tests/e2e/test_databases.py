@@ -29,7 +29,6 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.e2e,
     pytest.mark.timeout(600),
-    pytest.mark.xdist_group("databases"),
 ]
 ERAS = pytest.mark.parametrize("mode", [LEGACY, MODERN])
 ACCOUNT, PASSWORD = "${USER_DATABASE_ACCOUNT}", "${USER_DATABASE_PASSWORD}"

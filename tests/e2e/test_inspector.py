@@ -17,7 +17,6 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.e2e,
     pytest.mark.timeout(600),
-    pytest.mark.xdist_group("inspector"),
 ]
 INSPECTOR = ("npx", "-y", "-p", "@modelcontextprotocol/inspector@2.12.0", "mcp-inspector")
 MCPHUB = str(Path(sys.executable).parent / "mcphub")

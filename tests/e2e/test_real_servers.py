@@ -32,7 +32,6 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.e2e,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("published"),
 ]
 DYNAMIC = "demo://resource/dynamic/text"
 ERAS = pytest.mark.parametrize("mode", [LEGACY, MODERN])
