@@ -7,12 +7,23 @@ from typing import Any
 
 import structlog
 
+from mcphub.audit.records import neutral
+
+_LONGEST = 4096
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 def _severity(_: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add the severity as `severity`: events of the sandbox have a `level` of their own."""
     event["severity"] = name
+    return event
+
+
+def _neutralise(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Bound every text and take out what acts on a terminal, whoever wrote it (rule R24)."""
+    for key, value in event.items():
+        if isinstance(value, str) and key != "exception":
+            event[key] = neutral(value, _LONGEST)
     return event
 
 
@@ -32,6 +43,7 @@ def log_to_stderr(level: str, *, serving: bool = False) -> None:
         structlog.contextvars.merge_contextvars,
         _severity,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _neutralise,
     ]
     if not plain:
         processors.append(structlog.processors.format_exc_info)
