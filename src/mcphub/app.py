@@ -32,7 +32,14 @@ from mcphub.gateway.sessions import Sessions
 from mcphub.ground import ground
 from mcphub.hub import Hub, Refusals
 from mcphub.ids import Clock, system_clock
-from mcphub.listening import control_listener, server_of, tcp_listener, the_only_hub, url_of
+from mcphub.listening import (
+    CALLS_END_S,
+    control_listener,
+    server_of,
+    tcp_listener,
+    the_only_hub,
+    url_of,
+)
 from mcphub.policy.model import Denial, HostFacts, Permit, Principal
 from mcphub.settings import HubSettings
 from mcphub.spawn.egress.events import EgressEvent
@@ -221,8 +228,10 @@ async def serving(
             hub.url = settings.listen.public_url or url_of(settings.listen.host, listener)
             hub.plane.hub_url = hub.url
             servers = [server_of(application(hub)), server_of(control_app(hub))]
-            for server, bound in zip(servers, (listener, control), strict=True):
+            serves = [
                 tasks.start("http.serve", server.serve(sockets=[bound]))
+                for server, bound in zip(servers, (listener, control), strict=True)
+            ]
             for server in servers:
                 await server.up.wait()
             warming = tasks.start("catalogs.warm", hub.warm())
@@ -234,6 +243,9 @@ async def serving(
                 for server in servers:
                     server.should_exit = True
                 settings.control_socket.unlink(missing_ok=True)
+                # calls have a moment to end; then their callers get an answer, not a lost connection
+                await asyncio.wait(serves, timeout=CALLS_END_S)
+                hub.pool.end_calls()
 
 
 def _places(spec: ServerSpec, slot: str) -> tuple[str, ...]:

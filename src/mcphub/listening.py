@@ -15,6 +15,8 @@ from mcphub.errors import InvalidInput
 from mcphub.settings import HubSettings
 
 SHUTDOWN_S: Final = 5
+CALLS_END_S: Final = 4.0
+"""Seconds that calls in flight have when the hub stops; the rest is for their answers."""
 
 
 class Server(uvicorn.Server):

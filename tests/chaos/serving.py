@@ -91,6 +91,12 @@ class HubProcess:
 
     def call(self, user: str, server: str, tool: str, **arguments: object) -> str:
         """Call a tool; returns its text."""
+        body = self.answer(user, server, tool, **arguments)
+        assert "result" in body, (body, self.log.read_text()[-4000:])
+        return body["result"]["content"][0]["text"]
+
+    def answer(self, user: str, server: str, tool: str, **arguments: object) -> Any:
+        """Call a tool; returns the whole answer."""
         meta = {
             "io.modelcontextprotocol/protocolVersion": MODERN,
             "io.modelcontextprotocol/clientCapabilities": {},
@@ -111,9 +117,7 @@ class HubProcess:
                 "params": {"name": tool, "arguments": arguments, "_meta": meta},
             },
         )  # fmt: skip
-        body = answer.json()
-        assert "result" in body, (answer.status_code, body, self.log.read_text()[-4000:])
-        return body["result"]["content"][0]["text"]
+        return answer.json()
 
     def tree(self) -> set[int]:
         """Every process below the hub."""

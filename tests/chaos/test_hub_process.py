@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -115,6 +116,23 @@ def test_term_stops_everything_cleanly_and_no_record_is_lost(hub):
     calls = [(row["user"], row["server"]) for row in hub.ask("requests")]
     assert len(calls) == len(set(calls)) == 4
     assert "Traceback" not in hub.log.read_text()
+
+
+def test_callers_in_the_middle_of_a_call_are_told_that_the_hub_stops(tmp_path):
+    hub = HubProcess(tmp_path / "hub")
+    hub.init(two_servers(ROOT / "tests" / "servers"), ["alice", "bob"])
+    with hub.serving(), ThreadPoolExecutor() as threads:
+        use(hub)
+        calls = [threads.submit(hub.answer, user, "quiet", "slow", seconds=60) for user in hub.keys]
+        deadline = time.monotonic() + 30
+        while sum(row["in_flight"] for row in hub.ask("instances")) < 2:
+            assert time.monotonic() < deadline
+        assert hub.stop() == 0
+        for call in calls:
+            assert call.result()["error"]["message"].startswith("The hub is stopping.")
+    assert "Traceback" not in hub.log.read_text()
+    outcomes = [row["outcome"] for row in hub.ask("requests") if row["name"] == "slow"]
+    assert len(outcomes) == 2
 
 
 @pytest.fixture

@@ -211,6 +211,17 @@ class InstancePool:
                 self._stop_soon(instance)
         return len(found)
 
+    def end_calls(self) -> None:
+        """Fail every call in flight and every later one, because the hub is stopping."""
+        self._tasks = None
+        for pending in self._starting.values():
+            if not pending.done():
+                pending.set_exception(_hub_stops())
+                pending.exception()
+        for instance in self._all.values():
+            if instance._upstream is not None:  # noqa: SLF001
+                instance.upstream.fail_all(_hub_stops())
+
     async def stop(self, instance: Instance) -> None:
         """Stop one instance now; returns when its processes are gone."""
         await self._stop(instance)
@@ -467,6 +478,10 @@ class InstancePool:
     def now() -> float:
         """Return the loop's time in seconds, the clock of all durations."""
         return asyncio.get_running_loop().time()
+
+
+def _hub_stops() -> Unavailable:
+    return Unavailable("The hub is stopping.", hint="Call again soon.", retry_after_s=5)
 
 
 def _key(permit: Permit, session: str) -> _Key:
