@@ -105,7 +105,7 @@ async def test_no_method_answers_in_another_users_session(alice, bob, method):
 
 @pytest.mark.parametrize("where", ["/mcp", "/mcp/@engineering", "/mcp/private", "/mcp/github"])
 async def test_a_session_exists_for_its_user_at_its_endpoint_only(hub, alice, bob, where):
-    for http, verb in itertools.product((bob.http, alice.http), ("GET", "DELETE", "POST")):
+    for http, verb in itertools.product((bob.http, alice.http), ("POST", "DELETE", "GET")):
         if http is alice.http and where == "/mcp/github":
             continue
         body = {"json": request("ping")} if verb == "POST" else {}
