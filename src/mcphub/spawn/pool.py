@@ -22,9 +22,10 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, LimitExceeded, Unavailable, UpstreamFailed
 from mcphub.ids import instance_id
 from mcphub.policy.model import Isolation, Permit
+from mcphub.spawn import failing
 from mcphub.spawn.launching import NEUTRAL, SHARED, Launcher
 from mcphub.spawn.spawner import Launch, Process, Spawner
-from mcphub.spawn.starts import BackOff, StartSlots
+from mcphub.spawn.starts import BackOff, PoolLimits, StartSlots
 from mcphub.tasks import Tasks
 from mcphub.upstream.stdio import StdioUpstream
 from mcphub.wire.envelope import Message
@@ -43,17 +44,6 @@ class State(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
-    """Bounds of the pool; see `settings.Limits`."""
-
-    instances: int
-    instances_per_user: int
-    starts_at_once: int
-    start_timeout_s: float
-    line_bytes: int
 
 
 @dataclass(slots=True, eq=False)
@@ -216,11 +206,11 @@ class InstancePool:
         self._tasks = None
         for pending in self._starting.values():
             if not pending.done():
-                pending.set_exception(_hub_stops())
+                pending.set_exception(failing.hub_stops())
                 pending.exception()
         for instance in self._all.values():
             if instance._upstream is not None:  # noqa: SLF001
-                instance.upstream.fail_all(_hub_stops())
+                instance.upstream.fail_all(failing.hub_stops())
 
     async def stop(self, instance: Instance) -> None:
         """Stop one instance now; returns when its processes are gone."""
@@ -351,7 +341,7 @@ class InstancePool:
             )
         if instance is not None:
             await self._stop(instance)  # first, so that its last words have been read
-            error = _with_stderr(error, instance)
+            error = failing.with_last_words(error, _last_words(instance))
             self._back_off.failed(key, str(error.message), self.now())
         if not pending.done():
             pending.set_exception(error)
@@ -394,11 +384,13 @@ class InstancePool:
         was = instance.state
         self._retire(instance)
         ended = UpstreamFailed(
-            f"Server '{instance.server}' ended unexpectedly{_status(instance)}.",
+            f"Server '{instance.server}' ended unexpectedly{failing.status_of(_exited(instance))}.",
             hint="Call again: the hub starts it anew.",
         )
         instance.upstream.fail_all(
-            ended if was is State.STARTING else _with_stderr(ended, instance)
+            ended
+            if was is State.STARTING
+            else failing.with_last_words(ended, _last_words(instance))
         )
         if was is State.READY:
             self._changed("crashed", instance)
@@ -440,11 +432,7 @@ class InstancePool:
             return
         self._retire(instance)
         if instance._upstream is not None:  # noqa: SLF001
-            instance.upstream.fail_all(
-                Unavailable(
-                    f"Server '{instance.server}' was stopped.", hint="Call again.", retry_after_s=0
-                )
-            )
+            instance.upstream.fail_all(failing.stopped(instance.server))
             instance.upstream.close()
         if instance._process is not None:  # noqa: SLF001
             await instance.process.stop(grace_s)
@@ -480,10 +468,6 @@ class InstancePool:
         return asyncio.get_running_loop().time()
 
 
-def _hub_stops() -> Unavailable:
-    return Unavailable("The hub is stopping.", hint="Call again soon.", retry_after_s=5)
-
-
 def _key(permit: Permit, session: str) -> _Key:
     if permit.isolation is Isolation.SHARED:
         return (SHARED, permit.server, "")
@@ -494,17 +478,9 @@ def _key(permit: Permit, session: str) -> _Key:
     )
 
 
-def _with_stderr(error: HubError, instance: Instance) -> HubError:
-    """Add the server's last words; they go to its owner only, redacted by the spawner."""
-    tail = [] if instance.owner == SHARED else instance.stderr()[-3:]
-    if tail:
-        error.message = f"{error.message} Its last words: {' / '.join(tail)[:600]}"
-    return error
+def _last_words(instance: Instance) -> list[str]:
+    return [] if instance.owner == SHARED else instance.stderr()
 
 
-def _status(instance: Instance) -> str:
-    exited = instance.process.exited
-    if not exited.done() or exited.cancelled():
-        return ""
-    status = exited.result()
-    return f" (killed by signal {-status})" if status < 0 else f" (exit status {status})"
+def _exited(instance: Instance) -> "asyncio.Future[int] | None":
+    return instance.process.exited if instance.pid is not None else None

@@ -15,6 +15,17 @@ _LONGEST_PAUSE_S: Final = 60.0
 _KEPT: Final = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Bounds of the pool; see `settings.Limits`."""
+
+    instances: int
+    instances_per_user: int
+    starts_at_once: int
+    start_timeout_s: float
+    line_bytes: int
+
+
 @dataclass(slots=True)
 class _Share:
     """One owner's part of the slots; lives as long as somebody holds it or waits for it."""

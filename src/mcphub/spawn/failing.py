@@ -1,0 +1,35 @@
+"""What callers are told when an instance ends or never starts. Parts of `spawn.pool`."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from mcphub.errors import HubError, Unavailable
+
+_WORDS: Final = 3
+_LONGEST: Final = 600
+
+
+def hub_stops() -> Unavailable:
+    """Return what calls in flight get when the hub stops."""
+    return Unavailable("The hub is stopping.", hint="Call again soon.", retry_after_s=5)
+
+
+def stopped(server: str) -> Unavailable:
+    """Return what calls get whose instance was stopped under them."""
+    return Unavailable(f"Server '{server}' was stopped.", hint="Call again.", retry_after_s=0)
+
+
+def with_last_words(error: HubError, lines: Sequence[str]) -> HubError:
+    """Add what a server said last on stderr, already redacted by the spawner; for its owner only."""
+    if lines:
+        error.message = f"{error.message} Its last words: {' / '.join(lines[-_WORDS:])[:_LONGEST]}"
+    return error
+
+
+def status_of(exited: "asyncio.Future[int] | None") -> str:
+    """Return how a process ended, in parentheses; empty when it has not, or there is none."""
+    if exited is None or not exited.done() or exited.cancelled():
+        return ""
+    status = exited.result()
+    return f" (killed by signal {-status})" if status < 0 else f" (exit status {status})"
