@@ -213,7 +213,7 @@ class Hub:
         wanted = [
             spec
             for spec in self.access.specs.values()
-            if spec.transport is Transport.STDIO
+            if spec.transport is not Transport.BUILTIN
             and spec.enabled
             and (spec.name not in state or state[spec.name].enabled)
         ]

@@ -17,9 +17,10 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerStates, StoredCatalog
 from mcphub.errors import HubError
 from mcphub.ids import Clock
+from mcphub.policy.model import Transport
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.pool import Instance, InstancePool
-from mcphub.upstream.stdio import StdioUpstream
+from mcphub.upstream.legacy import LegacyUpstream
 from mcphub.wire import envelope
 from mcphub.wire.envelope import Members
 
@@ -163,8 +164,8 @@ class Catalogs:
         return known
 
     async def _load(self, spec: ServerSpec) -> Offer:
-        program = await self._launcher.program(spec)
-        key = f"{program.version}+{spec.revision[:16]}"
+        version = await self._launcher.version(spec)
+        key = f"{version}+{spec.revision[:16]}"
         stored = await self._states.catalog(spec.name, key)
         if stored is None:
             stored = await self._discover(spec)
@@ -172,6 +173,9 @@ class Catalogs:
         return _offer(stored)
 
     async def _discover(self, spec: ServerSpec) -> StoredCatalog:
+        if spec.transport is Transport.HTTP and (spec.slots or spec.user_aware):
+            # it is somebody else's machine: nobody's placeholder is sent there
+            return StoredCatalog(initialize=b"{}", at=self._clock(), per_user=True, **_columns({}))
         try:
             async with self._pool.neutral(spec) as instance:
                 offer = Offer(envelope.object_of(instance.upstream.initialize_result))
@@ -191,7 +195,7 @@ class Catalogs:
             return StoredCatalog(initialize=b"{}", at=self._clock(), per_user=True, **_columns({}))
 
 
-async def read_list(upstream: StdioUpstream, kind: Kind) -> tuple[Item, ...]:
+async def read_list(upstream: LegacyUpstream, kind: Kind) -> tuple[Item, ...]:
     """Read all pages of a list from a server.
 
     Raises:

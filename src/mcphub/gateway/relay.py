@@ -13,7 +13,7 @@ from mcphub.gateway.plane import DataPlane, Route, lease, route
 from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
 from mcphub.spawn.pool import Instance
 from mcphub.upstream.exchange import Exchange
-from mcphub.upstream.stdio import TimedOut
+from mcphub.upstream.legacy import TimedOut
 from mcphub.wire import envelope, eras
 from mcphub.wire.codes import LOG_LEVELS
 

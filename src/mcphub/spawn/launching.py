@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -21,7 +22,7 @@ from mcphub.catalog.spec import FactName, ServerSpec
 from mcphub.catalog.states import ServerStates
 from mcphub.catalog.templates import expand
 from mcphub.catalog.versions import exact_version
-from mcphub.errors import InvalidInput, Unavailable
+from mcphub.errors import InvalidInput
 from mcphub.policy.model import Isolation, Permit, Transport
 from mcphub.spawn.program import readable_of
 from mcphub.spawn.spawner import Launch
@@ -46,6 +47,23 @@ class Program:
     argv: tuple[str, ...]
     readable: tuple[Path, ...]
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """How one owner's connection to an HTTP server is made; fixed like a `Launch`.
+
+    Attributes:
+        instance_id: Opaque id, `i_…`.
+        owner: Opaque id of the user, or `neutral`.
+        url: Where to post; its host is the administrator's.
+        headers: Headers of every request, with this owner's credentials.
+    """
+
+    instance_id: str
+    owner: str
+    url: str | Secret
+    headers: Mapping[str, str | Secret]
 
 
 class Launcher:
@@ -98,11 +116,6 @@ class Launcher:
             InvalidInput: The command does not exist or the launcher's arguments are not understood.
             UpstreamFailed, Unavailable: The package could not be installed.
         """
-        if spec.transport is not Transport.STDIO:
-            raise Unavailable(
-                f"Server '{spec.name}' is reached by HTTP, which this version of the hub does not relay yet.",
-                hint="Use a server that is started by a command.",
-            )
         known = self.known_program(spec)
         if known is not None:
             return known
@@ -113,7 +126,18 @@ class Launcher:
                 self._programs[(spec.name, spec.revision)] = known
             return known
 
-    async def launch(self, permit: Permit, spec: ServerSpec, instance_id: str) -> Launch:
+    async def prepare(self, spec: ServerSpec) -> None:
+        """Do what may take minutes before a start: install the package. Raises as `program`."""
+        if spec.transport is Transport.STDIO:
+            await self.program(spec)
+
+    async def version(self, spec: ServerSpec) -> str:
+        """Return the exact version of what a spec runs or reaches. Raises as `program`."""
+        if spec.transport is Transport.STDIO:
+            return (await self.program(spec)).version
+        return exact_version(spec, None)
+
+    async def launch(self, permit: Permit, spec: ServerSpec, instance_id: str) -> Launch | Dial:
         """Return the launch of `spec` for the permit's principal, with its credentials inside.
 
         Raises:
@@ -122,7 +146,6 @@ class Launcher:
         """
         if permit.server != spec.name:
             raise ValueError("the permit is for another server")
-        program = await self.program(spec)
         if permit.isolation is Isolation.SHARED:
             if spec.slots:
                 raise InvalidInput(
@@ -130,32 +153,33 @@ class Launcher:
                     hint="Remove the slots or the sharing.",
                 )
             facts = {FactName.USER_ID: SHARED, FactName.USER_NAME: SHARED}
-            return self._build(
-                spec, program, instance_id, owner=SHARED, number=1, facts=facts, secrets={}
+            return await self._build(
+                spec, instance_id, owner=SHARED, number=1, facts=facts, secrets={}
             )
         principal = permit.principal
         secrets = await self._vault.open_for(permit, spec.slot_names)
         facts = {FactName.USER_ID: principal.user_id, FactName.USER_NAME: principal.user_name}
-        return self._build(
-            spec, program, instance_id, owner=principal.user_id, number=principal.number,
-            facts=facts, secrets=secrets,
-        )  # fmt: skip
-
-    async def neutral(self, spec: ServerSpec, instance_id: str) -> Launch:
-        """Return the launch of an instance that belongs to nobody: placeholders, no network, an empty home."""
-        program = await self.program(spec)
-        # a placeholder must reach no real service, and what that would answer must not be listed
-        spec = replace(spec, sandbox=replace(spec.sandbox, egress=(), redirect={}))
-        facts = {FactName.USER_ID: NEUTRAL, FactName.USER_NAME: NEUTRAL}
-        secrets = {name: Secret("placeholder") for name in spec.slot_names}
-        return self._build(
-            spec, program, instance_id, owner=NEUTRAL, number=0, facts=facts, secrets=secrets
+        return await self._build(
+            spec,
+            instance_id,
+            owner=principal.user_id,
+            number=principal.number,
+            facts=facts,
+            secrets=secrets,
         )
 
-    async def discard_neutral(self, instance_id: str) -> None:
-        """Remove the home of a neutral instance that has ended: nothing of it is used again."""
-        home = self._homes / NEUTRAL / instance_id
-        await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+    async def neutral(self, spec: ServerSpec, instance_id: str) -> Launch | Dial:
+        """Return the launch of an instance that belongs to nobody: placeholders, no network, an empty home."""
+        facts = {FactName.USER_ID: NEUTRAL, FactName.USER_NAME: NEUTRAL}
+        secrets = {name: Secret("placeholder") for name in spec.slot_names}
+        return await self._build(
+            spec, instance_id, owner=NEUTRAL, number=0, facts=facts, secrets=secrets
+        )
+
+    async def discard(self, launch: Launch | Dial) -> None:
+        """Remove the home of a neutral instance that is gone."""
+        if isinstance(launch, Launch) and launch.owner == NEUTRAL:
+            await asyncio.to_thread(shutil.rmtree, launch.home, ignore_errors=True)
 
     def home(self, owner: str, server: str) -> Path:
         """Return the host path of a home; both parts are opaque or of a checked grammar (rule R23)."""
@@ -205,17 +229,16 @@ class Launcher:
             )
         return Program((str(program), *spec.args), readable, exact_version(spec, None))
 
-    def _build(
+    async def _build(
         self,
         spec: ServerSpec,
-        program: Program,
         instance_id: str,
         *,
         owner: str,
         number: int,
         facts: Mapping[FactName, str],
         secrets: Mapping[str, Secret],
-    ) -> Launch:
+    ) -> Launch | Dial:
         home = (
             self.home(owner, spec.name) if owner != NEUTRAL else self._homes / NEUTRAL / instance_id
         )
@@ -224,6 +247,9 @@ class Launcher:
         }
         values |= {fact.value: text for fact, text in facts.items()}
         values[FactName.USER_HOME.value] = self._home_inside(home)
+        if spec.transport is Transport.HTTP:
+            return _dial(spec, instance_id, owner, values)
+        program = await self.program(spec)
         cwd = expand(spec.cwd, values) if spec.cwd else ""
         return Launch(
             instance_id=instance_id,
@@ -234,8 +260,32 @@ class Launcher:
             home=home,
             cwd=cwd if isinstance(cwd, str) else "",
             readable=_unique(program.readable, (Path(path) for path in spec.sandbox.readable)),
-            sandbox=spec.sandbox,
+            sandbox=replace(spec.sandbox, egress=(), redirect={})
+            if owner == NEUTRAL
+            else spec.sandbox,
         )
+
+
+def _dial(
+    spec: ServerSpec, instance_id: str, owner: str, values: Mapping[str, str | Secret]
+) -> Dial:
+    """Return the connection of one owner to an HTTP server.
+
+    Raises:
+        InvalidInput: A user's value would choose the host that the credentials go to (rule R20).
+    """
+    url = expand(spec.url, values)
+    plain = url.reveal() if isinstance(url, Secret) else url
+    written, meant = urlsplit(spec.url), urlsplit(plain)
+    if "$" in written.netloc or (written.scheme, written.netloc) != (meant.scheme, meant.netloc):
+        raise InvalidInput(
+            f"Server '{spec.name}': the host of its url depends on the user.",
+            hint="Write the host out; slots belong into headers or the path.",
+        )
+    headers = {name: expand(text, values) for name, text in spec.headers.items()}
+    if spec.user_aware and owner != NEUTRAL:
+        headers["X-MCPHub-User-Id"] = owner
+    return Dial(instance_id=instance_id, owner=owner, url=url, headers=headers)
 
 
 def _unique(*groups: Iterable[Path]) -> tuple[Path, ...]:

@@ -23,11 +23,14 @@ from mcphub.errors import HubError, LimitExceeded, Unavailable, UpstreamFailed
 from mcphub.ids import instance_id
 from mcphub.policy.model import Isolation, Permit
 from mcphub.spawn import failing
-from mcphub.spawn.launching import NEUTRAL, SHARED, Launcher
+from mcphub.spawn.launching import NEUTRAL, SHARED, Dial, Launcher
 from mcphub.spawn.spawner import Launch, Process, Spawner
 from mcphub.spawn.starts import BackOff, PoolLimits, StartSlots
 from mcphub.tasks import Tasks
-from mcphub.upstream.stdio import StdioUpstream
+from mcphub.upstream.http import HttpPipe
+from mcphub.upstream.legacy import LegacyUpstream
+from mcphub.upstream.lines import Connect, LinePipe
+from mcphub.vault.secret import Secret
 from mcphub.wire.envelope import Message
 
 _log = structlog.get_logger()
@@ -78,7 +81,7 @@ class Instance:
     log_level: str = ""
     subscriptions: set[str] = field(default_factory=set)
     _process: Process | None = None
-    _upstream: StdioUpstream | None = None
+    _upstream: LegacyUpstream | None = None
 
     @property
     def process(self) -> Process:
@@ -88,7 +91,7 @@ class Instance:
         return self._process
 
     @property
-    def upstream(self) -> StdioUpstream:
+    def upstream(self) -> LegacyUpstream:
         """The connection; only once started."""
         if self._upstream is None:
             raise RuntimeError("the instance has no connection yet")
@@ -219,7 +222,7 @@ class InstancePool:
     @contextlib.asynccontextmanager
     async def neutral(self, spec: ServerSpec) -> AsyncIterator[Instance]:
         """Run an instance that belongs to nobody for the time of the block (catalog discovery)."""
-        await self._launcher.program(spec)
+        await self._launcher.prepare(spec)
         async with self._slots.held_by(NEUTRAL):
             launch = await self._launcher.neutral(spec, instance_id())
             instance = self._new(launch.instance_id, NEUTRAL, spec, ("", 0), "")
@@ -228,7 +231,7 @@ class InstancePool:
                 yield instance
             finally:
                 await self._stop(instance, grace_s=0)  # nobody's: it has nothing to save
-                await self._launcher.discard_neutral(launch.instance_id)
+                await self._launcher.discard(launch)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -294,7 +297,7 @@ class InstancePool:
     ) -> None:
         instance: Instance | None = None
         try:
-            await self._launcher.program(spec)  # may install for minutes: before the slot
+            await self._launcher.prepare(spec)  # may install for minutes: before the slot
             async with self._slots.held_by(key[0]):
                 launch = await self._launcher.launch(permit, spec, instance_id())
                 instance = self._new(launch.instance_id, launch.owner, spec, revision, session)
@@ -358,24 +361,47 @@ class InstancePool:
         self._all[instance.id] = instance
         return instance
 
-    async def _bring_up(self, instance: Instance, spec: ServerSpec, launch: Launch) -> None:
-        process = await self._spawner.start(launch)
-        instance._process = process  # noqa: SLF001  the pool makes instances
-        upstream = StdioUpstream(
+    async def _bring_up(self, instance: Instance, spec: ServerSpec, launch: Launch | Dial) -> None:
+        upstream = LegacyUpstream(
             spec.name,
-            process.stdin,
-            process.stdout,
-            line_bytes=self._limits.line_bytes,
+            self._dialled(spec, launch)
+            if isinstance(launch, Dial)
+            else await self._spawned(instance, launch),
             on_notification=lambda message: self._notified(instance, message),
             on_end=lambda: self._ended(instance),
         )
         instance._upstream = upstream  # noqa: SLF001
-        process.exited.add_done_callback(lambda _: self._ended(instance))
+        if instance._process is not None:  # noqa: SLF001
+            instance.process.exited.add_done_callback(lambda _: self._ended(instance))
         await upstream.initialize(self._limits.start_timeout_s)
         if instance.state is not State.STARTING:
             raise UpstreamFailed(f"Server '{spec.name}' ended while it started.")
         instance.state = State.READY
         self._changed("started", instance)
+
+    async def _spawned(self, instance: Instance, launch: Launch) -> Connect:
+        """Start the process of an instance; returns how to speak with it."""
+        process = await self._spawner.start(launch)
+        instance._process = process  # noqa: SLF001  the pool makes instances
+        limit = self._limits.line_bytes
+        return lambda on_line, on_end: LinePipe(
+            process.stdout, process.stdin, limit, on_line, on_end
+        )
+
+    def _dialled(self, spec: ServerSpec, dial: Dial) -> Connect:
+        """Return how to speak with an HTTP server as one owner."""
+        tasks = self._tasks
+        if tasks is None:
+            raise Unavailable("The hub is stopping.")
+        url = dial.url.reveal() if isinstance(dial.url, Secret) else dial.url
+        headers = {
+            name: value.reveal() if isinstance(value, Secret) else value
+            for name, value in dial.headers.items()
+        }
+        limit = self._limits.line_bytes
+        return lambda on_line, on_end: HttpPipe(
+            spec.name, url, headers, limit, tasks, on_line, on_end
+        )
 
     def _ended(self, instance: Instance) -> None:
         """Its output or its process ended: fail what is in flight, then clean up."""

@@ -2,7 +2,7 @@
 
 Holds everything that belongs to this request alone: the caller's progress token, the messages that
 arrived before the answer, the deadline. It knows neither who called (the relay does) nor how bytes
-travel (`upstream.stdio` does).
+travel (`upstream.legacy` does).
 """
 
 import asyncio

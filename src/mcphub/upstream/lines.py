@@ -1,4 +1,4 @@
-"""Lines over a pair of pipes: the transport under `upstream.stdio`, without any protocol.
+"""Lines over a pair of pipes: the transport under `upstream.legacy`, without any protocol.
 
 Reads and writes non-blocking descriptors on the event loop (`add_reader`, `add_writer`), bounded in
 both directions: a line that is too long ends the connection, a writer waits when too much is queued.
@@ -8,10 +8,43 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 _READ: Final = 256 * 1024
 _HIGH_WATER: Final = 1024 * 1024
+
+
+class Pipe(Protocol):
+    """What carries lines to a server and back."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much is queued that the caller must `await drain()` before it writes more."""
+        ...
+
+    def write(self, line: bytes) -> None:
+        """Send one message on one line; does not wait.
+
+        Raises:
+            BrokenPipeError: The other side is gone.
+        """
+        ...
+
+    async def drain(self) -> None:
+        """Wait until no longer congested."""
+        ...
+
+    def abandon(self, request_id: int) -> None:
+        """Nobody waits for the answer to this request any more."""
+        ...
+
+    def close(self, reason: Exception | None = None) -> None:
+        """End the connection. Idempotent."""
+        ...
+
+
+Connect = Callable[[Callable[[bytes], None], Callable[[Exception | None], None]], Pipe]
+"""Opens a pipe: (takes a line, takes the reason of the end or None) -> pipe."""
 
 
 class LineTooLong(Exception):
@@ -19,7 +52,7 @@ class LineTooLong(Exception):
 
 
 class LinePipe:
-    """One connection. Owned by one `StdioUpstream`; the descriptors belong to the process.
+    """One connection. Owned by one `LegacyUpstream`; the descriptors belong to the process.
 
     Args:
         reader: Readable non-blocking descriptor.
@@ -76,6 +109,9 @@ class LinePipe:
             self._loop.add_writer(self._writer, self._writable)
         self._queue.append(data)
         self._queued += len(data)
+
+    def abandon(self, request_id: int) -> None:
+        """Do nothing: an answer that nobody waits for is dropped when it comes."""
 
     async def drain(self) -> None:
         """Wait until the queue is below its bound."""

@@ -1,11 +1,12 @@
-"""A legacy MCP server behind two pipes: ids of our own, answers to their exchanges, the rest to its owner.
+"""A legacy MCP server behind a pipe of lines: ids of our own, answers to their exchanges, the rest to its owner.
 
-One `StdioUpstream` belongs to one instance and so to one user (rules R2, R8). It relays bytes: only
+One `LegacyUpstream` belongs to one instance and so to one user (rules R2, R8). It relays bytes: only
 ids, the progress token and hop-owned `_meta` change. What the server asks in the middle of a call
 (elicitation, sampling) goes to the call of a client that can be asked; anything else gets a JSON-RPC
 error instead of silence.
 
-Not here: starting and stopping processes (`spawn`), who may call (`policy`), eras of the caller.
+Not here: how lines travel (`upstream.lines` for processes, `upstream.http` for URLs), starting and
+stopping (`spawn`), who may call (`policy`), eras of the caller.
 """
 
 import asyncio
@@ -15,9 +16,9 @@ from typing import Final
 import msgspec
 
 from mcphub import __version__
-from mcphub.errors import Unavailable, UpstreamFailed
+from mcphub.errors import HubError, Unavailable, UpstreamFailed
 from mcphub.upstream.exchange import Exchange
-from mcphub.upstream.lines import LinePipe, LineTooLong
+from mcphub.upstream.lines import Connect, LineTooLong
 from mcphub.wire import envelope
 from mcphub.wire.codes import LATEST_LEGACY, LEGACY_VERSIONS, METHOD_NOT_FOUND
 from mcphub.wire.envelope import Members, Message
@@ -44,27 +45,23 @@ class TimedOut(Unavailable):
     code = "timeout"
 
 
-class StdioUpstream:
+class LegacyUpstream:
     """The connection to one running server.
 
-    Life cycle: made with the process's pipes; `initialize()` once; `send()` for calls; `close()`.
+    Life cycle: made with a pipe; `initialize()` once; `send()` for calls; `close()`.
 
     Args:
         name: Name of the server spec, for error texts.
-        stdin: Descriptor that the server reads from.
-        stdout: Descriptor that the server writes to.
-        line_bytes: Longest message.
+        connect: Opens the pipe, given what takes a line and what takes the end.
         on_notification: Gets every notification that belongs to no single exchange.
-        on_end: Called once when the server's output ended.
+        on_end: Called once when nothing more comes from the server.
     """
 
     def __init__(
         self,
         name: str,
-        stdin: int,
-        stdout: int,
+        connect: Connect,
         *,
-        line_bytes: int,
         on_notification: Callable[[Message], None],
         on_end: Callable[[], None],
     ) -> None:
@@ -77,7 +74,7 @@ class StdioUpstream:
         self._ended: Exception | None = None
         self._on_notification = on_notification
         self._on_end = on_end
-        self._pipe = LinePipe(stdout, stdin, line_bytes, self._line, self._end)
+        self._pipe = connect(self._line, self._end)
 
     @property
     def pending(self) -> int:
@@ -218,6 +215,8 @@ class StdioUpstream:
                     hint="An administrator can raise limits.line_bytes.",
                 )
             )
+        elif isinstance(reason, HubError):
+            self.fail_all(reason)
         self._on_end()
 
     def _line(self, line: bytes) -> None:
