@@ -1,0 +1,77 @@
+"""`Instance`: one running server of one owner, and everything that hangs on it (rule R8).
+
+Made and moved through its states by `spawn.pool` only; `gateway` reads it while it holds a lease.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from mcphub.spawn.spawner import Process
+from mcphub.upstream.legacy import LegacyUpstream
+
+
+class State(StrEnum):
+    """Life of an instance."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One running server of one owner.
+
+    Attributes:
+        id: Opaque id, for records and `mcphub instances`.
+        owner: User id, `shared`, or `neutral`.
+        server: Name of the spec.
+        session: Digest of the legacy session for `isolation: session`, else "".
+        revision: (settings revision, credential revision).
+        idle_s: Seconds without a call after which it is culled.
+        in_flight: Leases now.
+        lists_changed: The server announced other tools, prompts or resources than the catalog has.
+        log_level: What `logging/setLevel` was sent last, or "".
+        subscriptions: Resource URIs that the server was asked to watch.
+    """
+
+    id: str
+    owner: str
+    server: str
+    session: str
+    revision: tuple[str, int]
+    idle_s: float
+    started_at: float
+    last_used: float
+    state: State = State.STARTING
+    in_flight: int = 0
+    calls: int = 0
+    lists_changed: bool = False
+    log_level: str = ""
+    subscriptions: set[str] = field(default_factory=set)
+    _process: Process | None = None
+    _upstream: LegacyUpstream | None = None
+
+    @property
+    def process(self) -> Process:
+        """The process tree; only once started."""
+        if self._process is None:
+            raise RuntimeError("the instance has no process yet")
+        return self._process
+
+    @property
+    def upstream(self) -> LegacyUpstream:
+        """The connection; only once started."""
+        if self._upstream is None:
+            raise RuntimeError("the instance has no connection yet")
+        return self._upstream
+
+    @property
+    def pid(self) -> int | None:
+        """Pid of its outermost process, None before it has one."""
+        return self._process.pid if self._process is not None else None
+
+    def stderr(self) -> list[str]:
+        """Return its last lines on stderr, redacted; for its owner and administrators."""
+        return self._process.stderr.lines() if self._process is not None else []
