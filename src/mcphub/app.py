@@ -44,9 +44,10 @@ from mcphub.policy.model import Denial, HostFacts, Permit, Principal
 from mcphub.settings import HubSettings
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.launching import Launcher
-from mcphub.spawn.pool import InstancePool, PoolLimits
+from mcphub.spawn.pool import InstancePool
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Spawner
+from mcphub.spawn.starts import PoolLimits
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
 from mcphub.tasks import Tasks
 

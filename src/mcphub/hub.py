@@ -25,8 +25,9 @@ from mcphub.gateway.sessions import Sessions
 from mcphub.ground import Ground
 from mcphub.policy.model import HostFacts, Transport
 from mcphub.spawn.egress.events import EgressEvent
+from mcphub.spawn.instance import Instance
 from mcphub.spawn.launching import Launcher
-from mcphub.spawn.pool import Instance, InstancePool
+from mcphub.spawn.pool import InstancePool
 from mcphub.spawn.spawner import Spawner
 from mcphub.tasks import Tasks
 from mcphub.wire.envelope import Message

@@ -21,7 +21,7 @@ from mcphub.gateway.catalogs import KINDS, PROMPTS, RESOURCES, TOOLS, Item, Kind
 from mcphub.gateway.plane import DataPlane, lease, ready_instance
 from mcphub.gateway.replies import Protocol
 from mcphub.policy.model import Permit
-from mcphub.spawn.pool import Instance
+from mcphub.spawn.instance import Instance
 from mcphub.wire import envelope, eras
 from mcphub.wire.codes import (
     INVALID_PARAMS,

@@ -22,7 +22,7 @@ from mcphub.errors import LimitExceeded
 from mcphub.gateway.calls import Call
 from mcphub.gateway.replies import Protocol
 from mcphub.gateway.sessions import Session
-from mcphub.spawn.pool import Instance
+from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
 from mcphub.wire import envelope
 from mcphub.wire.codes import INVALID_PARAMS

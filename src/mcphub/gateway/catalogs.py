@@ -18,8 +18,9 @@ from mcphub.catalog.states import ServerStates, StoredCatalog
 from mcphub.errors import HubError
 from mcphub.ids import Clock
 from mcphub.policy.model import Transport
+from mcphub.spawn.instance import Instance
 from mcphub.spawn.launching import Launcher
-from mcphub.spawn.pool import Instance, InstancePool
+from mcphub.spawn.pool import InstancePool
 from mcphub.upstream.legacy import LegacyUpstream
 from mcphub.wire import envelope
 from mcphub.wire.envelope import Members

@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
+from mcphub.spawn.instance import Instance
 from mcphub.spawn.launching import SHARED
-from mcphub.spawn.pool import Instance
 from mcphub.wire import envelope
 from mcphub.wire.codes import LOG_LEVELS, META_SUBSCRIPTION
 from mcphub.wire.envelope import Message

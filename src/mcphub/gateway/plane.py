@@ -16,7 +16,8 @@ from mcphub.gateway.listen import Outlets
 from mcphub.gateway.sessions import Sessions
 from mcphub.ids import Clock, RequestIds
 from mcphub.policy.model import Isolation, Permit
-from mcphub.spawn.pool import Instance, InstancePool
+from mcphub.spawn.instance import Instance
+from mcphub.spawn.pool import InstancePool
 from mcphub.tasks import Tasks
 from mcphub.wire import envelope
 

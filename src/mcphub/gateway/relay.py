@@ -11,7 +11,7 @@ from mcphub.gateway import answers, asking
 from mcphub.gateway.calls import Call
 from mcphub.gateway.plane import DataPlane, Route, lease, route
 from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
-from mcphub.spawn.pool import Instance
+from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.legacy import TimedOut
 from mcphub.wire import envelope, eras

@@ -13,7 +13,7 @@ from mcphub.errors import LimitExceeded, NotFound
 from mcphub.gateway.listen import Outlet
 from mcphub.ids import session_id
 from mcphub.policy.model import Principal
-from mcphub.spawn.pool import Instance
+from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
 
 

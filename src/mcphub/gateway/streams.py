@@ -14,7 +14,7 @@ from mcphub.gateway.plane import DataPlane, lease, route
 from mcphub.gateway.replies import error_reply
 from mcphub.gateway.sessions import Session
 from mcphub.policy.model import Permit, Principal
-from mcphub.spawn.pool import Instance
+from mcphub.spawn.instance import Instance
 from mcphub.wire import envelope
 from mcphub.wire.codes import META_SUBSCRIPTION
 
