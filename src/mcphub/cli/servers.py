@@ -1,5 +1,6 @@
 """`mcphub server`: which servers there are, what exactly they run, and who may share them."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,8 @@ from mcphub.policy.model import EVERYONE, Denial, HostFacts, Principal, RiskLeve
 if TYPE_CHECKING:
     from mcphub.catalog.pins import Pin
     from mcphub.ground import Ground
+
+_INSTALLS_AT_ONCE = 2
 
 ServerName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the server.")]
 Groups = Annotated[
@@ -245,11 +248,14 @@ async def install_servers(
         raise typer.BadParameter("Name one server, or give --all.")
     async with cli.ground() as ground:
         specs = [spec_of(ground, name)] if name else list(ground.live.current.specs.values())
-        done: list[dict[str, Any]] = []
-        for spec in specs:
-            installed = await _install(cli, ground, spec)
-            if installed is not None:
-                done.append(installed)
+        gate = asyncio.Semaphore(_INSTALLS_AT_ONCE)
+
+        async def one(spec: ServerSpec) -> dict[str, Any] | None:
+            async with gate:
+                return await _install(cli, ground, spec)
+
+        found = await asyncio.gather(*(one(spec) for spec in specs))
+        done = [installed for installed in found if installed is not None]
         await cli.applied()
     rows = [(entry["name"], entry["version"], entry["state"]) for entry in done]
     cli.show(done, Rows(("NAME", "VERSION", "STATE"), rows, "There is nothing to install."))
