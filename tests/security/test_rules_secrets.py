@@ -85,7 +85,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, s
 def test_every_installation_makes_its_own_keys(tmp_path: Path) -> None:
     made = [Served(tmp_path / name / "hub") for name in ("one", "two")]
     for read in (
-        lambda hub: (hub.directory / "keys" / "vault.keys").read_text(),
+        lambda hub: (hub.directory / "keys" / "vault.keys").read_text().rpartition(":")[2],
         lambda hub: hub.admin,
     ):
         assert read(made[0]) != read(made[1])
@@ -175,14 +175,22 @@ def test_a_log_on_a_terminal_shows_nothing_that_acts(capsys: pytest.CaptureFixtu
     assert not [char for char in shown.rstrip("\n") if ord(char) < 32 or char in "\x9b\u202e\u2028"]
 
 
-def test_the_records_are_short_harmless_and_without_values(served: tuple[Served, str]) -> None:
+@pytest.mark.anyio
+async def test_the_records_are_short_harmless_and_without_values(
+    served: tuple[Served, str],
+) -> None:
     hub, _ = served
+    for user in ("anna", "ben"):
+        await asked(
+            served, user, request("tools/call", {"name": NASTY}), request("tools/call", {"name": "A" * 100_000})
+        )  # fmt: skip
+    time.sleep(1.2)  # noqa: ASYNC251  the recorder writes every half second
     shown = [
         hub.run("requests", "--limit", "1000").stdout,
         hub.run("requests", "--json", "--limit", "1000").stdout,
     ]
     shown.append(hub.run("requests", "stats").stdout)
-    assert len(json.loads(shown[1])) >= 16
+    assert len(json.loads(shown[1])) >= 6
     for text in shown:
         bad = [
             char for char in text if (ord(char) < 32 and char != "\n") or char in "\x7f\u202e\u2028"

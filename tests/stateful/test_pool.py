@@ -135,8 +135,10 @@ class Pool(RuleBasedStateMachine):
 
         return self.run(ask()), revision
 
-    @rule(user=users, server=servers, times=st.integers(1, 4))
-    def call(self, user: Principal, server: str, times: int) -> None:
+    @rule(user=users, server=servers, times=st.integers(1, 4), renewed=st.booleans())
+    def call(self, user: Principal, server: str, times: int, renewed: bool) -> None:
+        if renewed:  # and the call comes before the hub has drained what is old
+            self.revisions[(user.user_id, server)] += 1
         before = len(self.spawner.default.processes)
         found, revision = self.lease(user, server, times=times)
         leased = [one for one in found if isinstance(one, Instance)]

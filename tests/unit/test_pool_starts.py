@@ -202,6 +202,16 @@ async def test_ten_calls_at_once_start_one_instance_for_each_user(tmp_path):
         assert not found["alice"] & found["bob"]
 
 
+async def test_another_revision_is_another_instance_and_the_old_one_ends_after_its_calls(tmp_path):
+    async with pool_of(tmp_path, ThreadSpawner()) as pool:
+        old = await lease(pool, "alice", spec())
+        new = await pool.lease(permit("alice", spec()), spec(), ("settings", 2))
+        assert new is not old and not old.process.exited.done()
+        assert pool.ready(permit("alice", spec()), FIRST) is None
+        pool.release(old)
+        await until(lambda: pool.instances() == [new])
+
+
 async def test_a_start_that_was_given_up_by_its_caller_serves_the_next_one(tmp_path):
     spawner = SlowSpawner()
     async with pool_of(tmp_path, spawner) as pool:
