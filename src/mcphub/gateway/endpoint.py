@@ -8,6 +8,7 @@ to `relay`. Modern requests are stateless; `initialize` opens a legacy session. 
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -39,6 +40,17 @@ _NO_STREAM: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Inbound:
+    """One HTTP request of an authenticated caller."""
+
+    principal: Principal
+    target: Target
+    headers: dict[str, str]
+    request_id: str
+    reply: Reply
+
+
 class McpEndpoint:
     """One ASGI application for all MCP endpoints of the hub."""
 
@@ -56,21 +68,25 @@ class McpEndpoint:
         if principal is None:
             await self._unauthenticated(reply)
             return
+        inbound = _Inbound(principal, target, headers, request_id, reply)
         method = scope["method"]
         if method == "POST":
-            await self._post(reply, receive, principal, target, headers, request_id)
+            await self._post(inbound, receive)
         elif method == "GET":
-            await self._get(reply, principal, target, headers)
+            await self._get(inbound)
         elif method == "DELETE":
-            await self._delete(reply, principal, target, headers)
+            await self._delete(inbound)
         else:
             await reply.plain(405, b"", [(b"allow", b"GET, POST, DELETE")])
 
     def _authenticate(self, headers: dict[str, str]) -> Principal | None:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        return (
-            self._plane.access.authenticate(bearer.strip()) if scheme.lower() == "bearer" else None
-        )
+        if scheme.lower() != "bearer":
+            return None
+        principal = self._plane.access.authenticate(bearer.strip())
+        if principal is not None:
+            self._plane.seen_keys[principal.key_id] = self._plane.clock()
+        return principal
 
     def _alive(self, headers: dict[str, str]) -> Callable[[], bool]:
         return lambda: self._authenticate(headers) is not None
@@ -92,15 +108,8 @@ class McpEndpoint:
             ],
         )
 
-    async def _post(
-        self,
-        reply: Reply,
-        receive: Receive,
-        principal: Principal,
-        target: Target,
-        headers: dict[str, str],
-        request_id: str,
-    ) -> None:
+    async def _post(self, inbound: _Inbound, receive: Receive) -> None:
+        reply, headers = inbound.reply, inbound.headers
         try:
             body = await read_body(
                 receive, headers.get("content-length", ""), self._plane.limits.body_bytes
@@ -113,7 +122,7 @@ class McpEndpoint:
                 return
             batch = envelope.split_batch(body)
             if batch is not None:
-                await self._batch(reply, principal, target, headers, request_id, batch)
+                await self._batch(inbound, batch)
                 return
             message = envelope.parse(body)
         except TooLarge:
@@ -125,20 +134,12 @@ class McpEndpoint:
         except Disconnected:
             return
         else:
-            await self._message(reply, principal, target, headers, request_id, message, len(body))
+            await self._message(inbound, message, len(body))
 
-    async def _message(
-        self,
-        reply: Reply,
-        principal: Principal,
-        target: Target,
-        headers: dict[str, str],
-        request_id: str,
-        message: Message,
-        size: int,
-    ) -> None:
+    async def _message(self, inbound: _Inbound, message: Message, size: int) -> None:
+        reply = inbound.reply
         try:
-            call = self._call(reply, principal, target, headers, request_id, message, size)
+            call = self._call(inbound, inbound.request_id, message, size)
         except (eras.Refused, HubError) as error:
             await _refuse(reply, message.id, error)
         else:
@@ -146,7 +147,7 @@ class McpEndpoint:
                 self._one_way(call)
                 await reply.plain(202)
             elif message.method == "subscriptions/listen" and call.modern is not None:
-                await streams.listen(self._plane, call, reply, self._alive(headers))
+                await streams.listen(self._plane, call, reply, self._alive(inbound.headers))
             elif message.method == "initialize":
                 await self._initialize(reply, call)
             else:
@@ -176,20 +177,12 @@ class McpEndpoint:
             reply.add_header(b"mcp-session-id", session.id.encode())
         await reply.finish(answer)
 
-    async def _batch(
-        self,
-        reply: Reply,
-        principal: Principal,
-        target: Target,
-        headers: dict[str, str],
-        request_id: str,
-        batch: list[msgspec.Raw],
-    ) -> None:
+    async def _batch(self, inbound: _Inbound, batch: list[msgspec.Raw]) -> None:
         """Answer a batch: only inside a 2025-03-26 session, each message as if it came alone."""
         try:
-            calls = self._batch_calls(reply, principal, target, headers, request_id, batch)
+            calls = self._batch_calls(inbound, batch)
         except (eras.Refused, HubError) as error:
-            await _refuse(reply, b"", error)
+            await _refuse(inbound.reply, b"", error)
             return
         for call in calls:
             if not call.message.is_request:
@@ -198,25 +191,17 @@ class McpEndpoint:
             *(relay(self._plane, call) for call in calls if call.message.is_request)
         )
         if answers:
-            await reply.finish(envelope.array(list(answers)))
+            await inbound.reply.finish(envelope.array(list(answers)))
         else:
-            await reply.plain(202)
+            await inbound.reply.plain(202)
 
-    def _batch_calls(
-        self,
-        reply: Reply,
-        principal: Principal,
-        target: Target,
-        headers: dict[str, str],
-        request_id: str,
-        batch: list[msgspec.Raw],
-    ) -> list[Call]:
+    def _batch_calls(self, inbound: _Inbound, batch: list[msgspec.Raw]) -> list[Call]:
         """Read the messages of a batch.
 
         Raises:
             Malformed, eras.Refused, HubError: One of them breaks the rules; then none is answered.
         """
-        session = self._session(principal, target, headers)
+        session = self._session(inbound)
         if (
             session is None
             or session.version != codes.BATCH_VERSION
@@ -232,69 +217,59 @@ class McpEndpoint:
         if any(message.method == "initialize" for message in messages):
             raise Protocol(codes.INVALID_REQUEST, "initialize is not part of a batch.")
         calls = [
-            self._call(
-                reply, principal, target, headers, f"{request_id}.{index}", message, len(batch[index])
-            )
+            self._call(inbound, f"{inbound.request_id}.{index}", message, len(batch[index]))
             for index, message in enumerate(messages)
-        ]  # fmt: skip
+        ]
         if any(call.modern is not None for call in calls):
             raise Protocol(
                 codes.INVALID_REQUEST, "A request of the modern era is not part of a batch."
             )
         return calls
 
-    async def _get(
-        self, reply: Reply, principal: Principal, target: Target, headers: dict[str, str]
-    ) -> None:
+    async def _get(self, inbound: _Inbound) -> None:
         try:
-            session = self._session(principal, target, headers)
+            session = self._session(inbound)
         except NotFound as error:
-            await reply.finish(error_reply(b"", error), 404)
+            await inbound.reply.finish(error_reply(b"", error), 404)
             return
-        if session is None or "text/event-stream" not in headers.get("accept", ""):
-            await reply.plain(
-                405, _NO_STREAM, [(b"allow", b"POST"), (b"content-type", b"text/plain")]
-            )
+        if session is None or "text/event-stream" not in inbound.headers.get("accept", ""):
+            headers = [(b"allow", b"POST"), (b"content-type", b"text/plain")]
+            await inbound.reply.plain(405, _NO_STREAM, headers)
             return
         await streams.session_stream(
-            self._plane, session, principal, target, reply, self._alive(headers)
+            self._plane,
+            session,
+            inbound.principal,
+            inbound.target,
+            inbound.reply,
+            self._alive(inbound.headers),
         )
 
-    async def _delete(
-        self, reply: Reply, principal: Principal, target: Target, headers: dict[str, str]
-    ) -> None:
+    async def _delete(self, inbound: _Inbound) -> None:
         try:
-            session = self._session(principal, target, headers)
+            session = self._session(inbound)
         except NotFound as error:
-            await reply.finish(error_reply(b"", error), 404)
+            await inbound.reply.finish(error_reply(b"", error), 404)
             return
         if session is None:
-            await self._error(reply, b"", 400, "Header Mcp-Session-Id is missing.")
+            await self._error(inbound.reply, b"", 400, "Header Mcp-Session-Id is missing.")
             return
         self._plane.sessions.end(session)
-        await reply.plain(204)
+        await inbound.reply.plain(204)
 
-    def _session(
-        self, principal: Principal, target: Target, headers: dict[str, str]
-    ) -> Session | None:
-        given = headers.get("mcp-session-id")
-        return self._plane.sessions.find(principal, target.path, given) if given else None
+    def _session(self, inbound: _Inbound) -> Session | None:
+        given = inbound.headers.get("mcp-session-id")
+        if not given:
+            return None
+        return self._plane.sessions.find(inbound.principal, inbound.target.path, given)
 
-    def _call(
-        self,
-        reply: Reply,
-        principal: Principal,
-        target: Target,
-        headers: dict[str, str],
-        request_id: str,
-        message: Message,
-        size: int,
-    ) -> Call:
+    def _call(self, inbound: _Inbound, request_id: str, message: Message, size: int) -> Call:
         """Read era, session and hop-owned data of one message.
 
         Raises:
             eras.Refused, HubError: The message breaks the rules of its era.
         """
+        headers = inbound.headers
         params = envelope.object_of(message.members.get("params"))
         meta = envelope.object_of(params["_meta"]) if "_meta" in params else {}
         modern, session = None, None
@@ -303,7 +278,7 @@ class McpEndpoint:
         if _is_modern(message, meta, version):
             modern = eras.read_modern(message.method, params, headers)
         elif message.method != "initialize":
-            session = self._legacy_session(principal, target, headers, version)
+            session = self._legacy_session(inbound, version)
             if message.is_request and message.id in session.calls:
                 raise Protocol(codes.INVALID_REQUEST, "A request with this id is still in flight.")
         trace = _TRACE.match(
@@ -311,22 +286,20 @@ class McpEndpoint:
         )
         return Call(
             request_id=request_id,
-            principal=principal,
-            target=target,
+            principal=inbound.principal,
+            target=inbound.target,
             message=message,
             params=params,
             progress_token=token,
             modern=modern,
             session=session,
-            emit=reply.emit,
-            watch=reply.watch,
+            emit=inbound.reply.emit,
+            watch=inbound.reply.watch,
             bytes_in=size,
             trace_id=trace[1] if trace is not None else "",
         )
 
-    def _legacy_session(
-        self, principal: Principal, target: Target, headers: dict[str, str], version: str
-    ) -> Session:
+    def _legacy_session(self, inbound: _Inbound, version: str) -> Session:
         if version and version not in codes.LEGACY_VERSIONS:
             raise Protocol(
                 codes.UNSUPPORTED_VERSION,
@@ -336,7 +309,7 @@ class McpEndpoint:
                     "requested": version[:40],
                 },
             )
-        session = self._session(principal, target, headers)
+        session = self._session(inbound)
         if session is None:
             raise Protocol(
                 codes.INVALID_REQUEST, "Header Mcp-Session-Id is missing: initialize first."
