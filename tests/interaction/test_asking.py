@@ -6,6 +6,7 @@ import anyio
 import pytest
 from mcp.types import ElicitResult
 
+from mcphub.catalog.versions import exact_version
 from tests.interaction.clients import MODERN, connected, plain, raw_client, request, text_of
 
 pytestmark = pytest.mark.anyio
@@ -124,3 +125,20 @@ async def test_another_users_session_cannot_answer_a_question(hub_of):
                             answer = json.loads(line[6:])
                             break
         assert json.loads(answer["result"]["content"][0]["text"])["content"] == {"by": "alice"}
+
+
+async def test_a_shared_servers_words_and_questions_reach_no_call(hub_of):
+    shared = plain(riskLevel="low", isolation="shared")
+    async with hub_of({"plain": shared}) as hub:
+        version = exact_version(hub.hub.access.specs["plain"], None)
+        await hub.hub.ground.states.acknowledge("plain", version, "root", "for the test")
+        await hub.hub.refresh()
+        async with raw_client(hub, "alice") as alice, raw_client(hub, "bob") as bob:
+            asked = (await alice.modern("tools/call", ASK, meta=ELICITS)).json()["result"]
+            assert json.loads(asked["content"][0]["text"])["code"] == -32601
+            log = {"io.modelcontextprotocol/logLevel": "debug"}
+            said = await bob.modern(
+                "tools/call", {"name": "log", "arguments": {"text": "whose?"}}, meta=log
+            )
+            assert "whose?" not in said.text
+        assert [instance["user"] for instance in hub.hub.instances()] == ["shared"]

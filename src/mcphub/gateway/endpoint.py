@@ -132,7 +132,7 @@ class McpEndpoint:
         except Malformed as error:
             await reply.finish(envelope.error(b"", error.code, error.reason), 400)
         except Disconnected:
-            return
+            await self._error(reply, b"", 408, "The body did not arrive.")
         else:
             await self._message(inbound, message, len(body))
 

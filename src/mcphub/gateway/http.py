@@ -24,6 +24,7 @@ _SINGLE: Final = {
     )
 }  # fmt: skip
 _READ: Final = _SINGLE | {name.encode(): name for name in ("accept", "traceparent")}
+_BODY_S: Final = 120.0
 KEEP_ALIVE_S: Final = 15.0
 
 
@@ -61,7 +62,7 @@ async def read_body(receive: Receive, declared: str, limit: int) -> bytes:
 
     Raises:
         TooLarge: It is, or says it is, longer than `limit` bytes.
-        Disconnected: The client went away.
+        Disconnected: The client went away, or sends too slowly.
     """
     if declared.isdecimal() and int(declared) > limit:
         raise TooLarge
@@ -74,14 +75,18 @@ async def read_body(receive: Receive, declared: str, limit: int) -> bytes:
     if not event.get("more_body", False):
         return body
     parts, size = [body], len(body)
-    while event.get("more_body", False):
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise Disconnected
-        parts.append(event.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise TooLarge
+    try:
+        async with asyncio.timeout(_BODY_S):
+            while event.get("more_body", False):
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    raise Disconnected
+                parts.append(event.get("body", b""))
+                size += len(parts[-1])
+                if size > limit:
+                    raise TooLarge
+    except TimeoutError:
+        raise Disconnected from None
     return b"".join(parts)
 
 

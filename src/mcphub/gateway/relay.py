@@ -33,13 +33,12 @@ async def relay(plane: DataPlane, call: Call) -> bytes:
     """
     user = call.principal.user_id
     outcome, code, reply = Outcome.ERROR, None, b""
-    if plane.in_flight[user] >= plane.limits.calls_per_user:
-        error = LimitExceeded(
-            "You have as many calls in flight as you may.", hint="Wait for some to end."
-        )
-        return error_reply(call.message.id, error)
     plane.in_flight[user] += 1
     try:
+        if plane.in_flight[user] > plane.limits.calls_per_user:
+            raise LimitExceeded(
+                "You have as many calls in flight as you may.", hint="Wait for some to end."
+            )
         local = answers.LOCAL.get(call.method)
         if local is not None:
             reply = envelope.result(call.message.id, await local(plane, call))

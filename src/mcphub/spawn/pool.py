@@ -301,6 +301,7 @@ class InstancePool:
             else await self._spawned(instance, launch),
             on_notification=lambda message: self._notified(instance, message),
             on_end=lambda: self._ended(instance),
+            one_owner=instance.owner != SHARED,
         )
         instance._upstream = upstream  # noqa: SLF001
         if instance._process is not None:  # noqa: SLF001

@@ -55,6 +55,7 @@ class LegacyUpstream:
         connect: Opens the pipe, given what takes a line and what takes the end.
         on_notification: Gets every notification that belongs to no single exchange.
         on_end: Called once when nothing more comes from the server.
+        one_owner: All calls are of one user. If not, what names no call reaches no call.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class LegacyUpstream:
         *,
         on_notification: Callable[[Message], None],
         on_end: Callable[[], None],
+        one_owner: bool = True,
     ) -> None:
         self.name = name
+        self._one_owner = one_owner
         self.noise = 0
         self.initialize_result = b""
         self._loop = asyncio.get_running_loop()
@@ -248,10 +251,11 @@ class LegacyUpstream:
     def _asked(self, message: Message) -> None:
         """Pass a question to the youngest call whose client can be asked; else say that nobody can.
 
-        Legacy stdio does not say which call a question belongs to. All calls here are of one user.
+        Legacy servers do not say which call a question belongs to: only where all calls are of one
+        user may it be any of them.
         """
         for exchange in reversed(self._pending.values()):
-            if message.method in exchange.asks and exchange.event(message):
+            if self._one_owner and message.method in exchange.asks and exchange.event(message):
                 exchange.deadline = max(exchange.deadline, self._loop.time() + ASKED_S)
                 return
         if message.method == "ping":
@@ -278,7 +282,7 @@ class LegacyUpstream:
 
     def _log(self, message: Message) -> None:
         """A log message names no request: it goes to the one call in flight, else to the owner's streams."""
-        if len(self._pending) == 1:
+        if self._one_owner and len(self._pending) == 1:
             (exchange,) = self._pending.values()
             if exchange.wants_log:
                 exchange.event(message)
