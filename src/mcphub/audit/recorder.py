@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcphub.audit.records import RequestRecord, as_row
 from mcphub.errors import HubError
@@ -58,6 +59,7 @@ class Recorder:
         self._buffer: deque[RequestRecord] = deque()
         self._append: Callable[[RequestRecord], None] = self._buffer.append
         self._dropped = 0
+        self._statement: tuple[str, tuple[str, ...]] | None = None
         self._failing = False
         self._next_retention = 0.0
         self._flushing = anyio.Lock()
@@ -112,7 +114,7 @@ class Recorder:
             while left > 0:
                 batch = list(islice(self._buffer, min(left, _BATCH)))
                 async with self._db.write() as conn:
-                    await conn.execute(self._insert(), [as_row(record) for record in batch])
+                    await self._insert(conn, [as_row(record) for record in batch])
                 # Only now: a batch that was broken off stays, and its ids make it harmless again.
                 for _ in batch:
                     self._buffer.popleft()
@@ -153,6 +155,13 @@ class Recorder:
         self._failing = False
         return True
 
-    def _insert(self) -> Any:
-        insert = sqlite.insert if self._db.is_sqlite else postgresql.insert
-        return insert(request_records).on_conflict_do_nothing(index_elements=["id"])
+    async def _insert(self, conn: AsyncConnection, rows: list[dict[str, Any]]) -> None:
+        """Insert rows as the driver takes them: compiling per row would be most of a record's price."""
+        if self._statement is None:
+            insert = sqlite.insert if self._db.is_sqlite else postgresql.insert
+            values = insert(request_records).values(dict.fromkeys(rows[0]))
+            statement = values.on_conflict_do_nothing(index_elements=["id"])
+            compiled = statement.compile(dialect=conn.dialect)
+            self._statement = (str(compiled), tuple(compiled.positiontup or ()))
+        text, names = self._statement
+        await conn.exec_driver_sql(text, [tuple(row[name] for name in names) for row in rows])

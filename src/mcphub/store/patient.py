@@ -18,13 +18,17 @@ _T = TypeVar("_T")
 
 
 class PatientConnection(AsyncConnection):
-    """An `AsyncConnection` for whole results: `execute`, `scalar`, `scalars` and `run_sync`."""
+    """An `AsyncConnection` for whole results: `execute`, `exec_driver_sql`, `scalar`, `scalars`, `run_sync`."""
 
     __slots__ = ()
 
     async def execute(self, *args: Any, **kwargs: Any) -> Any:
         """Execute a statement to its end and return its buffered result."""
         return await finished(super().execute(*args, **kwargs))
+
+    async def exec_driver_sql(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute a statement as the driver takes it, to its end."""
+        return await finished(super().exec_driver_sql(*args, **kwargs))
 
     async def run_sync(self, *args: Any, **kwargs: Any) -> Any:
         """Run a function with the synchronous connection, to its end."""
