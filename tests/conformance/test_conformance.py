@@ -1,0 +1,72 @@
+"""The MCP conformance suite, against a hub with an ordinary legacy server behind it, in both eras."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+
+from mcphub.catalog.packages import PackageStore
+from mcphub.catalog.toolchain import find_toolchain
+from mcphub.testing.hub import serving_hub
+from tests.conformance.forwarder import with_key
+from tests.packages_fixture import CACHE, install
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(600)]
+HERE = Path(__file__).parent
+SUITE = ("npx", "-y", "-p", "@modelcontextprotocol/conformance@0.2.0-alpha.12", "conformance")
+FIXTURE = {
+    "command": sys.executable,
+    "args": [str(HERE / "fixture_server.py")],
+    "groups": ["everyone"],
+    "riskLevel": "critical",
+    "sandbox": {"readable": [sys.prefix, sys.base_prefix, str(HERE)]},
+}
+
+
+@pytest.fixture
+async def suite():
+    """Install the suite and return its command line; its Node.js is that of the test tools."""
+    # It asks for Node.js 22; systems have older ones.
+    store = PackageStore(CACHE, find_toolchain("/nowhere"), dict(os.environ))
+    return (await install(store, *SUITE)).argv
+
+
+@pytest.fixture
+async def url(tmp_path):
+    """A hub in front of the fixture server; returns the URL that needs no key."""
+    servers, users = {"fixture": FIXTURE}, {"alice": []}
+    async with serving_hub(tmp_path / "hub", servers, users, environ=dict(os.environ)) as hub:
+        port = urlsplit(hub.url).port
+        async with with_key(port, hub.headers("alice")["Authorization"]) as free:
+            yield f"http://127.0.0.1:{free}/mcp/fixture"
+
+
+@pytest.mark.parametrize("revision", ["2025-11-25", "2026-07-28"])
+async def test_the_hub_conforms_to_the_revision(suite, url, tmp_path, revision):
+    results = tmp_path / "results"
+    baseline = HERE / f"expected-failures-{revision}.yml"
+    argv = [
+        *suite, "server", "--url", url, "--requirements", revision, "-o", str(results),
+        "--expected-failures", str(baseline),
+    ]  # fmt: skip
+    with anyio.fail_after(300):
+        done = await anyio.run_process(
+            argv, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)}, cwd=tmp_path, check=False
+        )
+    assert done.returncode == 0, "\n".join(
+        [*failures(results), *done.stdout.decode().splitlines()[-60:], done.stderr.decode()[-2000:]]
+    )
+
+
+def failures(results):
+    """Return one line for each check that failed."""
+    return [
+        f"{file.parent.name}: {check['id']}: {check.get('errorMessage', '')}"
+        for file in sorted(results.rglob("checks.json"))
+        for check in json.loads(file.read_text())
+        if check["status"] == "FAILURE"
+    ]
