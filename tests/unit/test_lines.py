@@ -1,0 +1,100 @@
+"""Lines over pipes: whole, in order, bounded both ways, whatever the pipe takes at once."""
+
+import asyncio
+import os
+
+import anyio
+import pytest
+
+from mcphub.upstream.lines import LinePipe, LineTooLong
+
+pytestmark = pytest.mark.anyio
+
+
+class Ends:
+    """A `LinePipe` and the far ends of its pipes."""
+
+    def __init__(self, limit=1 << 20):
+        self.reader, self.far_writer = os.pipe()
+        self.far_reader, self.writer = os.pipe()
+        for fd in (self.reader, self.writer):
+            os.set_blocking(fd, False)
+        self.lines, self.ended = [], []
+        self.pipe = LinePipe(self.reader, self.writer, limit, self.lines.append, self.ended.append)
+
+    def close(self):
+        self.pipe.close()
+        for fd in (self.reader, self.writer, self.far_reader, self.far_writer):
+            os.close(fd)
+
+
+@pytest.fixture
+async def ends():
+    made = Ends()
+    yield made
+    made.close()
+
+
+async def read_all(fd, size):
+    data = b""
+    while len(data) < size:
+        data += await asyncio.to_thread(os.read, fd, size - len(data))
+    return data
+
+
+async def test_lines_of_one_turn_arrive_whole_and_in_order(ends):
+    lines = [b"x" * size + str(size).encode() for size in range(200)]
+    for line in lines:
+        ends.pipe.write(line)
+    expected = b"".join(line + b"\n" for line in lines)
+    with anyio.fail_after(10):
+        assert await read_all(ends.far_reader, len(expected)) == expected
+
+
+async def test_more_than_a_pipe_holds_is_queued_and_waited_for(ends):
+    big = b"y" * 3_000_000
+    ends.pipe.write(big)
+    ends.pipe.write(b"last")
+    await asyncio.sleep(0)
+    assert ends.pipe.congested
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(ends.pipe.drain)
+            assert await read_all(ends.far_reader, len(big) + 6) == big + b"\nlast\n"
+    assert not ends.pipe.congested
+
+
+async def test_a_line_may_come_in_any_pieces(ends):
+    os.write(ends.far_writer, b"ab")
+    await asyncio.sleep(0.01)
+    os.write(ends.far_writer, b"c\nd\n\ne")
+    os.write(ends.far_writer, b"f\n")
+    with anyio.fail_after(5):
+        while len(ends.lines) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert ends.lines == [b"abc", b"d", b"", b"ef"]
+
+
+async def test_a_line_over_the_limit_ends_the_connection():
+    ends = Ends(limit=1000)
+    try:
+        os.write(ends.far_writer, b"z" * 2000)
+        with anyio.fail_after(5):
+            while not ends.ended:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert isinstance(ends.ended[0], LineTooLong)
+        with pytest.raises(BrokenPipeError):
+            ends.pipe.write(b"more")
+    finally:
+        ends.close()
+
+
+async def test_the_other_sides_end_is_told_once_and_later_writes_fail(ends):
+    os.close(ends.far_writer)
+    with anyio.fail_after(5):
+        while not ends.ended:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    ends.far_writer = os.dup(ends.reader)
+    assert ends.ended == [None]
+    with pytest.raises(BrokenPipeError):
+        ends.pipe.write(b"late")
