@@ -268,8 +268,8 @@ class SpecBuilder:
         if entry.egress is None and known is not None and known.egress:
             egress = known.egress
             self._warn(
-                f"it may reach {', '.join(egress)}, the hosts that {known.package} was seen to "
-                f'call ({known_date()}); set "sandbox": {{"egress": [...]}} to change that.'
+                f"it may reach {', '.join(egress)}, the hosts that {known.package} calls by "
+                f'default (as of {known_date()}); set "sandbox": {{"egress": [...]}} to change that.'
             )
         redirect: dict[str, str] = {}
         for key, raw in entry.redirect.items():
@@ -315,7 +315,7 @@ class SpecBuilder:
             )
         for key, value in known.env.items():
             if key not in entry.env:
-                self._warn(f'set "env": {{"{key}": "{value}"}}, so that each user has own data.')
+                self._warn(f'set "env": {{"{key}": "{value}"}}, {known.env_reason}.')
         if known.needs_egress and entry.sandbox.egress is None and not entry.sandbox.redirect:
             self._warn(f'it has no network; "sandbox.egress" needs {known.needs_egress}.')
 

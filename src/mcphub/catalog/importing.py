@@ -231,7 +231,7 @@ def _known_advice(known: KnownServer | None, entry: dict[str, Any], notes: list[
     for key, value in known.env.items():
         if env.get(key) != value:
             env[key] = value
-            notes.append(f"env.{key} set to {value}, so that each user has own data.")
+            notes.append(f"env.{key} set to {value}, {known.env_reason}.")
     entry["env"] = env
 
 
