@@ -98,6 +98,8 @@ def call(message):
         )
         event, answer = ANSWERS[number]
         event.wait(30)
+        if args.get("insists") and "error" in answer:
+            raise LookupError("no answer, no result")
         return text(json.dumps(answer.get("result", answer.get("error"))))
     if name == "cancelled":
         return text(str(len(CANCELLED)))

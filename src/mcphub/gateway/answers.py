@@ -22,6 +22,7 @@ from mcphub.gateway.plane import DataPlane, lease, ready_instance
 from mcphub.gateway.replies import Protocol
 from mcphub.policy.model import Permit
 from mcphub.spawn.instance import Instance
+from mcphub.upstream.exchange import Exchange
 from mcphub.wire import envelope, eras
 from mcphub.wire.codes import (
     INVALID_PARAMS,
@@ -120,12 +121,14 @@ LOCAL: Final[dict[str, Local]] = {
 """Methods that the hub answers itself."""
 
 
-def shaped(call: Call, instance: Instance, answer: Message) -> tuple[bytes, Outcome, int | None]:
+def shaped(
+    call: Call, instance: Instance, exchange: Exchange, answer: Message
+) -> tuple[bytes, Outcome, int | None]:
     """Return the answer under the caller's id and in the caller's era, the outcome and the error code."""
     members = answer.members
     members["id"] = msgspec.Raw(call.message.id)
     if "error" in members:
-        code, raw_error = eras.error_for_modern(members["error"])
+        code, raw_error = eras.error_for_modern(members["error"], _asked_in_vain(call, exchange))
         if call.modern is not None:
             members["error"] = raw_error
         return envelope.join(members), Outcome.ERROR, code
@@ -142,6 +145,11 @@ def shaped(call: Call, instance: Instance, answer: Message) -> tuple[bytes, Outc
         info = bytes(envelope.object_of(instance.upstream.initialize_result).get("serverInfo", b""))
         members["result"] = msgspec.Raw(eras.result_for_modern(call.method, raw_result, info))
     return envelope.join(members), outcome, None
+
+
+def _asked_in_vain(call: Call, exchange: Exchange) -> str:
+    """Return the method that the server asked and that the modern client did not declare, or ""."""
+    return exchange.refused if call.modern is not None and exchange.refused not in call.asks else ""
 
 
 def note_subscription(call: Call, instance: Instance, uri: str, answer: Message) -> None:

@@ -275,7 +275,7 @@ class McpEndpoint:
         modern, session = None, None
         token = bytes(meta["progressToken"]) if "progressToken" in meta else b""
         version = headers.get("mcp-protocol-version", "")
-        if _is_modern(message, meta, version):
+        if _is_modern(message, params, meta, version):
             modern = eras.read_modern(message.method, params, headers)
         elif message.method != "initialize":
             session = self._legacy_session(inbound, version)
@@ -343,9 +343,11 @@ async def _refuse(reply: Reply, raw_id: bytes, error: eras.Refused | HubError) -
         await reply.finish(error_reply(raw_id, error), 404 if isinstance(error, NotFound) else 400)
 
 
-def _is_modern(message: Message, meta: envelope.Members, version: str) -> bool:
-    """Tell the eras apart: `initialize` is legacy whatever its headers say (sloppy openings)."""
-    if message.method == "initialize":
+def _is_modern(
+    message: Message, params: envelope.Members, meta: envelope.Members, version: str
+) -> bool:
+    """Tell the eras apart: a real `initialize` is legacy whatever its headers say (sloppy openings)."""
+    if message.method == "initialize" and "protocolVersion" in params:
         return False
     return (
         codes.META_VERSION in meta

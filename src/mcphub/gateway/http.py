@@ -53,7 +53,7 @@ def read_headers(scope: Scope) -> dict[str, str]:
             continue
         if name in found and raw_name in _SINGLE:
             raise Ambiguous(name)
-        found[name] = value.decode("latin-1")
+        found[name] = value.strip(b" \t").decode("latin-1")  # RFC 9110 §5.5
     return found
 
 

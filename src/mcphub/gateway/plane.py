@@ -13,6 +13,7 @@ from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.calls import SEPARATOR, Call
 from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Kind
 from mcphub.gateway.listen import Outlets
+from mcphub.gateway.replies import Protocol
 from mcphub.gateway.sessions import Sessions
 from mcphub.ids import Clock, RequestIds
 from mcphub.policy.model import Isolation, Permit
@@ -20,6 +21,7 @@ from mcphub.spawn.instance import Instance
 from mcphub.spawn.pool import InstancePool
 from mcphub.tasks import Tasks
 from mcphub.wire import envelope
+from mcphub.wire.codes import METHOD_NOT_FOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def route(plane: DataPlane, call: Call) -> Route:
     Raises:
         NotFound: No such server, tool, prompt or resource for this caller.
         Denied: The tool is filtered for this caller.
+        Protocol: -32601: a method that names no server, where there are many.
     """
     method, params = call.method, call.params
     if method in {"tools/call", "prompts/get"}:
@@ -100,6 +103,8 @@ def route(plane: DataPlane, call: Call) -> Route:
             ref["name"] = envelope.raw(found.name)
             call.params["ref"] = msgspec.Raw(envelope.join(ref))
         return Route(found.spec, found.permit, found.name)
+    if not call.target.server:
+        raise Protocol(METHOD_NOT_FOUND, f"There is no method {method[:128]} here.")
     spec, permit = plane.access.permit(call.principal, call.target.server)
     return Route(spec, permit)
 

@@ -72,7 +72,7 @@ async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outc
             answer = await _exchange(call, instance, exchange, questions)
             if answer is not None:
                 answers.note_subscription(call, instance, to.name, answer)
-                return answers.shaped(call, instance, answer)
+                return answers.shaped(call, instance, exchange, answer)
         result = plane.parked.park(call, instance, exchange, questions, plane.pool.now())
         waits = True
         return envelope.result(call.message.id, result), Outcome.OK, None

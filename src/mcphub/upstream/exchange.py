@@ -24,11 +24,13 @@ class Exchange:
         asks: Methods that the server may ask the calling client in the middle of this call.
         deadline: Loop time in seconds after which the sweeper ends it.
         armed: The sweeper has told the relay that this call is slow.
+        waits: Its client has a question to answer; further ones are rather another call's.
+        refused: Method that the server asked in vain, since the client cannot be asked that; or "".
     """
 
     __slots__ = (
         "_events", "_wake", "answer", "armed", "asks", "deadline", "dropped", "failure", "method",
-        "progress_token", "started", "upstream_id", "wants_log",
+        "progress_token", "refused", "started", "upstream_id", "waits", "wants_log",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +45,8 @@ class Exchange:
         self.wants_log = wants_log
         self.armed = False
         self.asks = asks
+        self.waits = False
+        self.refused = ""
         self.dropped = 0
         self.answer: Message | None = None
         self.failure: Exception | None = None

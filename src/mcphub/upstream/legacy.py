@@ -252,12 +252,17 @@ class LegacyUpstream:
         """Pass a question to the youngest call whose client can be asked; else say that nobody can.
 
         Legacy servers do not say which call a question belongs to: only where all calls are of one
-        user may it be any of them.
+        user may it be any of them. One whose client is asked something already counts only when
+        there is no other.
         """
-        for exchange in reversed(self._pending.values()):
-            if self._one_owner and message.method in exchange.asks and exchange.event(message):
+        candidates = list(reversed(self._pending.values())) if self._one_owner else []
+        candidates = [one for one in candidates if not one.waits] or candidates
+        for exchange in candidates:
+            if message.method in exchange.asks and exchange.event(message):
                 exchange.deadline = max(exchange.deadline, self._loop.time() + ASKED_S)
                 return
+        if len(candidates) == 1:
+            candidates[0].refused = message.method
         if message.method == "ping":
             reply = envelope.result(message.id, b"{}")
         else:

@@ -26,6 +26,7 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
+MISSING_CAPABILITY: Final = -32021
 UNSUPPORTED_VERSION: Final = -32022
 LEGACY_RESOURCE_NOT_FOUND: Final = -32002
 
@@ -44,10 +45,15 @@ MODERN_HTTP_STATUS: Final = {
     METHOD_NOT_FOUND: 404,
     INVALID_PARAMS: 400,
     HEADER_MISMATCH: 400,
-    -32021: 400,
+    MISSING_CAPABILITY: 400,
     UNSUPPORTED_VERSION: 400,
 }
 """HTTP status of a modern JSON-RPC error; every other code is 200."""
+
+LEGACY_METHODS: Final = frozenset(
+    {"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"}
+)
+"""Methods that the modern era has not (MCP 2026-07-28 changelog)."""
 
 META_VERSION: Final = "io.modelcontextprotocol/protocolVersion"
 META_CLIENT_CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"

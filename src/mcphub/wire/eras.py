@@ -18,12 +18,15 @@ from mcphub.wire.codes import (
     HEADER_MISMATCH,
     HOP_META,
     INVALID_PARAMS,
+    LEGACY_METHODS,
     LEGACY_RESOURCE_NOT_FOUND,
     META_CLIENT_CAPABILITIES,
     META_CLIENT_INFO,
     META_LOG_LEVEL,
     META_SERVER_INFO,
     META_VERSION,
+    METHOD_NOT_FOUND,
+    MISSING_CAPABILITY,
     MODERN_VERSIONS,
     UNSUPPORTED_VERSION,
 )
@@ -98,7 +101,8 @@ def read_modern(method: str, params: Members, headers: Mapping[str, str]) -> Mod
 
     Raises:
         Refused: -32602 for a missing member, -32022 for an unknown version, -32020 for a header
-            that is missing or says something else than the body.
+            that is missing or says something else than the body, -32601 for a method of the
+            legacy era.
     """
     meta = meta_of(params)
     version = envelope.text(meta.get(META_VERSION))
@@ -120,6 +124,8 @@ def read_modern(method: str, params: Members, headers: Mapping[str, str]) -> Mod
     _check_header(headers, "mcp-method", method)
     if method in _NAMED:
         _check_header(headers, "mcp-name", envelope.text(params.get(_NAMED[method])))
+    if method in LEGACY_METHODS:
+        raise Refused(METHOD_NOT_FOUND, f"Protocol version {version} has no method {method}.")
     return ModernMeta(
         version=version,
         client=client_name(meta.get(META_CLIENT_INFO)),
@@ -200,9 +206,19 @@ def result_for_modern(method: str, value: bytes | msgspec.Raw, server_info: byte
     return envelope.join(added | members)
 
 
-def error_for_modern(raw_error: msgspec.Raw) -> tuple[int, msgspec.Raw]:
-    """Return the code and the raw error object as a modern client may see them (-32002 is legacy)."""
+def error_for_modern(raw_error: msgspec.Raw, refused: str = "") -> tuple[int, msgspec.Raw]:
+    """Return the code and the raw error object as a modern client may see them (-32002 is legacy).
+
+    Args:
+        raw_error: As the legacy server gave it.
+        refused: Method that the server wanted to ask the client in this call, when the client had
+            not declared that it can be asked: the error then says what to declare.
+    """
     members = envelope.object_of(raw_error)
+    if refused in _ASKED:
+        members["code"] = envelope.raw(MISSING_CAPABILITY)
+        members["data"] = envelope.raw({"requiredCapabilities": {_ASKED[refused]: {}}})
+        return MISSING_CAPABILITY, msgspec.Raw(envelope.join(members))
     try:
         code = int(bytes(members.get("code", b"-32603")))
     except ValueError:
