@@ -258,7 +258,7 @@ async def test_fifty_starts_leave_no_descriptor_behind(spawner, tmp_path):
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(run, spawner, launch(tmp_path / "h", "/bin/true"))
-    assert descriptors() == before
+    assert len(descriptors()) <= len(before), (before, descriptors())
 
 
 async def test_only_three_descriptors_are_inherited(spawner, tmp_path):
