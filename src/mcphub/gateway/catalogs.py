@@ -24,6 +24,7 @@ from mcphub.spawn.pool import InstancePool
 from mcphub.upstream.legacy import LegacyUpstream
 from mcphub.wire import envelope
 from mcphub.wire.envelope import Members
+from mcphub.wire.parameters import Mirrored, mirrored
 
 _log = structlog.get_logger()
 _MAX_PAGES: Final = 100
@@ -56,10 +57,15 @@ KINDS: Final = {kind.method: kind for kind in (TOOLS, PROMPTS, RESOURCES, TEMPLA
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One entry of a list: its name or URI, and its definition as the server wrote it."""
+    """One entry of a list: its name or URI, and its definition as the server wrote it.
+
+    Attributes:
+        mirrored: Arguments of a tool that modern clients repeat in headers.
+    """
 
     name: str
     raw: msgspec.Raw
+    mirrored: tuple[Mirrored, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +221,19 @@ async def read_list(upstream: LegacyUpstream, kind: Kind) -> tuple[Item, ...]:
         result = envelope.object_of(
             exchange.answer.members.get("result") if exchange.answer else None
         )
-        for raw in envelope.array_of(result.get(kind.member)):
-            name = envelope.text(envelope.object_of(raw).get(kind.key))
-            items.append(Item(name, msgspec.Raw(envelope.one_line(bytes(raw)))))
+        items += [
+            _item(kind, msgspec.Raw(envelope.one_line(bytes(raw))))
+            for raw in envelope.array_of(result.get(kind.member))
+        ]
         cursor = result.get("nextCursor")
         if cursor is None or bytes(cursor) == b"null":
             break
     return tuple(items)
+
+
+def _item(kind: Kind, raw: msgspec.Raw) -> Item:
+    name = envelope.text(envelope.object_of(raw).get(kind.key))
+    return Item(name, raw, mirrored(raw) if kind is TOOLS else ())
 
 
 def _columns(lists: dict[str, bytes]) -> dict[str, bytes]:
@@ -241,10 +253,7 @@ def _offer(stored: StoredCatalog) -> Offer:
         TEMPLATES: stored.templates,
     }
     lists = {
-        kind.method: tuple(
-            Item(envelope.text(envelope.object_of(raw).get(kind.key)), raw)
-            for raw in envelope.array_of(value)
-        )
+        kind.method: tuple(_item(kind, raw) for raw in envelope.array_of(value))
         for kind, value in raws.items()
     }
     return Offer(envelope.object_of(stored.initialize), lists, stored.per_user)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mcphub.tasks import Tasks
 from mcphub.wire import sse
+from mcphub.wire.eras import PARAMETER_HEADER
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -23,7 +24,9 @@ _SINGLE: Final = {
         "content-length", "content-type",
     )
 }  # fmt: skip
-_READ: Final = _SINGLE | {name.encode(): name for name in ("accept", "traceparent")}
+_SEVERAL: Final = frozenset({"accept", "traceparent"})
+_READ: Final = _SINGLE | {name.encode(): name for name in _SEVERAL}
+_PARAMETER: Final = PARAMETER_HEADER.encode()
 _BODY_S: Final = 120.0
 KEEP_ALIVE_S: Final = 15.0
 
@@ -50,8 +53,10 @@ def read_headers(scope: Scope) -> dict[str, str]:
     for raw_name, value in scope["headers"]:
         name = _READ.get(raw_name)
         if name is None:
-            continue
-        if name in found and raw_name in _SINGLE:
+            if not raw_name.startswith(_PARAMETER):
+                continue
+            name = raw_name.decode("latin-1")
+        if name in found and name not in _SEVERAL:
             raise Ambiguous(name)
         found[name] = value.strip(b" \t").decode("latin-1")  # RFC 9110 §5.5
     return found

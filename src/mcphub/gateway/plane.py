@@ -20,7 +20,7 @@ from mcphub.policy.model import Isolation, Permit
 from mcphub.spawn.instance import Instance
 from mcphub.spawn.pool import InstancePool
 from mcphub.tasks import Tasks
-from mcphub.wire import envelope
+from mcphub.wire import envelope, eras, parameters
 from mcphub.wire.codes import METHOD_NOT_FOUND
 
 
@@ -146,7 +146,26 @@ def _by_name(plane: DataPlane, call: Call, kind: Kind, name: str) -> Route:
             hint="An administrator sets tools.allow and tools.deny.",
             code="tool-denied",
         )
+    if kind is TOOLS and call.modern is not None:
+        _check_headers(plane, call, spec, permit, own)
     return Route(spec, permit, own, rename)
+
+
+def _check_headers(
+    plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, tool: str
+) -> None:
+    """Refuse a modern call whose headers say something else than its arguments.
+
+    Checked against the definition that the caller sees; a list nobody has asked for yet has none.
+    """
+    instance = ready_instance(plane, call, spec, permit)
+    for item in plane.catalogs.listed(spec, instance, TOOLS):
+        if item.name == tool and item.mirrored and call.modern is not None:
+            arguments = envelope.object_of(call.params.get("arguments"))
+            try:
+                parameters.check(item.mirrored, arguments, call.modern.parameters)
+            except eras.Refused as error:
+                raise Protocol(error.code, error.reason) from None
 
 
 def _split(plane: DataPlane, call: Call, kind: Kind, name: str) -> tuple[ServerSpec, Permit, str]:

@@ -42,6 +42,8 @@ _CACHEABLE: Final = frozenset(
         "resources/read",
     }
 )
+PARAMETER_HEADER: Final = "mcp-param-"
+"""How the headers begin that repeat arguments of a tool (`wire.parameters`)."""
 _NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 
 
@@ -70,13 +72,18 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModernMeta:
-    """What a modern request's `_meta` declares. Self-reported: never for identity or policy."""
+    """What a modern request declares. Self-reported: never for identity or policy.
+
+    Attributes:
+        parameters: The request's headers that repeat arguments of a tool.
+    """
 
     version: str
     client: str
     log_level: str
     progress_token: bytes
     capabilities: Members
+    parameters: Mapping[str, str]
 
 
 def meta_of(params: Members) -> Members:
@@ -132,6 +139,9 @@ def read_modern(method: str, params: Members, headers: Mapping[str, str]) -> Mod
         log_level=envelope.text(meta.get(META_LOG_LEVEL)),
         progress_token=bytes(meta.get("progressToken", b"")),
         capabilities=envelope.object_of(meta[META_CLIENT_CAPABILITIES]),
+        parameters={
+            name: value for name, value in headers.items() if name.startswith(PARAMETER_HEADER)
+        },
     )
 
 
