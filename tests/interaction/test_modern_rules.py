@@ -55,7 +55,25 @@ async def test_a_call_that_fails_for_want_of_a_capability_names_it(hub_of):
         assert error["data"] == {"requiredCapabilities": {"sampling": {}}}
 
 
-async def test_a_question_does_not_go_to_a_call_that_waits_for_its_client(hub_of):
+async def test_a_question_does_not_go_to_another_sessions_call_that_waits_for_its_client(hub_of):
+    async with hub_of({"plain": plain()}) as hub:
+        async with raw_client(hub, "alice") as able, raw_client(hub, "alice") as unable:
+            able.capabilities = {"elicitation": {}}
+            await able.open()
+            await unable.open()
+            call = request("tools/call", ask())
+            async with able.http.stream(
+                "POST", able.url, json=call, headers=able.headers
+            ) as stream:
+                with anyio.fail_after(10):
+                    async for line in stream.aiter_lines():
+                        if "elicitation/create" in line:
+                            break
+                    answer = (await unable.post(call)).json()["result"]
+            assert json.loads(answer["content"][0]["text"])["code"] == -32601
+
+
+async def test_a_question_does_not_go_to_a_parked_call(hub_of):
     async with hub_of({"plain": plain()}) as hub, raw_client(hub, "alice") as alice:
         first = (await alice.modern("tools/call", ask(), meta=ELICITS)).json()["result"]
         with anyio.fail_after(10):

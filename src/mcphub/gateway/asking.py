@@ -105,7 +105,6 @@ class ParkedCalls:
         state = secrets.token_urlsafe(32)
         expires_at = now + _PARKED_S
         exchange.deadline = max(exchange.deadline, expires_at)
-        exchange.waits = True
         self._by_state[state] = Parked(
             user_id,
             call.target.path,
@@ -163,7 +162,6 @@ class ParkedCalls:
                 "This requestState belongs to no call that waits: start the call again.",
             )
         del self._by_state[state]
-        parked.exchange.waits = False
         answers = envelope.object_of(call.params.get("inputResponses"))
         for key in [key for key in parked.questions if key in answers]:
             question = parked.questions.pop(key)

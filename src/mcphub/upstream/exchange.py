@@ -12,6 +12,7 @@ from typing import Final
 from mcphub.wire.envelope import Message
 
 _MAX_EVENTS: Final = 1000
+_MAX_QUESTIONS: Final = 64
 
 
 class Exchange:
@@ -24,13 +25,13 @@ class Exchange:
         asks: Methods that the server may ask the calling client in the middle of this call.
         deadline: Loop time in seconds after which the sweeper ends it.
         armed: The sweeper has told the relay that this call is slow.
-        waits: Its client has a question to answer; further ones are rather another call's.
+        questions: Raw ids of the server's questions that its client has yet to answer.
         refused: Method that the server asked in vain, since the client cannot be asked that; or "".
     """
 
     __slots__ = (
         "_events", "_wake", "answer", "armed", "asks", "deadline", "dropped", "failure", "method",
-        "progress_token", "refused", "started", "upstream_id", "waits", "wants_log",
+        "progress_token", "questions", "refused", "started", "upstream_id", "wants_log",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +46,7 @@ class Exchange:
         self.wants_log = wants_log
         self.armed = False
         self.asks = asks
-        self.waits = False
+        self.questions: set[bytes] = set()
         self.refused = ""
         self.dropped = 0
         self.answer: Message | None = None
@@ -57,6 +58,13 @@ class Exchange:
     def done(self) -> bool:
         """Whether the answer or a failure is here."""
         return self.answer is not None or self.failure is not None
+
+    def question(self, message: Message) -> bool:
+        """Keep a question for the caller, as long as few enough are open and the bound is kept."""
+        if len(self.questions) >= _MAX_QUESTIONS or not self.event(message):
+            return False
+        self.questions.add(message.id)
+        return True
 
     def event(self, message: Message) -> bool:
         """Keep a notification or a question for the caller; past the bound it is dropped: False."""

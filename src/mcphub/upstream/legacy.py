@@ -153,6 +153,8 @@ class LegacyUpstream:
 
     def reply(self, raw_id: bytes, members: Members) -> None:
         """Answer a question of the server: `result` or `error`, under the server's own id."""
+        for exchange in self._pending.values():
+            exchange.questions.discard(raw_id)
         kept = {name: members[name] for name in ("result", "error") if name in members}
         try:
             self._pipe.write(
@@ -256,9 +258,9 @@ class LegacyUpstream:
         there is no other.
         """
         candidates = list(reversed(self._pending.values())) if self._one_owner else []
-        candidates = [one for one in candidates if not one.waits] or candidates
+        candidates = [one for one in candidates if not one.questions] or candidates
         for exchange in candidates:
-            if message.method in exchange.asks and exchange.event(message):
+            if message.method in exchange.asks and exchange.question(message):
                 exchange.deadline = max(exchange.deadline, self._loop.time() + ASKED_S)
                 return
         if len(candidates) == 1:
