@@ -1,14 +1,12 @@
-"""The default spawner: every instance in its own bubblewrap sandbox.
+"""The default spawner: every instance in a sandbox, built by the best means of this machine.
 
-One start is one `Popen` of a chain of small programs that replace each other by exec; what stays is
-bubblewrap's pair of processes and the server. As root (level 5, or 4 without cgroups):
+Two implementations make the namespaces of a sandbox: bubblewrap (`bubblewrapped`) and the hub's own code
+(`confined`), which also makes what is left where there are no namespaces. Which one works, and what
+it gives, is found at start by trying (`levels`). Here is what both have in common: home, control
+groups, network, pipes, the end of everything.
 
-    setpriv --pdeathsig > unshare --mount > sh (join cgroups, staging mounts) > nsenter --net >
-    setpriv (the user's kernel uid) > bwrap > server
-
-Unprivileged (level 3) without staging and uid. The outer programs get a fixed environment and no
-secret: values travel to bubblewrap in a descriptor. Not here: what the profile contains
-(`bubblewrap`, `seccomp`), who may start what (`policy`), when (`pool`).
+Not here: what the profile contains (`bubblewrap`, `confinement`, `seccomp`), who may start what
+(`policy`), when (`pool`).
 """
 
 import asyncio

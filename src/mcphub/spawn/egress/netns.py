@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mcphub.spawn.confinement import loopback
+
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWNET: Final = 0x40000000
 _PR_SET_DUMPABLE: Final = 4
-_LO: Final = 1  # its index in every new namespace
 _BACKLOG: Final = 128
 
 
@@ -134,16 +135,9 @@ def _unshare(flags: int) -> None:
 
 def _route_everything_to_loopback() -> None:
     """`ip link set lo up; ip route add local 0.0.0.0/0 dev lo` by rtnetlink(7)."""
+    loopback.bring_up()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
-        up = struct.pack("=BxHiII", 0, 0, _LO, 1, 1)  # IFF_UP, and only that bit
-        _request(link, 16, 0, up)  # RTM_NEWLINK
         # Table local (255), protocol static (4), scope host (254), type local (2); RTA_OIF = lo.
         route = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 255, 4, 254, 2, 0)
-        _request(link, 24, 0x600, route + struct.pack("=HHI", 8, 4, _LO))  # create, exclusive
-
-
-def _request(link: socket.socket, kind: int, flags: int, body: bytes) -> None:
-    link.send(struct.pack("=IHHII", 16 + len(body), kind, flags | 0x5, 1, 0) + body)
-    error = -struct.unpack_from("=i", link.recv(4096), 16)[0]
-    if error:
-        raise OSError(error, os.strerror(error))
+        out = struct.pack("=HHI", 8, 4, loopback.LO)
+        loopback.request(link, 24, 0x600, route + out)  # create, exclusive

@@ -1,0 +1,93 @@
+"""What a sandbox is made of, as values; travels to the process that enters it as one line of JSON.
+
+Not here: who decides these values (`spawn.confined`), how they are put in force (`entering`).
+"""
+
+import base64
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Self
+
+HOME: Final = "/home/u"
+UID: Final = 1000
+"""The uid inside a user namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Something of the host that appears inside.
+
+    Attributes:
+        source: Path on the host.
+        place: Absolute path inside.
+        writable: Else it and everything mounted below is read-only.
+        own_inodes: Show it through a read-only overlay, so that file locks and inotify on it meet
+            nobody else. Only for what is read-only.
+    """
+
+    source: str
+    place: str
+    writable: bool = False
+    own_inodes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One sandbox.
+
+    Attributes:
+        namespaces: Make own namespaces and an own root; False where the kernel refuses: then only
+            Landlock, the filter, limits and the uid are left, and paths are the host's.
+        uid: Kernel uid and gid to become (the hub is root); None stays and needs a user namespace.
+        binds: What appears inside, in this order; a home at `HOME` is one of them.
+        texts: (place, text) of small files that appear over existing ones, after the binds.
+        links: (place, target) of symbolic links in the root.
+        network: Descriptor of a network namespace to enter; -1 makes an empty one.
+        network_owner: Descriptor of the user namespace that owns it, for a hub without root.
+        cgroups: `cgroup.procs` files to join.
+        tmp_bytes: Size of `/tmp` and of `/dev/shm`.
+        files: Most open files of a process.
+        processes: Most processes of the kernel uid; 0 sets none.
+        seccomp: Filter, array of `struct sock_filter`; empty loads none.
+        readable, writable: Places of the Landlock rules; both empty uses no Landlock.
+    """
+
+    namespaces: bool = True
+    uid: int | None = None
+    binds: tuple[Bind, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    network: int = -1
+    network_owner: int = -1
+    cgroups: tuple[str, ...] = ()
+    tmp_bytes: int = 64 * 1024 * 1024
+    files: int = 1024
+    processes: int = 0
+    seccomp: bytes = b""
+    readable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Return it as text for `from_json`; holds no secret."""
+        values = asdict(self)
+        values["seccomp"] = base64.b64encode(self.seccomp).decode()
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Return what `to_json` made.
+
+        Raises:
+            ValueError, KeyError, TypeError: It is something else.
+        """
+        values: dict[str, Any] = json.loads(text)
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise ValueError("not a profile of this version")
+        values["seccomp"] = base64.b64decode(values["seccomp"])
+        values["binds"] = tuple(Bind(**bind) for bind in values["binds"])
+        for name in ("texts", "links"):
+            values[name] = tuple((first, second) for first, second in values[name])
+        for name in ("cgroups", "readable", "writable"):
+            values[name] = tuple(values[name])
+        return cls(**values)
