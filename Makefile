@@ -19,7 +19,8 @@ help:
 	@echo '               TEST=tests/unit takes a part, ARGS="-k words" goes to pytest'
 	@echo '  make check   ruff, basedpyright, import contracts; changes nothing'
 	@echo '  make serve   run the hub from this checkout (MCPHUB_DIR, default ~/.mcphub); ARGS go to it'
-	@echo '  make bench   measure the hub against a direct connection on this machine'
+	@echo '  make bench   measure a call through the hub, nginx, other gateways and none (ten minutes);'
+	@echo '               ARGS=--docs writes table and chart into docs/reference'
 	@echo '  make lock    resolve pyproject.toml into requirements/ again (ARGS=--upgrade for newer versions)'
 	@echo '  make clean   remove .venv and everything that was built or cached here'
 	@echo
@@ -44,8 +45,8 @@ serve:
 	@.venv/bin/mcphub serve $(ARGS)
 
 bench:
-	@scripts/setup test
-	@$(PYTHON) benchmarks/warm_call.py $(ARGS)
+	@scripts/setup bench
+	@$(PYTHON) benchmarks/relay.py $(ARGS)
 
 lock:
 	@scripts/setup run

@@ -15,15 +15,27 @@ class Echo(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
         self.buffer = b""
+        self.parts: list[bytes] = []
+        self.size = self.wanted = 0
 
     def data_received(self, data: bytes) -> None:
-        self.buffer += data
+        self.parts.append(data)
+        self.size += len(data)
+        if self.size < self.wanted:
+            return
+        self.buffer = b"".join(self.parts)
+        self._answers()
+        self.parts, self.size = [self.buffer], len(self.buffer)
+
+    def _answers(self) -> None:
+        self.wanted = 0
         while (cut := self.buffer.find(b"\r\n\r\n")) >= 0:
             head = self.buffer[:cut].lower()
             at = head.index(b"content-length:") + 15
             length = int(head[at:].partition(b"\r\n")[0])
             end = cut + 4 + length
             if len(self.buffer) < end:
+                self.wanted = end
                 return
             body, self.buffer = self.buffer[cut + 4 : end], self.buffer[end:]
             reply = answer(body)

@@ -47,12 +47,16 @@ def answer(line: bytes) -> bytes | None:
 
 def main() -> None:
     """Serve standard input until it ends."""
-    rest = b""
+    rest: list[bytes] = []
     while data := os.read(0, 65536):
-        *lines, rest = (rest + data).split(b"\n")
+        rest.append(data)
+        if b"\n" not in data:
+            continue
+        *lines, last = b"".join(rest).split(b"\n")
+        rest = [last]
         answers = [reply for line in lines if line.strip() and (reply := answer(line))]
         if answers:
-            out = b"\n".join(answers) + b"\n"
+            out = memoryview(b"\n".join(answers) + b"\n")
             while out:
                 out = out[os.write(1, out) :]
 

@@ -1,17 +1,25 @@
-"""The endpoints that are compared, each started fresh on loopback with the same echo server."""
+"""Our side of the comparison, each started fresh on loopback with the same echo server: no gateway, nginx, the hub."""
 
+import asyncio
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 from load import Target
-from processes import started
+from processes import descendants, free_port, started, wait_for
+
+from mcphub import __version__
+from mcphub.ground import ground
+from mcphub.settings import load
 
 HERE = Path(__file__).resolve().parent
 PYTHON = str(
@@ -19,18 +27,41 @@ PYTHON = str(
         Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     ).resolve()
 )
+"""The interpreter of the stdio echo server, the same for every gateway."""
+ECHO = [PYTHON, "-I", "-S", str(HERE / "echo_server.py")]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A running endpoint: how it is called, and the process whose processor time counts."""
+    """A running endpoint.
+
+    Attributes:
+        target: How it is called.
+        gateway: Processes whose processor time and memory count as the gateway's.
+        version: Of the gateway.
+        servers: Processes that are servers although no gateway started them.
+        targets: Further ways to call the same gateway, by name.
+    """
 
     name: str
     target: Target
-    pid: int
+    gateway: tuple[int, ...]
+    version: str = ""
+    servers: tuple[int, ...] = ()
+    targets: dict[str, Target] = field(default_factory=dict)
+
+    def server_pids(self) -> list[int]:
+        """Return the processes that answer behind the gateway."""
+        below = [pid for root in self.gateway for pid in descendants(root)]
+        return [pid for pid in {*below, *self.servers} if pid not in self.gateway]
 
 
-def _port(process: subprocess.Popen) -> int:
+def printed_port(process: subprocess.Popen) -> int:
+    """Return the port that a process prints when it serves.
+
+    Raises:
+        RuntimeError: It ended before that.
+    """
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
@@ -42,20 +73,69 @@ def _port(process: subprocess.Popen) -> int:
 def direct() -> Iterator[Endpoint]:
     """No gateway: the echo server speaks HTTP itself."""
     with started([sys.executable, str(HERE / "echo_http.py")]) as process:
-        yield Endpoint("direct", Target(_port(process)), process.pid)
+        yield Endpoint(
+            "direct",
+            Target(printed_port(process)),
+            (process.pid,),
+            f"Python {platform.python_version()}",
+        )
+
+
+_NGINX = """
+{user}daemon off; master_process on; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; client_max_body_size 32m; client_body_buffer_size 2m; keepalive_requests 100000000;
+  client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
+  uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; proxy_buffers 8 128k; proxy_buffer_size 128k;
+  upstream echo {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 100000000; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{ proxy_pass http://echo; proxy_http_version 1.1; proxy_set_header Connection ""; }}
+  }}
+}}
+"""
 
 
 @contextmanager
-def fastmcp() -> Iterator[Endpoint]:
-    """The FastMCP proxy."""
-    argv = [sys.executable, str(HERE / "fastmcp_proxy.py"), PYTHON, str(HERE / "echo_server.py")]
-    with started(argv, os.environ | {"FASTMCP_LOG_LEVEL": "ERROR"}) as process:
-        yield Endpoint("fastmcp", Target(_port(process)), process.pid)
+def nginx(directory: Path) -> Iterator[Endpoint]:
+    """One nginx worker that forwards HTTP to the HTTP echo server; it knows nothing of MCP."""
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/sbin:/bin") or shutil.which("nginx")
+    if program is None:
+        raise RuntimeError("nginx is not installed: scripts/setup bench")
+    version = subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr
+    with started([sys.executable, str(HERE / "echo_http.py")]) as echo:
+        directory.mkdir()
+        port = free_port()
+        config = directory / "nginx.conf"
+        user = (
+            "user root;\n" if os.geteuid() == 0 else ""
+        )  # else its worker cannot write large bodies
+        text = _NGINX.format(user=user, dir=directory, port=port, upstream=printed_port(echo))
+        config.write_text(text)
+        with started([program, "-c", str(config), "-e", str(directory / "error.log")]) as process:
+            wait_for(port, process)
+            gateway = (process.pid, *descendants(process.pid))
+            found = f"nginx {version.strip().rpartition('/')[2]}"
+            yield Endpoint("nginx", Target(port), gateway, found, (echo.pid,))
+
+
+async def _people(directory: Path, count: int) -> list[str]:
+    """Make users as an administrator would, and return their API keys."""
+    async with ground(load(directory)) as services:
+        names = [f"user-{number}" for number in range(count)]
+        for name in names:
+            await services.directory.add_user(name)
+        return [(await services.directory.create_key(name)).key.reveal() for name in names]
 
 
 @contextmanager
-def hub(directory: Path) -> Iterator[Endpoint]:
-    """MCPHub as a user has it: init, a server, a user, a key, serve. Sandbox, policy, records on."""
+def hub(directory: Path, people: int = 1000) -> Iterator[Endpoint]:
+    """MCPHub as an administrator sets it up. Sandbox, policy and request records are on.
+
+    Two servers: `shared` is one process for everybody, by an administrator's acknowledgement; `own`
+    is a process of its own for each user.
+    """
     program = [str(Path(sys.executable).with_name("mcphub"))]
 
     def run(*args: str) -> str:
@@ -70,16 +150,21 @@ def hub(directory: Path) -> Iterator[Endpoint]:
     prefix = Path(PYTHON).parents[1]
     outside = [] if prefix.is_relative_to("/usr") else [f"{prefix}/bin", f"{prefix}/lib"]
     server = {
-        "command": PYTHON,
-        "args": ["-I", "-S", str(HERE / "echo_server.py")],
-        "riskLevel": "low",
+        "command": ECHO[0],
+        "args": ECHO[1:],
         "groups": ["everyone"],
-        "sandbox": {"egress": [], "readable": [*outside, str(HERE)]},
+        "sandbox": {"egress": [], "readable": [*outside, str(HERE)], "idleSeconds": 3600},
     }
-    settings = {"mcpServers": {"echo": server}}
+    settings = {
+        "mcpServers": {
+            "shared": {**server, "riskLevel": "low"},
+            "own": {**server, "riskLevel": "critical"},
+        }
+    }
     (directory / "mcp_settings.json").write_text(json.dumps(settings, indent=2))
-    run("user", "add", "a", "--json")
-    key = json.loads(run("key", "create", "a", "--json"))["key"]
+    reason = ["--reason", "the echo server keeps nothing", "--yes"]
+    run("server", "acknowledge", "shared", "--by", "admin", *reason)
+    keys = asyncio.run(_people(directory, people))
     ready = directory / "ready.json"
     options = ["--port", "0", "--ready-file", str(ready), "--log-level", "warning"]
     argv = [*program, "serve", "--dir", str(directory), *options]
@@ -91,5 +176,17 @@ def hub(directory: Path) -> Iterator[Endpoint]:
             time.sleep(0.05)
         told = json.loads(ready.read_text())
         port = int(told["url"].rstrip("/").rpartition(":")[2].partition("/")[0])
-        headers = {"Authorization": f"Bearer {key}"}
-        yield Endpoint("hub", Target(port, "/mcp/echo", headers), int(told["pid"]))
+        everybody = tuple({"Authorization": f"Bearer {key}"} for key in keys)
+        target = Target(port, "/mcp/shared", everybody)
+        yield Endpoint(
+            "hub",
+            target,
+            (int(told["pid"]),),
+            f"mcphub {__version__}, uvicorn {metadata.version('uvicorn')}",
+            targets={
+                "one user": Target(port, "/mcp/shared", everybody[-1:]),
+                "many users": target,
+                "aggregated": Target(port, "/mcp", everybody[-2:-1], "shared__echo"),
+                "own": Target(port, "/mcp/own", everybody),
+            },
+        )

@@ -1,8 +1,10 @@
-"""Processes under test: start, find their children, read their processor time, end."""
+"""Processes under test: start, find their children, read processor time and memory, end."""
 
 import os
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +13,22 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def started(argv: list[str], env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen]:
-    """Run `argv` in an own process group; its standard output is a pipe."""
+def started(
+    argv: list[str], env: Mapping[str, str] | None = None, *, quiet: bool = False
+) -> Iterator[subprocess.Popen]:
+    """Run `argv` in an own process group; its standard output is a pipe, or nothing when `quiet`."""
     process = subprocess.Popen(
-        argv, stdout=subprocess.PIPE, text=True, start_new_session=True, env=env
+        argv,
+        stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
+        stderr=subprocess.DEVNULL if quiet else None,
+        text=True,
+        start_new_session=True,
+        env=env,
     )
+    below: list[int] = []
     try:
         yield process
+        below = descendants(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -25,8 +36,43 @@ def started(argv: list[str], env: Mapping[str, str] | None = None) -> Iterator[s
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        for pid in below:  # what its parent left behind
+            if process_group(pid) == process.pid:
+                os.kill(pid, signal.SIGKILL)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def process_group(pid: int) -> int:
+    """Return the process group of `pid`, 0 when it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def free_port() -> int:
+    """Return a port of loopback that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def wait_for(port: int, process: subprocess.Popen, seconds: float = 60.0) -> None:
+    """Return when `port` accepts connections.
+
+    Raises:
+        RuntimeError: The process ended, or time is up.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"it ended with status {process.returncode} before it served")
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(f"it does not serve after {seconds:.0f} s")
 
 
 def _stat(pid: int) -> list[str]:
@@ -43,6 +89,18 @@ def cpu_s(pids: list[int]) -> float:
             continue
         total += (int(fields[11]) + int(fields[12])) * TICK_S
     return total
+
+
+def pss_mb(pids: list[int]) -> float:
+    """Return the proportional set size of `pids` together, in MB."""
+    total = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+    return total / 1000
 
 
 def descendants(root: int) -> list[int]:
