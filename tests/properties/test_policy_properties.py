@@ -31,10 +31,10 @@ principals = st.builds(
     user_name=st.just("alice"),
     number=st.just(16),
     role=st.sampled_from(Role),
-    groups=GROUPS,
+    groups=GROUPS.map(lambda groups: groups | {"everyone"}),
     key_id=st.just("k_1"),
 )
-servers = st.builds(
+any_servers = st.builds(
     ServerFacts,
     name=st.just("s"),
     transport=st.sampled_from(Transport),
@@ -59,6 +59,26 @@ servers = st.builds(
         at=st.just(0.0),
     ),
 )
+# Most of any servers are refused at the first rule: half of those tried are open to everyone, and
+# half of these could be shared but for what evidence says.
+open_servers = any_servers.map(
+    lambda server: replace(
+        server, groups=frozenset({"everyone"}), enabled=True, admin_only=False, isolation=None
+    )
+)
+shareable_servers = st.builds(
+    lambda server, risk: replace(
+        server,
+        transport=Transport.STDIO,
+        risk=risk,
+        requires_user_isolation=False,
+        per_user_credential=False,
+        names_user=False,
+    ),
+    open_servers,
+    st.none() | st.sampled_from([RiskLevel.LOW, RiskLevel.MEDIUM]),
+)
+servers = any_servers | open_servers | shareable_servers
 hosts = st.builds(
     HostFacts,
     sandbox_level=st.integers(0, 5),

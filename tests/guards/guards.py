@@ -1,0 +1,162 @@
+"""Which line of the source keeps which rule, and the test that notices when it is gone.
+
+The rules are those of `docs/explanation/security-boundary.md`. A guard here is the smallest change
+of the source that breaks the rule: `line` is what stands in `file` (exactly once), `without` what
+stands there in the copy that the test runs on.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """One way to break one rule.
+
+    Attributes:
+        rule: Name of the rule, `R1` to `R24`.
+        what: What the guard does, in a few words.
+        file: Below `src/mcphub`.
+        line: Text of the guard, as it stands in the file exactly once.
+        without: Text that takes its place.
+        test: The test that must fail then, as pytest names it, below `tests`.
+    """
+
+    rule: str
+    what: str
+    file: str
+    line: str
+    without: str
+    test: str
+
+
+GUARDS: Final = (
+    Guard(
+        "R1", "a listing is of its owner only", "vault/vault.py",
+        ".where(c.user_id == principal.user_id)\n            .order_by",
+        ".order_by",
+        "security/test_rules_identity.py::test_no_route_gives_or_takes_anything_of_another_user",
+    ),
+    Guard(
+        "R2", "progress goes to the call whose token the hub made up", "upstream/legacy.py",
+        'exchange = self._pending.get(_number(bytes(params.get("progressToken", b""))))',
+        "exchange = next(iter(self._pending.values()), None)",
+        "interaction/test_gateway.py::test_progress_reaches_the_call_that_asked_for_it_and_no_other",
+    ),
+    Guard(
+        "R3", "a session is found by its owner only", "gateway/sessions.py",
+        "session is None or session.user_id != principal.user_id or",
+        "session is None or",
+        "security/test_rules_identity.py::test_a_session_exists_for_its_user_at_its_endpoint_only",
+    ),
+    Guard(
+        "R4", "a client's user context is stripped", "wire/eras.py",
+        "for key, value in meta_of(params).items() if key not in HOP_META",
+        "for key, value in meta_of(params).items()",
+        "security/test_rules_identity.py::test_the_user_context_of_a_caller_never_reaches_a_server",
+    ),
+    Guard(
+        "R5", "a credential is its owner's", "vault/vault.py",
+        "c.user_id == owner, c.server == server, c.slot.in_(wanted)",
+        "c.server == server, c.slot.in_(wanted)",
+        "security/test_rules_identity.py::test_a_missing_credential_is_nobody_elses_and_not_the_operators",
+    ),
+    Guard(
+        "R6", "a header that authenticates comes once", "gateway/http.py",
+        "if name in found and name not in _SEVERAL:",
+        "if False:",
+        "security/test_rules_identity.py::test_two_credentials_in_one_request_are_refused",
+    ),
+    Guard(
+        "R7", "what nobody classified is critical", "policy/decide.py",
+        "return server.risk in (None, RiskLevel.CRITICAL)",
+        "return server.risk is RiskLevel.CRITICAL",
+        "properties/test_policy_properties.py::test_unclassified_permits_exactly_what_critical_does",
+    ),
+    Guard(
+        "R7", "sharing needs evidence for this very version", "policy/decide.py",
+        "return evidence is not None and bool(server.version) and evidence.version == server.version",
+        "return True",
+        "unit/test_policy_decide.py::test_isolation_is_never_widened_and_the_permit_says_so",
+    ),
+    Guard(
+        "R8", "a list that an instance gave is kept with that instance", "gateway/catalogs.py",
+        "known = self._own.get((instance.id, kind.method))\n"
+        "        if known is None:\n"
+        "            known = await read_list(instance.upstream, kind)\n"
+        "            self._own[(instance.id, kind.method)] = known",
+        "known = self._own.get((instance.server, kind.method))\n"
+        "        if known is None:\n"
+        "            known = await read_list(instance.upstream, kind)\n"
+        "            self._own[(instance.server, kind.method)] = known",
+        "security/test_rules_isolation.py::test_what_an_instance_had_listed_dies_with_it",
+    ),
+    Guard(
+        "R9", "a notification goes to the instance's owner", "gateway/listen.py",
+        "for outlet in self._by_user.get(instance.owner, ()):\n                outlet.offer(instance.server, message)",
+        "for outlets in self._by_user.values():\n"
+        "                for outlet in outlets:\n"
+        "                    outlet.offer(instance.server, message)",
+        "interaction/test_gateway.py::test_list_changes_reach_the_owner_only",
+    ),
+    Guard(
+        "R10", "an environment begins empty", "spawn/sandboxed.py",
+        "return defaults | plain",
+        "return dict(os.environ) | defaults | plain",
+        "security/test_rules_isolation.py::test_no_child_ever_has_the_hubs_environment",
+    ),
+    Guard(
+        "R11", "system calls are filtered", "spawn/bubblewrap.py",
+        "if seccomp_fd is not None:",
+        "if False:",
+        "security/test_sandbox.py::test_a_hostile_server_is_refused",
+    ),
+    Guard(
+        "R11", "a user has an own kernel uid", "spawn/sandboxed.py",
+        "uid = str(self._settings.uid_base + launch.number)",
+        "uid = str(self._settings.uid_base)",
+        "security/test_rules_isolation.py::test_two_users_never_share_a_process_a_uid_or_a_home",
+    ),
+    Guard(
+        "R14", "a foreign Host is refused", "gateway/door.py",
+        "return name in _LOOPBACK or host in self._hosts or name in self._hosts",
+        "return True",
+        "security/test_rules_http.py::test_a_foreign_host_is_refused_at_every_door",
+    ),
+    Guard(
+        "R14", "a foreign Origin is refused", "gateway/door.py",
+        'return scheme in {"http", "https"} and _name(authority) in _LOOPBACK',
+        "return True",
+        "security/test_rules_http.py::test_a_foreign_origin_is_refused_at_every_door",
+    ),
+    Guard(
+        "R17", "a key file that others can read is refused", "vault/keys.py",
+        "if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:",
+        "if not stat.S_ISREG(status.st_mode):",
+        "security/test_rules_secrets.py::test_a_hub_refuses_a_key_file_that_others_can_read",
+    ),
+    Guard(
+        "R17", "every installation makes its own key", "vault/keys.py",
+        "secrets.token_bytes(_KEY_BYTES)",
+        "bytes(_KEY_BYTES)",
+        "security/test_rules_secrets.py::test_every_installation_makes_its_own_keys",
+    ),
+    Guard(
+        "R23", "a home is named by an opaque id", "spawn/launching.py",
+        "owner=principal.user_id,\n            number",
+        "owner=principal.user_name,\n            number",
+        "security/test_rules_isolation.py::test_homes_are_named_by_opaque_ids_only",
+    ),
+    Guard(
+        "R24", "secrets are redacted by value", "spawn/stderr.py",
+        "return self._pattern.sub(_MARK, text) if self._pattern else text",
+        "return text",
+        "contracts/test_spawner.py::test_stderr_is_bounded_neutralised_and_without_secrets",
+    ),
+    Guard(
+        "R24", "a log line is bounded and acts on nothing", "cli/logs.py",
+        "event[key] = neutral(value, _LONGEST)",
+        "event[key] = value",
+        "security/test_rules_secrets.py::test_a_log_on_a_terminal_shows_nothing_that_acts",
+    ),
+)  # fmt: skip
