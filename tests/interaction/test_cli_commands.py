@@ -213,6 +213,23 @@ def test_servers_are_added_shown_explained_and_switched(hub: Hub) -> None:
     assert hub.ask("explain", "admin", "github")["allowed"]
 
 
+def test_an_import_leaves_out_what_is_there_when_asked_and_loses_nothing(
+    hub: Hub, tmp_path: Path
+) -> None:
+    theirs = {"github": {"command": "/bin/true"}, "fresh": {"command": "/bin/true"}}
+    file = tmp_path / "claude_desktop_config.json"
+    file.write_text(json.dumps({"mcpServers": theirs}))
+    before = (hub.directory / "mcp_settings.json").read_text()
+    refused = hub.run("server", "import", str(file))
+    assert refused.returncode == 1
+    assert "--skip-existing" in refused.stderr
+    assert (hub.directory / "mcp_settings.json").read_text() == before
+    done = hub.run("server", "import", "--skip-existing", str(file), "--json")
+    assert list(json.loads(done.stdout)["entries"]) == ["fresh"]
+    assert '"github"' in done.stderr
+    assert {"github", "fresh"} <= {server["name"] for server in hub.ask("server", "list")}
+
+
 def test_settings_show_value_and_origin_and_client_settings_hold_no_key(hub: Hub) -> None:
     (hub.directory / "mcphub.toml").write_text(
         'database = "postgresql://me:canary-password@db/hub"\n[listen]\nport = 9000\n'

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from mcphub.catalog.jsonc import parse
+from mcphub.catalog.merging import merge_entries
 from mcphub.catalog.problems import SettingsError
-from mcphub.cli.servers_file import add_entries, with_entries
+from mcphub.cli.servers_file import add_entries
 from mcphub.cli.starter import SERVERS
 from mcphub.errors import Conflict, InvalidInput
 
@@ -29,7 +30,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 def test_an_entry_is_added_and_everything_else_stays(text: str) -> None:
-    after = with_entries(text, NEW)
+    after = merge_entries(text, NEW)
     old, new = parse(text), parse(after)
     assert new["mcpServers"].pop("new") == NEW["new"]
     assert new == old
@@ -39,12 +40,12 @@ def test_an_entry_is_added_and_everything_else_stays(text: str) -> None:
 
 def test_several_entries_are_added_at_once() -> None:
     entries = {f"s{number}": {"command": "x"} for number in range(3)}
-    assert list(parse(with_entries('{"mcpServers": {}}', entries))["mcpServers"]) == list(entries)
+    assert list(parse(merge_entries('{"mcpServers": {}}', entries))["mcpServers"]) == list(entries)
 
 
 def test_a_file_without_servers_object_is_refused() -> None:
     with pytest.raises(InvalidInput, match="mcpServers"):
-        with_entries('{"servers": []}', NEW)
+        merge_entries('{"servers": []}', NEW)
 
 
 def test_a_name_that_is_taken_and_an_entry_that_is_wrong_change_nothing(tmp_path: Path) -> None:

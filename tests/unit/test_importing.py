@@ -217,7 +217,7 @@ def test_entries_are_not_added_to_what_is_no_settings_file(text: str) -> None:
 
 
 def test_a_server_that_is_there_is_never_replaced() -> None:
-    with pytest.raises(Conflict, match="already: b"):
+    with pytest.raises(Conflict, match="already a server 'b'"):
         merge_entries(COMMENTED, {"b": {}, "c": {}})
 
 

@@ -26,6 +26,18 @@ class _Place:
     needs_comma: bool
 
 
+def entry_names(text: str) -> frozenset[str]:
+    """Return the names of the servers in a settings text.
+
+    Raises:
+        InvalidInput: The text is no settings file.
+    """
+    document = _document(text)
+    return frozenset(
+        name for root in _ROOTS if isinstance(document.get(root), dict) for name in document[root]
+    )
+
+
 def merge_entries(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the settings text with further servers at the end of its servers object.
 
@@ -42,8 +54,10 @@ def merge_entries(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
     taken = sorted(set(old[root]) & set(entries))
     if taken:
         raise Conflict(
-            f"There is a server of this name already: {', '.join(taken)}.",
-            hint="Choose another name, or edit the file.",
+            f"There is already a server '{taken[0]}'."
+            if len(taken) == 1
+            else f"There are already servers of these names: {', '.join(taken)}.",
+            hint="Choose another name, or edit the file; an import can leave them out: --skip-existing.",
         )
     if not entries:
         return text

@@ -11,6 +11,7 @@ from mcphub.audit import log
 from mcphub.catalog.importing import import_client_file
 from mcphub.catalog.jsonc import parse
 from mcphub.catalog.launchers import Requirement, satisfies
+from mcphub.catalog.merging import entry_names
 from mcphub.catalog.settings_file import read_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerState
@@ -106,15 +107,24 @@ async def import_servers(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A client's settings file.")],
     group: Groups = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show.")] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="Leave out servers whose name is there already."),
+    ] = False,
 ) -> None:
     """Import the servers of a client's settings (Claude Desktop, Cursor, VS Code, …).
 
     Secrets that stand in the file become credential slots: each user sets an own value.
     """
     found = import_client_file(file, tuple(group or (EVERYONE,)))
-    entries = found.entries
+    entries = dict(found.entries)
     for note in found.notes:
         cli.note(f"note: {note}")
+    if skip_existing:
+        known = entry_names(read_text(cli.settings().servers_file))
+        for name in [name for name in entries if name in known]:
+            del entries[name]
+            cli.note(f'note: server "{name}": left out, there is one of this name already.')
     data = {"entries": entries, "notes": list(found.notes), "written": not dry_run}
     names = ", ".join(entries) or "none"
     if dry_run or not entries:
