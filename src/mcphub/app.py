@@ -29,6 +29,8 @@ from mcphub.gateway.front import Front
 from mcphub.gateway.listen import Outlets
 from mcphub.gateway.plane import CallLimits, DataPlane
 from mcphub.gateway.sessions import Sessions
+from mcphub.gateway.states import States
+from mcphub.gateway.watching import Watches
 from mcphub.ground import ground
 from mcphub.hub import Hub, Refusals
 from mcphub.ids import Clock, system_clock
@@ -42,8 +44,10 @@ from mcphub.listening import (
 )
 from mcphub.policy.model import Denial, HostFacts, Permit, Principal
 from mcphub.settings import HubSettings
+from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.launching import Launcher
+from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import InstancePool
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Spawner
@@ -77,15 +81,19 @@ async def running(
             search_path=settings.operator_env.get("PATH", ""),
         )
         limits = settings.limits
-        pool = InstancePool(
+        opener = Opener(
             spawner,
+            Dialects(services.states, launcher),
+            line_bytes=limits.line_bytes,
+            timeout_s=limits.start_timeout_s,
+        )
+        pool = InstancePool(
+            opener,
             launcher,
             PoolLimits(
                 instances=limits.instances,
                 instances_per_user=limits.instances_per_user,
                 starts_at_once=limits.starts_at_once,
-                start_timeout_s=limits.start_timeout_s,
-                line_bytes=limits.line_bytes,
             ),
             hurry,
         )
@@ -94,8 +102,12 @@ async def running(
         )
         catalogs = Catalogs(pool, launcher, services.states, clock)
         outlets = Outlets()
+        watches = Watches()
         sessions = Sessions(
-            per_user=limits.sessions_per_user, total=limits.sessions, idle_s=limits.session_idle_s
+            per_user=limits.sessions_per_user,
+            total=limits.sessions,
+            idle_s=limits.session_idle_s,
+            on_end=lambda session: watches.drop_all(session.user_id, session.watched),
         )
         recorder = Recorder(services.db, clock, retention_days=settings.retention_days)
         tasks = Tasks()
@@ -115,6 +127,8 @@ async def running(
             clock=clock,
             tasks=tasks,
             parked=ParkedCalls(pool.release),
+            states=States(clock),
+            watches=watches,
         )
         hub = Hub(
             services,

@@ -164,6 +164,8 @@ class Hub:
         _log.info(
             f"instance.{what}", instance=instance.id, server=instance.server, user=instance.owner
         )
+        if what == "started":
+            self.tasks.start("watches.restore", self.plane.watches.restore(instance))
         if what == "stopped":
             self.refusals.forget(instance.id)
             self.catalogs.forget_instance(instance)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcphub.wire import codes, envelope, eras
+from mcphub.wire import codes, envelope, translate
 
 KEYS = st.text(min_size=1, max_size=12)
 VALUES = st.recursive(
@@ -39,7 +39,9 @@ def test_params_reach_a_legacy_server_but_for_what_the_hop_owns(params, meta, nu
     owned = dict.fromkeys(codes.HOP_META, "forged")
     given_params = {**params, "_meta": {**meta, **owned}}
     raw = envelope.object_of(json.dumps(given_params, **layout).encode())
-    arrived = json.loads(eras.for_legacy_server(raw, progress_id=number, rename=("name", "own")))
+    arrived = json.loads(
+        translate.for_legacy_server(raw, progress_id=number, rename=("name", "own"))
+    )
     kept = {key: value for key, value in meta.items() if key not in codes.HOP_META}
     assert arrived == {**params, "name": "own", "_meta": {**kept, "progressToken": number}}
 
@@ -47,7 +49,7 @@ def test_params_reach_a_legacy_server_but_for_what_the_hop_owns(params, meta, nu
 @given(OBJECTS)
 def test_a_result_keeps_every_member_for_a_modern_client(result):
     shaped = json.loads(
-        eras.result_for_modern("tools/list", json.dumps(result).encode(), b'{"name":"s"}')
+        translate.result_for_modern("tools/list", json.dumps(result).encode(), b'{"name":"s"}')
     )
     for key, value in result.items():
         if key != "_meta":
@@ -73,7 +75,7 @@ def test_of_a_repeated_member_exactly_one_is_passed_on():
     )
     params = envelope.object_of(message.members["params"])
     assert envelope.text(params["name"]) == "denied"
-    assert eras.for_legacy_server(params, progress_id=None) == b'{"name":"denied"}'
+    assert translate.for_legacy_server(params, progress_id=None) == b'{"name":"denied"}'
 
 
 def test_a_deep_message_is_refused_and_not_a_crash():

@@ -20,7 +20,9 @@ from mcphub.errors import HubError, LimitExceeded, Unavailable, UpstreamFailed
 from mcphub.ids import system_clock
 from mcphub.policy.decide import decide
 from mcphub.policy.model import HostFacts, Permit, Principal, Role, Transport
+from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.launching import Launcher
+from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import Instance, InstancePool, PoolLimits, State
 from mcphub.store.database import Database
 from mcphub.testing.spawners import (
@@ -31,15 +33,14 @@ from mcphub.testing.spawners import (
 )
 from mcphub.vault.keys import FileKeys, KeyRing
 from mcphub.vault.vault import Vault
+from mcphub.wire.codes import Dialect
 
 EVERYONE = frozenset({"everyone"})
 USERS = [Principal(f"u_{n}", f"user {n}", 16 + n, Role.USER, EVERYONE, "k_1") for n in range(3)]
 HANGER = Principal("u_hanger", "hanger", 30, Role.USER, EVERYONE, "k_1")
 GOOD, BAD, HANGING = ("one", "two"), "bad", [f"hanging{n}" for n in range(6)]
 IDLE_S = 100.0
-LIMITS = PoolLimits(
-    instances=12, instances_per_user=3, starts_at_once=2, start_timeout_s=40, line_bytes=100_000
-)
+LIMITS = PoolLimits(instances=12, instances_per_user=3, starts_at_once=2)
 TOOLCHAIN = find_toolchain("/usr/bin:/bin")
 REAL_S = 20
 """Real seconds that anything may take; the pool's own clock is moved by hand."""
@@ -56,8 +57,9 @@ class MovedLoop(asyncio.SelectorEventLoop):
 
 def spec_of(name: str) -> ServerSpec:
     return ServerSpec(
-        name, name, Transport.STDIO, "/bin/cat", groups=EVERYONE, sandbox=SandboxSpec(idle_s=IDLE_S)
-    )
+        name, name, Transport.STDIO, "/bin/cat", groups=EVERYONE, dialect=Dialect.LEGACY,
+        sandbox=SandboxSpec(idle_s=IDLE_S),
+    )  # fmt: skip
 
 
 def permit_of(user: Principal, spec: ServerSpec) -> Permit:
@@ -108,7 +110,9 @@ class Pool(RuleBasedStateMachine):
             never = NeverReadySpawner()
             others = {BAD: CrashingSpawner(), **dict.fromkeys(HANGING, never)}
             self.spawner = SpawnerByServer(ThreadSpawner(), others)
-            self.pool = InstancePool(self.spawner, launcher, LIMITS)
+            dialects = Dialects(ServerStates(db, system_clock), launcher)
+            opener = Opener(self.spawner, dialects, line_bytes=100_000, timeout_s=40)
+            self.pool = InstancePool(opener, launcher, LIMITS)
             self.over = asyncio.Event()
             ready = asyncio.Event()
 

@@ -20,7 +20,13 @@ class Ends:
         for fd in (self.reader, self.writer):
             os.set_blocking(fd, False)
         self.lines, self.ended = [], []
-        self.pipe = LinePipe(self.reader, self.writer, limit, self.lines.append, self.ended.append)
+        self.pipe = LinePipe(
+            self.reader,
+            self.writer,
+            limit,
+            lambda line, _: self.lines.append(line),
+            self.ended.append,
+        )
 
     def close(self):
         self.pipe.close()

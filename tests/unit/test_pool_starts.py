@@ -19,7 +19,9 @@ from mcphub.errors import HubError, LimitExceeded, Unavailable, UpstreamFailed
 from mcphub.ids import system_clock
 from mcphub.policy.decide import decide
 from mcphub.policy.model import HostFacts, Isolation, Permit, Principal, Role, Transport
+from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.launching import Launcher
+from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import Instance, InstancePool, PoolLimits
 from mcphub.store.database import Database
 from mcphub.testing.spawners import (
@@ -31,6 +33,7 @@ from mcphub.testing.spawners import (
 )
 from mcphub.vault.keys import FileKeys, KeyRing
 from mcphub.vault.vault import Vault
+from mcphub.wire.codes import Dialect
 from mcphub.wire.envelope import Message
 
 pytestmark = pytest.mark.anyio
@@ -43,8 +46,9 @@ FIRST = ("settings", 1)
 
 def spec(name: str = "tools", *, isolation: Isolation | None = None) -> ServerSpec:
     return ServerSpec(
-        name, name, Transport.STDIO, "/bin/cat", groups=frozenset({"everyone"}), isolation=isolation
-    )
+        name, name, Transport.STDIO, "/bin/cat", groups=frozenset({"everyone"}), isolation=isolation,
+        dialect=Dialect.LEGACY,
+    )  # fmt: skip
 
 
 def permit(user: str, server: ServerSpec) -> Permit:
@@ -85,8 +89,15 @@ async def pool_of(
         home_inside=str,
         search_path="/usr/bin:/bin",
     )
-    wanted = {"instances": 50, "instances_per_user": 10, "starts_at_once": 4, "start_timeout_s": 30}
-    pool = InstancePool(spawner, launcher, PoolLimits(**wanted | {"line_bytes": 10**6} | limits))
+    timeout_s = limits.pop("start_timeout_s", 30)
+    opener = Opener(
+        spawner,
+        Dialects(ServerStates(db, system_clock), launcher),
+        line_bytes=10**6,
+        timeout_s=timeout_s,
+    )
+    wanted = {"instances": 50, "instances_per_user": 10, "starts_at_once": 4}
+    pool = InstancePool(opener, launcher, PoolLimits(**wanted | limits))
     pool.follow(listening or Listening())
     with anyio.fail_after(60):
         async with pool.running():

@@ -23,6 +23,7 @@ from mcphub.catalog.spec import FactName, SandboxSpec, ServerSpec, Slot
 from mcphub.catalog.templates import Prepared, TemplateError, plain_text, prepare
 from mcphub.errors import InvalidInput
 from mcphub.policy.model import Isolation, RiskLevel, Transport
+from mcphub.wire.codes import Dialect
 
 T = TypeVar("T")
 
@@ -103,7 +104,12 @@ class SpecBuilder:
             tools_deny=tuple(entry.tools.deny),
             sandbox=sandbox,
             timeout_s=entry.timeout_s,
-            revision=_revision(transport, command, args, env, url, headers, cwd, sandbox),
+            dialect=None if entry.era is None else Dialect(entry.era),
+            sse=_is_sse(entry),
+            roots=entry.roots,
+            revision=_revision(
+                transport, command, args, env, url, headers, cwd, sandbox, _protocol(entry)
+            ),
         )
 
     # ------------------------------------------------------------------------- telling
@@ -180,8 +186,8 @@ class SpecBuilder:
         if kinds and found not in kinds and bool(entry.command) != bool(entry.url):
             wanted = "url" if found is Transport.STDIO else "command"
             self._problem(f'This type needs "{wanted}".', "Correct the type.", "type")
-        if "sse" in written:
-            self._warn('"sse" is the old HTTP transport; the hub speaks Streamable HTTP to it.')
+        if "sse" in written and entry.era == "modern":
+            self._problem('"sse" is a transport of the legacy era.', 'Remove "era".', "era")
         self._fitting(entry, found)
         return found
 
@@ -334,6 +340,16 @@ def _with_nul(value: object, where: tuple[str | int, ...] = ()) -> list[tuple[st
     return found + keys
 
 
+def _is_sse(entry: ServerEntry) -> bool:
+    return "sse" in {entry.type, entry.transport}
+
+
+def _protocol(entry: ServerEntry) -> list[str]:
+    """What differs from the usual in how the server is spoken to."""
+    sse, roots = "sse" if _is_sse(entry) else "", "roots" if entry.roots else ""
+    return [word for word in (entry.era or "", sse, roots) if word]
+
+
 def _revision(
     transport: Transport,
     command: str,
@@ -343,6 +359,7 @@ def _revision(
     headers: Mapping[str, str],
     cwd: str,
     sandbox: SandboxSpec,
+    protocol: list[str],
 ) -> str:
     """Digest of what a running instance is made of: another digest, another instance."""
     limits = (sandbox.memory_mb, sandbox.pids, sandbox.cpu, sandbox.files, sandbox.tmp_mb)
@@ -358,6 +375,7 @@ def _revision(
         sorted(sandbox.redirect.items()),
         sorted(sandbox.readable),
         limits,
+        *protocol,
     ]
     text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -56,6 +56,8 @@ class ServerEntry(BaseModel):
     env: dict[str, Text] = {}
     cwd: Text = ""
     url: Text = ""
+    era: Literal["legacy", "modern"] | None = None
+    roots: bool = False
     headers: dict[str, Text] = {}
     enabled: bool | None = None
     disabled: bool | None = None

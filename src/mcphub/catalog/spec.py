@@ -10,6 +10,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from mcphub.policy.model import Evidence, Isolation, RiskLevel, ServerFacts, Transport
+from mcphub.wire.codes import Dialect
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 
@@ -78,6 +79,9 @@ class ServerSpec:
         risk, requires_user_isolation, user_aware, isolation, admin_only, enabled, groups,
         tools_allow, tools_deny, sandbox: As in the settings.
         timeout_s: Default time limit of one call.
+        dialect: What the administrator says that it speaks; None to find out.
+        sse: It is reached over HTTP with SSE (2024-11-05), as far as the settings know.
+        roots: It may ask for a client's directories.
         revision: Digest of everything above that changes a running instance.
     """
 
@@ -102,6 +106,9 @@ class ServerSpec:
     tools_deny: tuple[str, ...] = ()
     sandbox: SandboxSpec = SandboxSpec()
     timeout_s: float = 60.0
+    dialect: Dialect | None = None
+    sse: bool = False
+    roots: bool = False
     revision: str = ""
 
     @property

@@ -23,12 +23,13 @@ from mcphub.errors import InvalidInput
 from mcphub.ids import Clock
 from mcphub.policy.model import Evidence
 from mcphub.store.database import Database
-from mcphub.store.tables import evidence, server_states, tool_catalogs
+from mcphub.store.tables import evidence, server_dialects, server_states, tool_catalogs
+from mcphub.wire.codes import Dialect
 
 ACKNOWLEDGEMENT = "acknowledgement"
 CHECK = "check"
 
-_KEPT_CATALOGS = 8
+_KEPT_VERSIONS = 8
 _LONGEST_NOTE = 4000
 _log = structlog.get_logger()
 
@@ -172,17 +173,7 @@ class ServerStates:
         values = {"body": msgspec.msgpack.encode(catalog), "at": catalog.at}
         async with self._db.write() as conn:
             await self._upsert(conn, tool_catalogs, key, values)
-            newest = (
-                select(tool_catalogs.c.version)
-                .where(tool_catalogs.c.server == server, tool_catalogs.c.version != version)
-                .order_by(tool_catalogs.c.at.desc(), tool_catalogs.c.version)
-            )
-            old = (await conn.execute(newest)).scalars().all()[_KEPT_CATALOGS - 1 :]
-            await conn.execute(
-                delete(tool_catalogs).where(
-                    tool_catalogs.c.server == server, tool_catalogs.c.version.in_(old)
-                )
-            )
+            await self._keep_newest(conn, tool_catalogs, server, version)
 
     async def catalog(self, server: str, version: str) -> StoredCatalog | None:
         """Return the kept catalog of a version, or None; one that cannot be read counts as none."""
@@ -196,6 +187,39 @@ class ServerStates:
         except msgspec.MsgspecError:
             _log.warning("catalog.unreadable", server=server)
             return None
+
+    async def save_dialect(self, server: str, version: str, dialect: Dialect) -> None:
+        """Keep which dialect a version of a server speaks; the newest few versions are kept.
+
+        Raises:
+            InvalidInput: It cannot be a server's name or a version.
+        """
+        _checked(server, version)
+        values = {"dialect": dialect.value, "at": self._clock()}
+        async with self._db.write() as conn:
+            key = {"server": server, "version": version}
+            await self._upsert(conn, server_dialects, key, values)
+            await self._keep_newest(conn, server_dialects, server, version)
+
+    async def dialect(self, server: str, version: str) -> Dialect | None:
+        """Return the kept dialect of a version, or None."""
+        table = server_dialects
+        async with self._db.read() as conn:
+            same = (table.c.server == server) & (table.c.version == version)
+            found = (await conn.execute(select(table.c.dialect).where(same))).scalar()
+        return Dialect(found) if found in set(Dialect) else None
+
+    async def _keep_newest(
+        self, conn: AsyncConnection, table: Table, server: str, version: str
+    ) -> None:
+        """Remove what is known of all but the newest few versions of a server."""
+        newest = (
+            select(table.c.version)
+            .where(table.c.server == server, table.c.version != version)
+            .order_by(table.c.at.desc(), table.c.version)
+        )
+        old = (await conn.execute(newest)).scalars().all()[_KEPT_VERSIONS - 1 :]
+        await conn.execute(delete(table).where(table.c.server == server, table.c.version.in_(old)))
 
     async def _put(self, server: str, values: Mapping[str, Any]) -> None:
         _checked(server)

@@ -1,4 +1,4 @@
-"""What the hub answers itself: opening, discovery, lists, log level, ping; and the shape of relayed results.
+"""What the hub answers itself: opening, discovery, lists, log level, ping.
 
 Lists come from neutral catalogs, filtered by the caller's permits (`gateway.catalogs`). One function
 per method, all of the same form: (plane, call) -> raw result.
@@ -12,7 +12,6 @@ import msgspec
 import structlog
 
 from mcphub import __version__
-from mcphub.audit.records import Outcome
 from mcphub.catalog.guide import missing_credential_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, InvalidInput, MissingCredential
@@ -21,9 +20,7 @@ from mcphub.gateway.catalogs import KINDS, PROMPTS, RESOURCES, TOOLS, Item, Kind
 from mcphub.gateway.plane import DataPlane, lease, ready_instance
 from mcphub.gateway.replies import Protocol
 from mcphub.policy.model import Permit
-from mcphub.spawn.instance import Instance
-from mcphub.upstream.exchange import Exchange
-from mcphub.wire import envelope, eras
+from mcphub.wire import envelope, translate
 from mcphub.wire.codes import (
     INVALID_PARAMS,
     LATEST_LEGACY,
@@ -31,7 +28,7 @@ from mcphub.wire.codes import (
     LOG_LEVELS,
     MODERN_VERSIONS,
 )
-from mcphub.wire.envelope import Members, Message
+from mcphub.wire.envelope import Members
 
 _log = structlog.get_logger()
 _LIST_BUDGET_S: Final = 20.0
@@ -71,7 +68,7 @@ async def discover(plane: DataPlane, call: Call) -> bytes:
     info = bytes(opening.pop("serverInfo", msgspec.Raw(_HUB_INFO)))
     opening.pop("protocolVersion", None)
     opening["supportedVersions"] = envelope.raw(MODERN_VERSIONS)
-    return eras.result_for_modern("server/discover", envelope.join(opening), info)
+    return translate.result_for_modern("server/discover", envelope.join(opening), info)
 
 
 async def list_items(plane: DataPlane, call: Call) -> bytes:
@@ -91,7 +88,11 @@ async def list_items(plane: DataPlane, call: Call) -> bytes:
         value = await _aggregated(plane, call, kind)
         info = _HUB_INFO
     result = envelope.join(value)
-    return eras.result_for_modern(call.method, result, info) if call.modern is not None else result
+    return (
+        translate.result_for_modern(call.method, result, info)
+        if call.modern is not None
+        else result
+    )
 
 
 async def set_level(_plane: DataPlane, call: Call) -> bytes:
@@ -119,48 +120,6 @@ LOCAL: Final[dict[str, Local]] = {
     **dict.fromkeys(KINDS, list_items),
 }
 """Methods that the hub answers itself."""
-
-
-def shaped(
-    call: Call, instance: Instance, exchange: Exchange, answer: Message
-) -> tuple[bytes, Outcome, int | None]:
-    """Return the answer under the caller's id and in the caller's era, the outcome and the error code."""
-    members = answer.members
-    members["id"] = msgspec.Raw(call.message.id)
-    if "error" in members:
-        code, raw_error = eras.error_for_modern(members["error"], _asked_in_vain(call, exchange))
-        if call.modern is not None:
-            members["error"] = raw_error
-        return envelope.join(members), Outcome.ERROR, code
-    raw_result = members.get("result", msgspec.Raw(b"{}"))
-    outcome = Outcome.OK
-    if call.method == "tools/call" and b'"isError"' in bytes(raw_result):
-        is_error = envelope.object_of(raw_result).get("isError")
-        outcome = (
-            Outcome.TOOL_ERROR
-            if is_error is not None and bytes(is_error) == b"true"
-            else Outcome.OK
-        )
-    if call.modern is not None:
-        info = bytes(envelope.object_of(instance.upstream.initialize_result).get("serverInfo", b""))
-        members["result"] = msgspec.Raw(eras.result_for_modern(call.method, raw_result, info))
-    return envelope.join(members), outcome, None
-
-
-def _asked_in_vain(call: Call, exchange: Exchange) -> str:
-    """Return the method that the server asked and that the modern client did not declare, or ""."""
-    return exchange.refused if call.modern is not None and exchange.refused not in call.asks else ""
-
-
-def note_subscription(call: Call, instance: Instance, uri: str, answer: Message) -> None:
-    """Remember what a legacy session watches, so that updates reach it and nobody else."""
-    if call.session is None or "result" not in answer.members:
-        return
-    if call.method == "resources/subscribe":
-        call.session.watched.add((instance.server, uri))
-        instance.subscriptions.add(uri)
-    elif call.method == "resources/unsubscribe":
-        call.session.watched.discard((instance.server, uri))
 
 
 def explain_missing(plane: DataPlane, call: Call, error: MissingCredential) -> MissingCredential:
@@ -191,7 +150,7 @@ async def _opening(plane: DataPlane, call: Call) -> Members:
         return dict(offer.initialize)
     instance = await lease(plane, call, spec, permit)
     plane.pool.release(instance)
-    return envelope.object_of(instance.upstream.initialize_result)
+    return envelope.object_of(instance.upstream.opening)
 
 
 async def _aggregated(plane: DataPlane, call: Call, kind: Kind) -> Members:

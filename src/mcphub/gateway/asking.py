@@ -10,27 +10,26 @@ did not declare are answered with an error at once, so that a server never waits
 Sources: MCP 2025-11-25 client/elicitation, client/sampling; 2026-07-28 patterns/mrtr.
 """
 
-import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
 from mcphub.errors import LimitExceeded
 from mcphub.gateway.calls import Call
-from mcphub.gateway.replies import Protocol
 from mcphub.gateway.sessions import Session
+from mcphub.gateway.states import digest_of, unknown_state
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
-from mcphub.wire import envelope
-from mcphub.wire.codes import INVALID_PARAMS
+from mcphub.wire import envelope, translate
 from mcphub.wire.envelope import Message
 
 _PARKED_S: Final = 600.0
 _PARKED_PER_USER: Final = 16
-_RETRY: Final = frozenset({"_meta", "inputResponses", "requestState"})
+_PARKED: Final = 16_384
+MARK: Final = "w."
+"""How the state of a parked call begins."""
 
 
 def as_request(session: Session, instance: Instance, question: Message) -> tuple[bytes, bytes]:
@@ -80,6 +79,7 @@ class ParkedCalls:
 
     release: Callable[[Instance], None]
     _by_state: dict[str, Parked] = field(default_factory=dict)
+    _of_user: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self._by_state)
@@ -98,42 +98,28 @@ class ParkedCalls:
             LimitExceeded: The caller has too many parked calls.
         """
         user_id = call.principal.user_id
-        if sum(parked.user_id == user_id for parked in self._by_state.values()) >= _PARKED_PER_USER:
+        if len(self._by_state) >= _PARKED:
+            raise LimitExceeded("The hub holds as many calls that wait for an answer as it may.")
+        if self._of_user[user_id] >= _PARKED_PER_USER:
             raise LimitExceeded(
                 "Too many of your calls wait for an answer.", hint="Answer some of them."
             )
-        state = secrets.token_urlsafe(32)
+        state = MARK + secrets.token_urlsafe(32)
         expires_at = now + _PARKED_S
         exchange.deadline = max(exchange.deadline, expires_at)
+        self._of_user[user_id] += 1
         self._by_state[state] = Parked(
             user_id,
             call.target.path,
             call.method,
-            _digest(call),
+            digest_of(call),
             instance,
             exchange,
             questions,
             expires_at,
         )
-        asked = {
-            key: msgspec.Raw(
-                envelope.join(
-                    {
-                        name: value
-                        for name, value in question.members.items()
-                        if name in {"method", "params"}
-                    }
-                )
-            )
-            for key, question in questions.items()
-        }
-        return envelope.join(
-            {
-                "resultType": msgspec.Raw(b'"input_required"'),
-                "inputRequests": msgspec.Raw(envelope.join(asked)),
-                "requestState": envelope.raw(state),
-            }
-        )
+        asked = {key: translate.input_request(one.members) for key, one in questions.items()}
+        return translate.input_required(asked, state)
 
     def resume(self, call: Call) -> Parked:
         """Return the parked call that a retry continues, with the answers handed to its server.
@@ -154,14 +140,11 @@ class ParkedCalls:
             call.principal.user_id,
             call.target.path,
             call.method,
-            _digest(call),
+            digest_of(call),
         )
         if parked is None or not same:
-            raise Protocol(
-                INVALID_PARAMS,
-                "This requestState belongs to no call that waits: start the call again.",
-            )
-        del self._by_state[state]
+            raise unknown_state()
+        self._forget(state)
         answers = envelope.object_of(call.params.get("inputResponses"))
         for key in [key for key in parked.questions if key in answers]:
             question = parked.questions.pop(key)
@@ -172,21 +155,18 @@ class ParkedCalls:
         """Give up calls whose client did not come back."""
         for state, parked in list(self._by_state.items()):
             if now >= parked.expires_at or parked.exchange.failure is not None:
-                del self._by_state[state]
+                self._forget(state)
                 parked.instance.upstream.cancel(parked.exchange)
                 self.release(parked.instance)
+
+    def _forget(self, state: str) -> None:
+        parked = self._by_state.pop(state)
+        self._of_user[parked.user_id] -= 1
+        if not self._of_user[parked.user_id]:
+            del self._of_user[parked.user_id]
 
     def end_of_user(self, user_id: str) -> None:
         """Give up all parked calls of a user."""
         for parked in self._by_state.values():
             if parked.user_id == user_id:
                 parked.expires_at = 0.0
-
-
-def _digest(call: Call) -> str:
-    parts = [
-        f"{name}:".encode() + bytes(raw)
-        for name, raw in sorted(call.params.items())
-        if name not in _RETRY
-    ]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()

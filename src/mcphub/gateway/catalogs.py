@@ -21,7 +21,8 @@ from mcphub.policy.model import Transport
 from mcphub.spawn.instance import Instance
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.pool import InstancePool
-from mcphub.upstream.legacy import LegacyUpstream
+from mcphub.upstream.outgoing import Outgoing
+from mcphub.upstream.upstream import Upstream
 from mcphub.wire import envelope
 from mcphub.wire.envelope import Members
 from mcphub.wire.parameters import Mirrored, mirrored
@@ -185,14 +186,14 @@ class Catalogs:
             return StoredCatalog(initialize=b"{}", at=self._clock(), per_user=True, **_columns({}))
         try:
             async with self._pool.neutral(spec) as instance:
-                offer = Offer(envelope.object_of(instance.upstream.initialize_result))
+                offer = Offer(envelope.object_of(instance.upstream.opening))
                 lists: dict[str, bytes] = {}
                 for kind in KINDS.values():
                     if kind.capability in offer.capabilities:
                         items = await read_list(instance.upstream, kind)
                         lists[kind.member] = envelope.array([item.raw for item in items])
                 return StoredCatalog(
-                    initialize=instance.upstream.initialize_result,
+                    initialize=instance.upstream.opening,
                     at=self._clock(),
                     per_user=False,
                     **_columns(lists),
@@ -202,7 +203,7 @@ class Catalogs:
             return StoredCatalog(initialize=b"{}", at=self._clock(), per_user=True, **_columns({}))
 
 
-async def read_list(upstream: LegacyUpstream, kind: Kind) -> tuple[Item, ...]:
+async def read_list(upstream: Upstream, kind: Kind) -> tuple[Item, ...]:
     """Read all pages of a list from a server.
 
     Raises:
@@ -212,15 +213,9 @@ async def read_list(upstream: LegacyUpstream, kind: Kind) -> tuple[Item, ...]:
     items: list[Item] = []
     cursor: msgspec.Raw | None = None
     for _ in range(_MAX_PAGES):
-        params = envelope.join({"cursor": cursor}) if cursor is not None else b"{}"
-        exchange = await upstream.send(kind.method, params, timeout_s=_LIST_TIMEOUT_S)
-        while not exchange.done:
-            await exchange.next()
-        if exchange.failure is not None:
-            raise exchange.failure
-        result = envelope.object_of(
-            exchange.answer.members.get("result") if exchange.answer else None
-        )
+        params: Members = {"cursor": cursor} if cursor is not None else {}
+        exchange = await upstream.send(Outgoing(kind.method, params, _LIST_TIMEOUT_S))
+        result = envelope.object_of((await exchange.settled()).members.get("result"))
         items += [
             _item(kind, msgspec.Raw(envelope.one_line(bytes(raw))))
             for raw in envelope.array_of(result.get(kind.member))

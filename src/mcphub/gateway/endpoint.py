@@ -30,7 +30,7 @@ from mcphub.gateway.relay import Cancelled, relay
 from mcphub.gateway.replies import Protocol, error_reply
 from mcphub.gateway.sessions import Session
 from mcphub.policy.model import Principal
-from mcphub.wire import codes, envelope, eras
+from mcphub.wire import codes, envelope, eras, translate
 from mcphub.wire.envelope import Malformed, Message
 
 _TRACE: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
@@ -173,7 +173,9 @@ class McpEndpoint:
             except HubError as error:
                 await reply.finish(error_reply(call.message.id, error), 503)
                 return
-            session.asks = eras.questions_for(envelope.object_of(call.params.get("capabilities")))
+            declared = envelope.object_of(call.params.get("capabilities"))
+            session.capabilities = translate.capabilities_for_modern(version, declared)
+            session.asks = eras.questions_for(envelope.object_of(session.capabilities))
             reply.add_header(b"mcp-session-id", session.id.encode())
         await reply.finish(answer)
 

@@ -15,6 +15,8 @@ from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalo
 from mcphub.gateway.listen import Outlets
 from mcphub.gateway.replies import Protocol
 from mcphub.gateway.sessions import Sessions
+from mcphub.gateway.states import States
+from mcphub.gateway.watching import Watches
 from mcphub.ids import Clock, RequestIds
 from mcphub.policy.model import Isolation, Permit
 from mcphub.spawn.instance import Instance
@@ -42,6 +44,8 @@ class DataPlane:
         tasks: Where watchers of slow calls run.
         hub_url: URL that users reach the hub at, for texts.
         parked: Calls that wait for their modern clients.
+        states: Seals what a modern client carries from one round of a call to the next.
+        watches: Resources that are watched.
         in_flight: Calls per user now.
         listening: Open `subscriptions/listen` streams per user.
         seen_keys: Key id -> when it was used last; written to the store now and then.
@@ -57,6 +61,8 @@ class DataPlane:
     clock: Clock
     tasks: Tasks
     parked: ParkedCalls
+    states: States
+    watches: Watches
     hub_url: str = ""
     ids: RequestIds = field(default_factory=RequestIds)
     in_flight: Counter[str] = field(default_factory=Counter)

@@ -5,17 +5,21 @@ answer, record. Warm, it touches no database, makes no task and no timer. It kno
 endpoint gives it a `Call` and gets the bytes of the answer.
 """
 
+import msgspec
+
 from mcphub.audit.records import Outcome, RequestRecord
 from mcphub.errors import Denied, HubError, LimitExceeded, MissingCredential, NotFound, Unavailable
 from mcphub.gateway import answers, asking
 from mcphub.gateway.calls import Call
+from mcphub.gateway.onward import outgoing
 from mcphub.gateway.plane import DataPlane, Route, lease, route
 from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
+from mcphub.gateway.shaping import shaped
+from mcphub.gateway.watching import SUBSCRIBE, UNSUBSCRIBE
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
-from mcphub.upstream.legacy import TimedOut
-from mcphub.wire import envelope, eras
-from mcphub.wire.codes import LOG_LEVELS
+from mcphub.upstream.upstream import TimedOut
+from mcphub.wire import envelope, translate
 
 
 class Cancelled(HubError):
@@ -64,6 +68,8 @@ async def relay(plane: DataPlane, call: Call) -> bytes:
 async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcome, int | None]:
     """Lease the caller's instance, exchange bytes, shape the answer for the caller's era."""
     call.server, call.name = to.spec.name, to.name
+    if call.method in {SUBSCRIBE, UNSUBSCRIBE}:
+        return await _watch(plane, call, to)
     instance, exchange, questions = await _begin(plane, call, to)
     waits = False
     try:
@@ -71,8 +77,7 @@ async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outc
         if not questions:
             answer = await _exchange(call, instance, exchange, questions)
             if answer is not None:
-                answers.note_subscription(call, instance, to.name, answer)
-                return answers.shaped(call, instance, exchange, answer)
+                return shaped(plane.states, call, instance, exchange, answer)
         result = plane.parked.park(call, instance, exchange, questions, plane.pool.now())
         waits = True
         return envelope.result(call.message.id, result), Outcome.OK, None
@@ -85,30 +90,44 @@ async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outc
 async def _begin(
     plane: DataPlane, call: Call, to: Route
 ) -> tuple[Instance, Exchange, dict[str, envelope.Message]]:
-    """Start a call, or continue one that waited for its modern client's answers."""
-    if call.modern is not None and "requestState" in call.params:
-        parked = plane.parked.resume(call)
-        parked.exchange.progress_token = call.progress_token
-        return parked.instance, parked.exchange, parked.questions
+    """Start a call, or go on with one whose modern client has answered questions."""
+    params = call.params
+    if call.modern is not None and "requestState" in params:
+        if envelope.text(params["requestState"]).startswith(asking.MARK):
+            parked = plane.parked.resume(call)
+            parked.exchange.progress_token = call.progress_token
+            return parked.instance, parked.exchange, parked.questions
+        params = plane.states.open(call, to.spec.name)
     instance = await lease(plane, call, to.spec, to.permit)
     try:
-        await _apply_log_level(call, instance)
-        exchange = await instance.upstream.send(
-            call.method,
-            lambda upstream_id: eras.for_legacy_server(
-                call.params,
-                progress_id=upstream_id if call.progress_token else None,
-                rename=to.rename,
-            ),
-            timeout_s=min(to.spec.timeout_s, plane.limits.call_timeout_max_s),
-            progress_token=call.progress_token,
-            wants_log=call.wants_log,
-            asks=call.asks,
-        )
+        exchange = await instance.upstream.send(outgoing(plane, call, to, instance, params))
     except BaseException:
         plane.pool.release(instance)
         raise
     return instance, exchange, {}
+
+
+async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcome, int | None]:
+    """Answer `resources/subscribe` and `resources/unsubscribe` of a legacy session."""
+    instance = await lease(plane, call, to.spec, to.permit)
+    try:
+        call.instance_id = instance.id
+        watched, key = call.session.watched if call.session else set(), (to.spec.name, to.name)
+        if (call.method == SUBSCRIBE) == (key in watched):
+            answer = {"result": msgspec.Raw(b"{}")}  # as it was before
+        elif call.method == SUBSCRIBE:
+            answer = await plane.watches.begin(instance, to.name, to.spec.timeout_s)
+            if "result" in answer:
+                watched.add(key)
+        else:
+            watched.discard(key)
+            answer = await plane.watches.end(instance, to.name, to.spec.timeout_s)
+    finally:
+        plane.pool.release(instance)
+    kept = {name: answer[name] for name in ("result", "error") if name in answer}
+    reply = {"jsonrpc": envelope.VERSION, "id": msgspec.Raw(call.message.id), **kept}
+    code = translate.code_of(kept["error"]) if "error" in kept else None
+    return envelope.join(reply), Outcome.OK if code is None else Outcome.ERROR, code
 
 
 async def _exchange(
@@ -132,7 +151,7 @@ async def _exchange(
     try:
         while True:
             events = await exchange.next()
-            await _pass_on(call, instance, events, asked, questions)
+            await _pass_on(call, instance, exchange, events, asked, questions)
             if questions:
                 return None
             if exchange.answer is not None and not events:
@@ -150,6 +169,7 @@ async def _exchange(
 async def _pass_on(
     call: Call,
     instance: Instance,
+    exchange: Exchange,
     events: list[envelope.Message],
     asked: list[bytes],
     questions: dict[str, envelope.Message],
@@ -163,24 +183,12 @@ async def _pass_on(
             asked.append(own_id)
             await call.emit(question)
         else:
-            questions[f"q{len(questions) + 1}"] = event
+            exchange.asked += 1
+            questions[f"q{exchange.asked}"] = event
 
 
 def _stay() -> None:
     """A legacy client's disconnect is no cancellation (MCP 2025-11-25 transports)."""
-
-
-async def _apply_log_level(call: Call, instance: Instance) -> None:
-    """Ask the server for what this call wants to hear; its answer is not waited for."""
-    level = call.log_level
-    if level not in LOG_LEVELS or (
-        instance.log_level and LOG_LEVELS.index(instance.log_level) <= LOG_LEVELS.index(level)
-    ):
-        return
-    if b'"logging"' in instance.upstream.initialize_result:
-        instance.log_level = level
-        body = envelope.join({"level": envelope.raw(level)})
-        await instance.upstream.send("logging/setLevel", body, timeout_s=5)
 
 
 def _refused(plane: DataPlane, call: Call, error: HubError) -> bytes:
@@ -189,7 +197,7 @@ def _refused(plane: DataPlane, call: Call, error: HubError) -> bytes:
     if answers_as_tool_error(call.method, error):
         value = tool_error(str(error))
         if call.modern is not None:
-            value = eras.result_for_modern(call.method, value)
+            value = translate.result_for_modern(call.method, value)
         return envelope.result(call.message.id, value)
     return error_reply(call.message.id, error)
 

@@ -16,7 +16,7 @@ from mcphub.errors import (
     Unavailable,
     UpstreamFailed,
 )
-from mcphub.upstream.legacy import TimedOut
+from mcphub.upstream.upstream import TimedOut
 from mcphub.wire import codes, envelope
 
 _NUMBERS: Final[tuple[tuple[type[HubError], int], ...]] = (

@@ -6,6 +6,7 @@ transports §Session Management; SBP §Session Hijacking.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mcphub.audit.records import session_tag
@@ -32,7 +33,8 @@ class Session:
         calls: Raw JSON-RPC id -> where the call is, for cancellation.
         outlet: The open GET stream, or None.
         watched: (server, uri) pairs that the client subscribed to.
-        asks: Methods that the client can be asked, from its capabilities.
+        capabilities: What the client can, raw, as a modern server reads it.
+        asks: What the client can be asked, from its capabilities: keys of `wire.eras.NEEDS`.
         asked: Raw id of a question to the client -> who asked, and the server's own id.
     """
 
@@ -47,6 +49,7 @@ class Session:
     calls: dict[bytes, tuple[Instance, Exchange]] = field(default_factory=dict)
     outlet: Outlet | None = None
     watched: set[tuple[str, str]] = field(default_factory=set)
+    capabilities: bytes = b"{}"
     asks: frozenset[str] = frozenset()
     asked: dict[bytes, tuple[Instance, bytes]] = field(default_factory=dict)
 
@@ -58,10 +61,19 @@ class Sessions:
         per_user: Sessions that one user may hold; the longest idle one is ended for a new one.
         total: Sessions of all users.
         idle_s: Seconds without a request or an open stream after which a session ends.
+        on_end: Told of every session that ends.
     """
 
-    def __init__(self, *, per_user: int, total: int, idle_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        per_user: int,
+        total: int,
+        idle_s: float,
+        on_end: Callable[[Session], None] = lambda _: None,
+    ) -> None:
         self._per_user, self._total, self._idle_s = per_user, total, idle_s
+        self._on_end = on_end
         self._by_id: dict[str, Session] = {}
         self._by_user: dict[str, list[Session]] = {}
 
@@ -108,7 +120,8 @@ class Sessions:
 
     def end(self, session: Session) -> None:
         """End a session: its stream closes, its calls are cancelled."""
-        self._by_id.pop(session.id, None)
+        if self._by_id.pop(session.id, None) is not None:
+            self._on_end(session)
         own = self._by_user.get(session.user_id)
         if own is not None and session in own:
             own.remove(session)

@@ -13,6 +13,7 @@ from mcphub.gateway.listen import LIST_CHANGED, UPDATED, Outlet
 from mcphub.gateway.plane import DataPlane, lease, route
 from mcphub.gateway.replies import error_reply
 from mcphub.gateway.sessions import Session
+from mcphub.gateway.watching import SUBSCRIBE
 from mcphub.policy.model import Permit, Principal
 from mcphub.spawn.instance import Instance
 from mcphub.wire import envelope
@@ -20,6 +21,7 @@ from mcphub.wire.codes import META_SUBSCRIPTION
 
 _ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 _MAX_URIS: Final = 256
+_UNSUBSCRIBE_S: Final = 10.0
 
 
 async def session_stream(
@@ -76,7 +78,7 @@ async def _listen(plane: DataPlane, call: Call, reply: Reply, alive: Callable[[]
         envelope.text(raw)
         for raw in envelope.array_of(wanted.get("resourceSubscriptions"))[:_MAX_URIS]
     ]
-    leases: list[Instance] = []
+    leases: list[tuple[Instance, str]] = []
     watched: set[tuple[str, str]] = set()
     try:
         for uri in uris:
@@ -100,31 +102,43 @@ async def _listen(plane: DataPlane, call: Call, reply: Reply, alive: Callable[[]
         end = envelope.result(call.message.id, b'{"resultType":"complete","_meta":' + meta + b"}")
         await _pump(plane, outlet, reply, end)
     finally:
-        for instance in leases:
+        plane.tasks.start("watches.end", _unsubscribe(plane, leases))
+
+
+async def _unsubscribe(plane: DataPlane, leases: list[tuple[Instance, str]]) -> None:
+    """End what a listen stream watched, and the leases that kept the servers running for it."""
+    for instance, uri in leases:
+        try:
+            if uri:
+                await plane.watches.end(instance, uri, _UNSUBSCRIBE_S)
+        except HubError:
+            continue
+        finally:
             plane.pool.release(instance)
 
 
 async def _subscribe(
-    plane: DataPlane, call: Call, uri: str, leases: list[Instance], watched: set[tuple[str, str]]
+    plane: DataPlane,
+    call: Call,
+    uri: str,
+    leases: list[tuple[Instance, str]],
+    watched: set[tuple[str, str]],
 ) -> None:
     """Ask a resource's server for updates; one that cannot is left out of the acknowledgement."""
     inner = Call(
         request_id=call.request_id, principal=call.principal, target=call.target,
-        message=envelope.Message({}, call.message.id, "resources/subscribe"), params={"uri": envelope.raw(uri)},
+        message=envelope.Message({}, call.message.id, SUBSCRIBE), params={"uri": envelope.raw(uri)},
         progress_token=b"", modern=call.modern, session=None, emit=call.emit, watch=call.watch,
     )  # fmt: skip
     try:
         to = route(plane, inner)
+        if (to.spec.name, uri) in watched:
+            return
         instance = await lease(plane, inner, to.spec, to.permit)
-        leases.append(instance)
-        body = envelope.join({"uri": envelope.raw(uri)})
-        exchange = await instance.upstream.send(
-            "resources/subscribe", body, timeout_s=to.spec.timeout_s
-        )
-        while not exchange.done:
-            await exchange.next()
-        if exchange.answer is not None and "result" in exchange.answer.members:
-            instance.subscriptions.add(uri)
+        leases.append((instance, ""))
+        answer = await plane.watches.begin(instance, uri, to.spec.timeout_s)
+        if "result" in answer:
+            leases[-1] = (instance, uri)
             watched.add((to.spec.name, uri))
     except HubError:
         return

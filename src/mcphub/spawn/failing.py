@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from mcphub.errors import HubError, Unavailable
+from mcphub.errors import HubError, Unavailable, UpstreamFailed
 
 _WORDS: Final = 3
 _LONGEST: Final = 600
@@ -18,6 +18,14 @@ def hub_stops() -> Unavailable:
 def stopped(server: str) -> Unavailable:
     """Return what calls get whose instance was stopped under them."""
     return Unavailable(f"Server '{server}' was stopped.", hint="Call again.", retry_after_s=0)
+
+
+def ended(server: str, exited: "asyncio.Future[int] | None") -> UpstreamFailed:
+    """Return what calls get whose server ended by itself."""
+    return UpstreamFailed(
+        f"Server '{server}' ended unexpectedly{status_of(exited)}.",
+        hint="Call again: the hub starts it anew.",
+    )
 
 
 def with_last_words(error: HubError, lines: Sequence[str]) -> HubError:

@@ -3,11 +3,12 @@
 Made and moved through its states by `spawn.pool` only; `gateway` reads it while it holds a lease.
 """
 
-from dataclasses import dataclass, field
+from asyncio import Future
+from dataclasses import dataclass
 from enum import StrEnum
 
 from mcphub.spawn.spawner import Process
-from mcphub.upstream.legacy import LegacyUpstream
+from mcphub.upstream.upstream import Upstream
 
 
 class State(StrEnum):
@@ -32,8 +33,6 @@ class Instance:
         idle_s: Seconds without a call after which it is culled.
         in_flight: Leases now.
         lists_changed: The server announced other tools, prompts or resources than the catalog has.
-        log_level: What `logging/setLevel` was sent last, or "".
-        subscriptions: Resource URIs that the server was asked to watch.
     """
 
     id: str
@@ -48,10 +47,8 @@ class Instance:
     in_flight: int = 0
     calls: int = 0
     lists_changed: bool = False
-    log_level: str = ""
-    subscriptions: set[str] = field(default_factory=set)
     _process: Process | None = None
-    _upstream: LegacyUpstream | None = None
+    _upstream: Upstream | None = None
 
     @property
     def process(self) -> Process:
@@ -61,7 +58,7 @@ class Instance:
         return self._process
 
     @property
-    def upstream(self) -> LegacyUpstream:
+    def upstream(self) -> Upstream:
         """The connection; only once started."""
         if self._upstream is None:
             raise RuntimeError("the instance has no connection yet")
@@ -71,6 +68,11 @@ class Instance:
     def pid(self) -> int | None:
         """Pid of its outermost process, None before it has one."""
         return self._process.pid if self._process is not None else None
+
+    @property
+    def exited(self) -> "Future[int] | None":
+        """Done when its process is gone; None before it has one."""
+        return self._process.exited if self._process is not None else None
 
     def stderr(self) -> list[str]:
         """Return its last lines on stderr, redacted; for its owner and administrators."""

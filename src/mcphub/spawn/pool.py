@@ -17,19 +17,16 @@ from typing import Final, Protocol
 import structlog
 
 from mcphub.catalog.spec import ServerSpec
-from mcphub.errors import HubError, LimitExceeded, Unavailable, UpstreamFailed
+from mcphub.errors import HubError, LimitExceeded, Unavailable
 from mcphub.ids import instance_id
 from mcphub.policy.model import Isolation, Permit
 from mcphub.spawn import failing
 from mcphub.spawn.instance import Instance, State
 from mcphub.spawn.launching import NEUTRAL, SHARED, Dial, Launcher
-from mcphub.spawn.spawner import Launch, Spawner
+from mcphub.spawn.opening import Opener, Opening
+from mcphub.spawn.spawner import Launch
 from mcphub.spawn.starts import BackOff, PoolLimits, StartSlots
 from mcphub.tasks import Tasks
-from mcphub.upstream.http import HttpPipe
-from mcphub.upstream.legacy import LegacyUpstream
-from mcphub.upstream.lines import Connect, LinePipe
-from mcphub.vault.secret import Secret
 from mcphub.wire.envelope import Message
 
 _log = structlog.get_logger()
@@ -64,7 +61,7 @@ class InstancePool:
     Life cycle: `async with pool.running():` around everything else; leaving it stops all instances.
 
     Args:
-        spawner: Starts processes.
+        opener: Starts and opens them.
         launcher: Builds launches.
         limits: Bounds.
         hurry: Set when servers shall get no time any more to end by themselves.
@@ -72,12 +69,12 @@ class InstancePool:
 
     def __init__(
         self,
-        spawner: Spawner,
+        opener: Opener,
         launcher: Launcher,
         limits: PoolLimits,
         hurry: asyncio.Event | None = None,
     ) -> None:
-        self._spawner = spawner
+        self._opener = opener
         self._launcher = launcher
         self._limits = limits
         self._listener: Listener | None = None
@@ -294,47 +291,17 @@ class InstancePool:
         return instance
 
     async def _bring_up(self, instance: Instance, spec: ServerSpec, launch: Launch | Dial) -> None:
-        upstream = LegacyUpstream(
-            spec.name,
-            self._dialled(spec, launch)
-            if isinstance(launch, Dial)
-            else await self._spawned(instance, launch),
-            on_notification=lambda message: self._notified(instance, message),
-            on_end=lambda: self._ended(instance),
-            one_owner=instance.owner != SHARED,
-        )
-        instance._upstream = upstream  # noqa: SLF001
-        if instance._process is not None:  # noqa: SLF001
-            instance.process.exited.add_done_callback(lambda _: self._ended(instance))
-        await upstream.initialize(self._limits.start_timeout_s)
-        if instance.state is not State.STARTING:
-            raise UpstreamFailed(f"Server '{spec.name}' ended while it started.")
+        if self._tasks is None:
+            raise Unavailable("The hub is stopping.")
+        await self._opener.open(
+            Opening(
+                instance, spec, launch, self._tasks,
+                on_notification=lambda message: self._notified(instance, message),
+                on_end=lambda: self._ended(instance),
+            )
+        )  # fmt: skip
         instance.state = State.READY
         self._changed("started", instance)
-
-    async def _spawned(self, instance: Instance, launch: Launch) -> Connect:
-        """Start the process of an instance; returns how to speak with it."""
-        process = await self._spawner.start(launch)
-        instance._process = process  # noqa: SLF001  the pool makes instances
-        limit = self._limits.line_bytes
-        return lambda on_line, on_end: LinePipe(
-            process.stdout, process.stdin, limit, on_line, on_end
-        )
-
-    def _dialled(self, spec: ServerSpec, dial: Dial) -> Connect:
-        """Return how to speak with an HTTP server as one owner."""
-        tasks = self._tasks
-        if tasks is None:
-            raise Unavailable("The hub is stopping.")
-        url = dial.url.reveal() if isinstance(dial.url, Secret) else dial.url
-        headers = {
-            name: value.reveal() if isinstance(value, Secret) else value
-            for name, value in dial.headers.items()
-        }
-        limit = self._limits.line_bytes
-        return lambda on_line, on_end: HttpPipe(
-            spec.name, url, headers, limit, tasks, on_line, on_end
-        )
 
     def _ended(self, instance: Instance) -> None:
         """Its output or its process ended: fail what is in flight, then clean up."""
@@ -342,22 +309,14 @@ class InstancePool:
             return
         was = instance.state
         self._retire(instance)
-        ended = UpstreamFailed(
-            f"Server '{instance.server}' ended unexpectedly{failing.status_of(_exited(instance))}.",
-            hint="Call again: the hub starts it anew.",
-        )
-        instance.upstream.fail_all(
-            ended
-            if was is State.STARTING
-            else failing.with_last_words(ended, _last_words(instance))
-        )
+        ended = failing.ended(instance.server, instance.exited)
+        instance.upstream.fail_all(failing.with_last_words(ended, _last_words(instance)))
         if was is State.READY:
             self._changed("crashed", instance)
             if self.now() - instance.started_at < _STABLE_S:
                 key = (instance.owner, instance.server, instance.session)
                 self._back_off.failed(key, "it ended unexpectedly.", self.now())
-        if was is not State.STARTING:
-            self._stop_soon(instance)
+        self._stop_soon(instance)
 
     def _notified(self, instance: Instance, message: Message) -> None:
         if self._listener is not None:
@@ -439,7 +398,3 @@ def _key(permit: Permit, session: str) -> _Key:
 
 def _last_words(instance: Instance) -> list[str]:
     return [] if instance.owner == SHARED else instance.stderr()
-
-
-def _exited(instance: Instance) -> "asyncio.Future[int] | None":
-    return instance.process.exited if instance.pid is not None else None

@@ -22,8 +22,6 @@ class PoolLimits:
     instances: int
     instances_per_user: int
     starts_at_once: int
-    start_timeout_s: float
-    line_bytes: int
 
 
 @dataclass(slots=True)

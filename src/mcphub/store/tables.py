@@ -142,6 +142,16 @@ tool_catalogs = Table(
     Column("at", Double, nullable=False),
 )
 
+# Which era, and which HTTP transport, a version of a server speaks.
+server_dialects = Table(
+    "server_dialects",
+    metadata,
+    Column("server", String(63), primary_key=True),
+    Column("version", String(255), primary_key=True),
+    Column("dialect", String(16), nullable=False),
+    Column("at", Double, nullable=False),
+)
+
 # No foreign key: records outlive the user, by opaque id.
 request_records = Table(
     "request_records",

@@ -1,1 +1,1 @@
-"""Bytes to one MCP server. `stdio` is the legacy server behind two pipes."""
+"""Bytes to one MCP server: the `Upstream` seam (legacy, modern) over pipes (stdio, HTTP, HTTP with SSE)."""

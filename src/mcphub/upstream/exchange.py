@@ -1,14 +1,15 @@
 """One request on its way to an upstream and back.
 
-Holds everything that belongs to this request alone: the caller's progress token, the messages that
-arrived before the answer, the deadline. It knows neither who called (the relay does) nor how bytes
-travel (`upstream.legacy` does).
+Holds everything that belongs to this request alone: what was asked, the messages that arrived
+before the answer, the deadline. It knows neither who called (the relay does) nor how bytes travel
+(`upstream.legacy`, `upstream.modern` do).
 """
 
 import asyncio
 from collections import deque
 from typing import Final
 
+from mcphub.upstream.outgoing import Outgoing
 from mcphub.wire.envelope import Message
 
 _MAX_EVENTS: Final = 1000
@@ -19,34 +20,30 @@ class Exchange:
     """A pending call. Made by an upstream's `send`; read by the relay with `next()`.
 
     Attributes:
+        outgoing: The request.
         upstream_id: The id that the hub chose for the upstream (rule R2).
-        method: JSON-RPC method.
-        wants_log: Whether `notifications/message` may be delivered on this request's stream.
-        asks: Methods that the server may ask the calling client in the middle of this call.
+        progress_token: Where progress goes now; a call that continues may have another.
         deadline: Loop time in seconds after which the sweeper ends it.
         armed: The sweeper has told the relay that this call is slow.
         questions: Raw ids of the server's questions that its client has yet to answer.
-        refused: Method that the server asked in vain, since the client cannot be asked that; or "".
+        asked: How many questions were given a key for a modern client; no key is used twice.
+        refused: What the server asked in vain, since the client cannot be asked that; or "".
     """
 
     __slots__ = (
-        "_events", "_wake", "answer", "armed", "asks", "deadline", "dropped", "failure", "method",
-        "progress_token", "questions", "refused", "started", "upstream_id", "wants_log",
+        "_events", "_wake", "answer", "armed", "asked", "deadline", "dropped", "failure", "outgoing",
+        "progress_token", "questions", "refused", "started", "upstream_id",
     )  # fmt: skip
 
-    def __init__(
-        self, upstream_id: int, method: str, *, started: float, deadline: float, progress_token: bytes = b"",
-        wants_log: bool = False, asks: frozenset[str] = frozenset(),
-    ) -> None:  # fmt: skip
+    def __init__(self, outgoing: Outgoing, upstream_id: int, started: float) -> None:
+        self.outgoing = outgoing
         self.upstream_id = upstream_id
-        self.method = method
         self.started = started
-        self.deadline = deadline
-        self.progress_token = progress_token
-        self.wants_log = wants_log
+        self.deadline = started + outgoing.timeout_s
+        self.progress_token = outgoing.progress_token
         self.armed = False
-        self.asks = asks
         self.questions: set[bytes] = set()
+        self.asked = 0
         self.refused = ""
         self.dropped = 0
         self.answer: Message | None = None
@@ -111,3 +108,13 @@ class Exchange:
         if self.failure is not None:
             raise self.failure
         return []
+
+    async def settled(self) -> Message:
+        """Wait for the answer, whatever comes before it.
+
+        Raises:
+            Exception: The failure.
+        """
+        while self.answer is None:
+            await self.next()
+        return self.answer

@@ -1,4 +1,4 @@
-"""Lines over a pair of pipes: the transport under `upstream.legacy`, without any protocol.
+"""Lines over a pair of pipes: the transport under an `Upstream`, without any protocol.
 
 Reads and writes non-blocking descriptors on the event loop (`add_reader`, `add_writer`), bounded in
 both directions: a line that is too long ends the connection, a writer waits when too much is queued.
@@ -7,10 +7,12 @@ both directions: a line that is too long ends the connection, a writer waits whe
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import Final, Protocol
 
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _READ: Final = 256 * 1024
 _VECTORS: Final = 64
 _HIGH_WATER: Final = 1024 * 1024
@@ -24,8 +26,12 @@ class Pipe(Protocol):
         """Whether so much is queued that the caller must `await drain()` before it writes more."""
         ...
 
-    def write(self, line: bytes) -> None:
+    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Send one message on one line; does not wait.
+
+        Args:
+            line: The message.
+            headers: What HTTP says beside it; nothing elsewhere.
 
         Raises:
             BrokenPipeError: The other side is gone.
@@ -36,8 +42,12 @@ class Pipe(Protocol):
         """Wait until no longer congested."""
         ...
 
-    def abandon(self, request_id: int) -> None:
-        """Nobody waits for the answer to this request any more."""
+    def abandon(self, request_id: int) -> bool:
+        """Nobody waits for the answer to this request any more.
+
+        Returns:
+            Whether the other side learns of it by this alone.
+        """
         ...
 
     def close(self, reason: Exception | None = None) -> None:
@@ -45,8 +55,12 @@ class Pipe(Protocol):
         ...
 
 
-Connect = Callable[[Callable[[bytes], None], Callable[[Exception | None], None]], Pipe]
-"""Opens a pipe: (takes a line, takes the reason of the end or None) -> pipe."""
+OnLine = Callable[[bytes, int], None]
+"""Takes a line, and the id of the request on whose stream it came: 0 where nothing says that."""
+OnEnd = Callable[[Exception | None], None]
+"""Takes the reason of the end, or None for a plain one."""
+Connect = Callable[[OnLine, OnEnd], Pipe]
+"""Opens a pipe."""
 
 
 class LineTooLong(Exception):
@@ -54,7 +68,7 @@ class LineTooLong(Exception):
 
 
 class LinePipe:
-    """One connection. Owned by one `LegacyUpstream`; the descriptors belong to the process.
+    """One connection. Owned by one `Upstream`; the descriptors belong to the process.
 
     Args:
         reader: Readable non-blocking descriptor.
@@ -69,8 +83,8 @@ class LinePipe:
         reader: int,
         writer: int,
         limit: int,
-        on_line: Callable[[bytes], None],
-        on_end: Callable[[Exception | None], None],
+        on_line: OnLine,
+        on_end: OnEnd,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader, self._writer = reader, writer
@@ -90,7 +104,7 @@ class LinePipe:
         """Whether so much is queued that the caller must `await drain()` before it writes more."""
         return self._queued > _HIGH_WATER
 
-    def write(self, line: bytes) -> None:
+    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:  # noqa: ARG002
         """Send one line, with all others of this turn of the loop in one system call.
 
         A call to the system wakes the server's process; that is most of a small message's price.
@@ -106,8 +120,9 @@ class LinePipe:
         self._queue.append(data)
         self._queued += len(data)
 
-    def abandon(self, request_id: int) -> None:
+    def abandon(self, request_id: int) -> bool:  # noqa: ARG002
         """Do nothing: an answer that nobody waits for is dropped when it comes."""
+        return False
 
     async def drain(self) -> None:
         """Wait until the queue is below its bound."""
@@ -155,7 +170,7 @@ class LinePipe:
             if len(line) > self._limit:
                 self.close(LineTooLong())
                 return
-            self._on_line(line)
+            self._on_line(line, 0)
         if rest:
             self._keep(rest)
 

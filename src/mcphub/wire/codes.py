@@ -14,7 +14,16 @@ class Era(StrEnum):
     MODERN = "modern"
 
 
+class Dialect(StrEnum):
+    """How a server is spoken to: in which era, and over which of the two HTTP transports."""
+
+    MODERN = "modern"
+    LEGACY = "legacy"
+    SSE = "sse"  # legacy, over HTTP with SSE (2024-11-05)
+
+
 MODERN_VERSIONS: Final = ("2026-07-28",)
+LATEST_MODERN: Final = MODERN_VERSIONS[0]
 LEGACY_VERSIONS: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 LATEST_LEGACY: Final = LEGACY_VERSIONS[0]
 BATCH_VERSION: Final = "2025-03-26"
@@ -29,6 +38,7 @@ HEADER_MISMATCH: Final = -32020
 MISSING_CAPABILITY: Final = -32021
 UNSUPPORTED_VERSION: Final = -32022
 LEGACY_RESOURCE_NOT_FOUND: Final = -32002
+LEGACY_URL_ELICITATION_REQUIRED: Final = -32042
 
 # The hub's own numbers lie outside -32768…-32000, which JSON-RPC and MCP keep for themselves.
 HUB_DENIED: Final = 4030
@@ -59,6 +69,9 @@ META_VERSION: Final = "io.modelcontextprotocol/protocolVersion"
 META_CLIENT_CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 META_CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
 META_LOG_LEVEL: Final = "io.modelcontextprotocol/logLevel"
+MODERN_ERRORS: Final = frozenset({HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION})
+"""Codes that only a server of the modern era answers with."""
+
 META_SERVER_INFO: Final = "io.modelcontextprotocol/serverInfo"
 META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 META_USER_CONTEXT: Final = "dev.mcphub/user-context"

@@ -1,8 +1,7 @@
-"""Between the eras: what a modern request says about itself, and how it looks to a legacy server.
+"""What a request says about its client: the modern `_meta` and headers, capabilities of either era.
 
-Pure functions on raw members. Modern clients in front of legacy servers are served here (the hub
-holds the legacy session); the other direction belongs to the same module. Source: MCP 2026-07-28
-basic (`_meta`, errors), streamable-http (headers), caching; 2025-11-25.
+Pure functions on raw members. Not here: how a message of one era looks in the other
+(`wire.translate`). Source: MCP 2026-07-28 basic (`_meta`, errors), streamable-http (headers).
 """
 
 import base64
@@ -16,43 +15,54 @@ import msgspec
 from mcphub.wire import envelope
 from mcphub.wire.codes import (
     HEADER_MISMATCH,
-    HOP_META,
     INVALID_PARAMS,
     LEGACY_METHODS,
-    LEGACY_RESOURCE_NOT_FOUND,
     META_CLIENT_CAPABILITIES,
     META_CLIENT_INFO,
     META_LOG_LEVEL,
-    META_SERVER_INFO,
     META_VERSION,
     METHOD_NOT_FOUND,
-    MISSING_CAPABILITY,
     MODERN_VERSIONS,
     UNSUPPORTED_VERSION,
 )
 from mcphub.wire.envelope import Members
 
-_CACHEABLE: Final = frozenset(
-    {
-        "server/discover",
-        "tools/list",
-        "prompts/list",
-        "resources/list",
-        "resources/templates/list",
-        "resources/read",
-    }
-)
 PARAMETER_HEADER: Final = "mcp-param-"
 """How the headers begin that repeat arguments of a tool (`wire.parameters`)."""
-_NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+"""Methods with an `Mcp-Name` header, and the member of the parameters that it repeats."""
 
-
-_ASKED: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling"}
+ELICIT: Final = "elicitation/create"
+ELICIT_URL: Final = "elicitation/create url"
+SAMPLE: Final = "sampling/createMessage"
+ROOTS: Final = "roots/list"
+NEEDS: Final[Mapping[str, Mapping[str, object]]] = {
+    ELICIT: {"elicitation": {"form": {}}},
+    ELICIT_URL: {"elicitation": {"url": {}}},
+    SAMPLE: {"sampling": {}},
+    ROOTS: {"roots": {}},
+}
+"""What a server may ask of a client -> the capabilities that the client must have declared."""
 
 
 def questions_for(capabilities: Members) -> frozenset[str]:
-    """Return the methods that a client with these capabilities can be asked by a server."""
-    return frozenset(method for method, name in _ASKED.items() if name in capabilities)
+    """Return what a client with these capabilities can be asked by a server: keys of `NEEDS`."""
+    found: set[str] = set()
+    if "elicitation" in capabilities:
+        modes = envelope.object_of(capabilities["elicitation"])
+        if "url" in modes:
+            found.add(ELICIT_URL)
+        if "form" in modes or "url" not in modes:
+            found.add(ELICIT)
+    found |= {asked for asked in (SAMPLE, ROOTS) if next(iter(NEEDS[asked])) in capabilities}
+    return frozenset(found)
+
+
+def asked_by(method: str, params: bytes | msgspec.Raw | None) -> str:
+    """Return what a server's question needs of its client: a key of `NEEDS`, or the method itself."""
+    if method == ELICIT and envelope.text(envelope.object_of(params).get("mode")) == "url":
+        return ELICIT_URL
+    return method
 
 
 class Refused(Exception):
@@ -129,8 +139,8 @@ def read_modern(method: str, params: Members, headers: Mapping[str, str]) -> Mod
     if bytes(meta.get(META_CLIENT_CAPABILITIES, b""))[:1] != b"{":
         raise Refused(INVALID_PARAMS, f"params._meta needs {META_CLIENT_CAPABILITIES}.")
     _check_header(headers, "mcp-method", method)
-    if method in _NAMED:
-        _check_header(headers, "mcp-name", envelope.text(params.get(_NAMED[method])))
+    if method in NAMED:
+        _check_header(headers, "mcp-name", envelope.text(params.get(NAMED[method])))
     if method in LEGACY_METHODS:
         raise Refused(METHOD_NOT_FOUND, f"Protocol version {version} has no method {method}.")
     return ModernMeta(
@@ -159,81 +169,17 @@ def decode_header(value: str) -> str:
     return value
 
 
+def encode_header(value: str) -> str:
+    """Return a value as it may stand in a header; anything unusual in the `=?base64?…?=` form."""
+    usual = value.isascii() and value.isprintable() and value == value.strip()
+    if usual and not (value.startswith("=?base64?") and value.endswith("?=")):
+        return value
+    return f"=?base64?{base64.b64encode(value.encode()).decode()}?="
+
+
 def _check_header(headers: Mapping[str, str], name: str, expected: str) -> None:
     given = headers.get(name)
     if given is None:
         raise Refused(HEADER_MISMATCH, f"Header {name.title()} is missing.")
     if decode_header(given) != expected:
         raise Refused(HEADER_MISMATCH, f"Header {name.title()} and the body differ.")
-
-
-def for_legacy_server(
-    params: Members, *, progress_id: int | None, rename: tuple[str, str] | None = None
-) -> bytes:
-    """Return a request's params as a legacy server wants them, on one line.
-
-    Hop-owned `_meta` keys go, unknown ones stay; the progress token becomes the hub's own number
-    (rule R2); the caller's name for a tool or prompt becomes the server's.
-
-    Args:
-        params: Raw members; not changed.
-        progress_id: Token to ask for progress with, or None for no progress.
-        rename: Member and new value, e.g. ("name", "echo").
-    """
-    out = dict(params)
-    if "_meta" in out or progress_id is not None:
-        kept: Members = {
-            key: value for key, value in meta_of(params).items() if key not in HOP_META
-        }
-        if progress_id is not None:
-            kept["progressToken"] = msgspec.Raw(b"%d" % progress_id)
-        if kept:
-            out["_meta"] = msgspec.Raw(envelope.join(kept))
-        else:
-            out.pop("_meta", None)
-    if rename is not None:
-        out[rename[0]] = envelope.raw(rename[1])
-    return envelope.join(out)
-
-
-def result_for_modern(method: str, value: bytes | msgspec.Raw, server_info: bytes = b"") -> bytes:
-    """Return a legacy server's result as a modern client wants it: what is missing is added."""
-    members = envelope.object_of(value)
-    if not members and bytes(value).strip() != b"{}":
-        return bytes(value)
-    added: Members = {}
-    if "resultType" not in members:
-        added["resultType"] = msgspec.Raw(b'"complete"')
-    if method in _CACHEABLE:
-        if "ttlMs" not in members:
-            added["ttlMs"] = msgspec.Raw(b"0")
-        if "cacheScope" not in members:
-            added["cacheScope"] = msgspec.Raw(b'"private"')
-    if server_info:
-        meta = envelope.object_of(members.get("_meta"))
-        meta.setdefault(META_SERVER_INFO, msgspec.Raw(server_info))
-        members["_meta"] = msgspec.Raw(envelope.join(meta))
-    return envelope.join(added | members)
-
-
-def error_for_modern(raw_error: msgspec.Raw, refused: str = "") -> tuple[int, msgspec.Raw]:
-    """Return the code and the raw error object as a modern client may see them (-32002 is legacy).
-
-    Args:
-        raw_error: As the legacy server gave it.
-        refused: Method that the server wanted to ask the client in this call, when the client had
-            not declared that it can be asked: the error then says what to declare.
-    """
-    members = envelope.object_of(raw_error)
-    if refused in _ASKED:
-        members["code"] = envelope.raw(MISSING_CAPABILITY)
-        members["data"] = envelope.raw({"requiredCapabilities": {_ASKED[refused]: {}}})
-        return MISSING_CAPABILITY, msgspec.Raw(envelope.join(members))
-    try:
-        code = int(bytes(members.get("code", b"-32603")))
-    except ValueError:
-        code = -32603
-    if code == LEGACY_RESOURCE_NOT_FOUND:
-        members["code"] = msgspec.Raw(b"%d" % INVALID_PARAMS)
-        return INVALID_PARAMS, msgspec.Raw(envelope.join(members))
-    return code, raw_error

@@ -16,7 +16,7 @@ import msgspec
 from mcphub.wire import envelope
 from mcphub.wire.codes import HEADER_MISMATCH
 from mcphub.wire.envelope import Members
-from mcphub.wire.eras import PARAMETER_HEADER, Refused, decode_header
+from mcphub.wire.eras import PARAMETER_HEADER, Refused, decode_header, encode_header
 
 _ANNOTATION: Final = "x-mcp-header"
 _MARK: Final = _ANNOTATION.encode()
@@ -70,6 +70,17 @@ def check(expected: tuple[Mirrored, ...], arguments: Members, headers: Mapping[s
             raise Refused(HEADER_MISMATCH, f"Header {name} is missing.")
         if value is None or not _same(value, decode_header(given)):
             raise Refused(HEADER_MISMATCH, f"Header {name} and the body differ.")
+
+
+def headers_of(expected: tuple[Mirrored, ...], arguments: Members) -> dict[str, str]:
+    """Return the headers that repeat these arguments, for a server of the modern era."""
+    found: dict[str, str] = {}
+    for one in expected:
+        value = _value(arguments, one.path)
+        if value is not None:
+            text = envelope.text(value) if value[:1] == b'"' else value.decode()
+            found[one.header] = encode_header(text)
+    return found
 
 
 def _collect(schema: Members, path: tuple[str, ...], found: list[Mirrored]) -> None:

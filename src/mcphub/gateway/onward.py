@@ -1,0 +1,80 @@
+"""Where a caller's request becomes the request to a server: the one place that decides what goes on.
+
+Everything of the caller that a server gets is named here: parameters, progress, log level, what the
+client can be asked. Nothing of the caller's HTTP request is. How it is written in the server's era is
+the upstream's business.
+"""
+
+from mcphub.gateway.calls import Call
+from mcphub.gateway.catalogs import TOOLS
+from mcphub.gateway.plane import DataPlane, Route
+from mcphub.gateway.replies import Protocol
+from mcphub.spawn.instance import Instance
+from mcphub.upstream.lines import NO_HEADERS
+from mcphub.upstream.outgoing import Outgoing
+from mcphub.wire import envelope, parameters, translate
+from mcphub.wire.codes import METHOD_NOT_FOUND, Era
+from mcphub.wire.envelope import Members
+from mcphub.wire.eras import ROOTS
+
+DEFAULT_LEVEL = "info"
+"""What a legacy client hears that named no level: it expects that the server decides."""
+
+
+def outgoing(
+    plane: DataPlane, call: Call, to: Route, instance: Instance, params: Members
+) -> Outgoing:
+    """Return the request to `instance`; `params` are the caller's, or those of a call that goes on.
+
+    Raises:
+        Protocol: -32601: a method that means something else in the server's era.
+    """
+    if call.era is not instance.upstream.era and call.method.startswith("tasks/"):
+        raise Protocol(METHOD_NOT_FOUND, f"Server '{to.spec.name}' has no method {call.method}.")
+    modern = instance.upstream.era is Era.MODERN
+    asks = call.asks if to.spec.roots else call.asks - {ROOTS}
+    return Outgoing(
+        method=call.method,
+        params=params,
+        timeout_s=min(to.spec.timeout_s, plane.limits.call_timeout_max_s),
+        rename=to.rename,
+        progress_token=call.progress_token,
+        log_level=_log_level(call, instance) if modern else call.log_level,
+        wants_log=call.wants_log,
+        asks=asks,
+        capabilities=_capabilities(call, to, instance) if modern else b"{}",
+        one_by_one=call.modern is None,
+        headers=_headers(plane, call, to, instance) if modern else NO_HEADERS,
+    )
+
+
+def _log_level(call: Call, instance: Instance) -> str:
+    if call.modern is None and not call.log_level and b'"logging"' in instance.upstream.opening:
+        return DEFAULT_LEVEL
+    return call.log_level
+
+
+def _capabilities(call: Call, to: Route, instance: Instance) -> bytes:
+    """Return what the client declared, as far as this server may use it (never more)."""
+    if call.modern is None:
+        declared = envelope.object_of(call.session.capabilities if call.session else b"{}")
+    else:
+        declared = call.modern.capabilities
+    return translate.capabilities_without(
+        declared, roots=to.spec.roots, tasks=instance.upstream.one_owner
+    )
+
+
+def _headers(plane: DataPlane, call: Call, to: Route, instance: Instance) -> dict[str, str]:
+    """Return the headers that repeat arguments: by the tool's definition, as far as it is known.
+
+    Of a tool that nobody has listed yet a modern client's own headers are passed on; the server
+    compares them with the body.
+    """
+    if call.method != "tools/call":
+        return {}
+    for item in plane.catalogs.listed(to.spec, instance, TOOLS):
+        if item.name == to.name:
+            arguments = envelope.object_of(call.params.get("arguments"))
+            return parameters.headers_of(item.mirrored, arguments) if item.mirrored else {}
+    return dict(call.modern.parameters) if call.modern is not None else {}

@@ -1,0 +1,96 @@
+"""The answer of a server as its caller may see it: the caller's id, the caller's era, bound states."""
+
+import msgspec
+
+from mcphub.audit.records import Outcome
+from mcphub.errors import UpstreamFailed
+from mcphub.gateway.calls import Call
+from mcphub.gateway.replies import Protocol
+from mcphub.gateway.states import Kind, States
+from mcphub.spawn.instance import Instance
+from mcphub.upstream.exchange import Exchange
+from mcphub.wire import envelope, eras, translate
+from mcphub.wire.codes import MISSING_CAPABILITY, Era
+from mcphub.wire.envelope import Message
+
+
+def shaped(
+    states: States, call: Call, instance: Instance, exchange: Exchange, answer: Message
+) -> tuple[bytes, Outcome, int | None]:
+    """Return the answer under the caller's id and in the caller's era, the outcome and the error code.
+
+    Raises:
+        UpstreamFailed: It is of a kind that the caller's era does not have.
+        Protocol: The server asks what the client did not declare.
+    """
+    members = answer.members
+    members["id"] = msgspec.Raw(call.message.id)
+    modern_server = instance.upstream.era is Era.MODERN
+    if "error" in members:
+        return _error(states, call, instance, exchange, answer)
+    raw_result = members.get("result", msgspec.Raw(b"{}"))
+    if modern_server and call.modern is not None:
+        if translate.result_type(raw_result) == translate.INPUT_REQUIRED:
+            members["result"] = _bound(states, call, instance, exchange, raw_result)
+    elif modern_server:
+        if translate.result_type(raw_result) != translate.COMPLETE:
+            raise UpstreamFailed(
+                f"Server '{instance.server}' gave a result of a kind that this client cannot have."
+            )
+        members["result"] = msgspec.Raw(translate.result_for_legacy(raw_result))
+    elif call.modern is not None:
+        info = bytes(envelope.object_of(instance.upstream.opening).get("serverInfo", b""))
+        members["result"] = msgspec.Raw(translate.result_for_modern(call.method, raw_result, info))
+    return envelope.join(members), _outcome(call, raw_result), None
+
+
+def _error(
+    states: States, call: Call, instance: Instance, exchange: Exchange, answer: Message
+) -> tuple[bytes, Outcome, int | None]:
+    members = answer.members
+    raw_error = members["error"]
+    code = translate.code_of(raw_error)
+    modern_server = instance.upstream.era is Era.MODERN
+    if call.modern is None:
+        if modern_server:
+            code, members["error"] = translate.error_for_legacy(call.method, raw_error)
+        return envelope.join(members), Outcome.ERROR, code
+    if modern_server:
+        return envelope.join(members), Outcome.ERROR, code
+    pages = translate.url_requests(raw_error) if eras.ELICIT_URL in exchange.outgoing.asks else {}
+    if pages:
+        # the server has ended the call: it is sent again when the user has been there
+        state = states.seal(call, instance.server, Kind.PAGES)
+        result = translate.input_required(pages, state)
+        return envelope.result(call.message.id, result), Outcome.OK, None
+    in_vain = exchange.refused if exchange.refused not in exchange.outgoing.asks else ""
+    code, members["error"] = translate.error_for_modern(raw_error, in_vain)
+    return envelope.join(members), Outcome.ERROR, code
+
+
+def _bound(
+    states: States, call: Call, instance: Instance, exchange: Exchange, result: msgspec.Raw
+) -> msgspec.Raw:
+    """Return an `input_required` result whose state only this caller can use, for this request."""
+    members = envelope.object_of(result)
+    for raw in envelope.object_of(members.get("inputRequests")).values():
+        request = envelope.object_of(raw)
+        asked = eras.asked_by(envelope.text(request.get("method")), request.get("params"))
+        if asked in eras.NEEDS and asked not in exchange.outgoing.asks:
+            raise Protocol(
+                MISSING_CAPABILITY,
+                f"Server '{instance.server}' asks what your client did not declare.",
+                {"requiredCapabilities": eras.NEEDS[asked]},
+            )
+    if "requestState" in members:
+        state = states.seal(call, instance.server, Kind.SERVERS, members["requestState"])
+        members["requestState"] = envelope.raw(state)
+    return msgspec.Raw(envelope.join(members))
+
+
+def _outcome(call: Call, raw_result: msgspec.Raw) -> Outcome:
+    if call.method == "tools/call" and b'"isError"' in bytes(raw_result):
+        is_error = envelope.object_of(raw_result).get("isError")
+        if is_error is not None and bytes(is_error) == b"true":
+            return Outcome.TOOL_ERROR
+    return Outcome.OK

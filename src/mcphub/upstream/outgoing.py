@@ -1,0 +1,44 @@
+"""A caller's request on its way to a server, before it is written in the server's era.
+
+Values only. `gateway.onward` makes it, the upstream writes it: the same for every pair of eras.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mcphub.upstream.lines import NO_HEADERS
+from mcphub.wire.envelope import Members
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One request.
+
+    Attributes:
+        method: JSON-RPC method.
+        params: The caller's parameters, raw members; not changed.
+        timeout_s: Seconds until the sweeper cancels the call.
+        rename: Member of params and its new value when the caller's name is not the server's.
+        progress_token: The caller's own token, raw, for the way back; b"" for none.
+        log_level: Least severity of log messages that the caller wants, "" for none in particular.
+        wants_log: Whether log messages may travel on this request's stream.
+        asks: What the server may ask the calling client: keys of `wire.eras.NEEDS`.
+        capabilities: What the calling client can, raw, as a modern server reads it.
+        one_by_one: The caller answers questions one by one while the call is open (legacy era); if
+            not, it gets `input_required` as the result.
+        headers: Further HTTP headers of this request; they mean nothing on other transports.
+        meta: Keys of `_meta` that the hub itself adds.
+    """
+
+    method: str
+    params: Members
+    timeout_s: float
+    rename: tuple[str, str] | None = None
+    progress_token: bytes = b""
+    log_level: str = ""
+    wants_log: bool = False
+    asks: frozenset[str] = frozenset()
+    capabilities: bytes = b"{}"
+    one_by_one: bool = True
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    meta: Members = field(default_factory=dict)

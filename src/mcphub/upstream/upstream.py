@@ -1,0 +1,300 @@
+"""The `Upstream` seam: one running server as the data plane sees it, whatever its era.
+
+One upstream belongs to one instance and so to one user (rules R2, R8). The hub owns every id on this
+side. What is common to both eras is here: calls in flight, their deadlines, the end of the
+connection. What differs are the five methods that `upstream.legacy` and `upstream.modern` implement.
+
+Not here: how bytes travel (`Pipe`), starting and stopping (`spawn`), who may call (`policy`), the
+era of the caller (`gateway`).
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from mcphub import __version__
+from mcphub.errors import HubError, Unavailable, UpstreamFailed
+from mcphub.upstream.exchange import Exchange
+from mcphub.upstream.lines import Connect, LineTooLong
+from mcphub.upstream.outgoing import Outgoing
+from mcphub.wire import envelope
+from mcphub.wire.codes import Era
+from mcphub.wire.envelope import Members, Message
+
+CLIENT_INFO: Final = msgspec.json.encode(
+    {"name": "mcphub", "title": "MCPHub", "version": __version__}
+)
+"""Who the hub says it is, raw."""
+ASKED_S: Final = 600.0
+"""Seconds that a person has to answer a server's question; the call's own limit waits meanwhile."""
+SLOW_S: Final = 0.25
+"""Seconds after which the relay is told that a call is slow (it then watches for a disconnect)."""
+
+
+class TimedOut(Unavailable):
+    """The upstream did not answer in time; the call was cancelled."""
+
+    code = "timeout"
+
+
+class OpeningRefused(UpstreamFailed):
+    """The server answered the opening with an error.
+
+    Attributes:
+        number: JSON-RPC error code, 0 for none.
+        http_status: Of an answer that holds no message; 0 when the server was not reached, None
+            when HTTP has nothing to do with it.
+    """
+
+    def __init__(self, message: str, *, number: int = 0, http_status: int | None = None) -> None:
+        super().__init__(message)
+        self.number = number
+        self.http_status = http_status
+
+
+class Upstream(ABC):
+    """The connection to one running server.
+
+    Life cycle: made with a pipe; `open()` once; `send()` for calls; `close()`.
+
+    Args:
+        name: Name of the server spec, for error texts.
+        connect: Opens the pipe, given what takes a line and what takes the end.
+        on_notification: Gets every notification that belongs to no single exchange.
+        on_end: Called once when nothing more comes from the server.
+        one_owner: All calls are of one user. If not, what names no call reaches no call.
+        roots: The server may ask for a client's directories.
+        first_id: The id of its first request.
+
+    Attributes:
+        opening: The server's InitializeResult, raw; for a modern server in the same form.
+    """
+
+    era: Era
+
+    def __init__(
+        self,
+        name: str,
+        connect: Connect,
+        *,
+        on_notification: Callable[[Message], None],
+        on_end: Callable[[], None],
+        one_owner: bool = True,
+        roots: bool = False,
+        first_id: int = 1,
+    ) -> None:
+        self.name = name
+        self.opening = b""
+        self.noise = 0
+        self.one_owner = one_owner
+        self.roots = roots
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[int, Exchange] = {}
+        self._last_id = first_id - 1
+        self._ended: Exception | None = None
+        self._on_notification = on_notification
+        self._on_end = on_end
+        self._pipe = connect(self._line, self._end)
+
+    # ------------------------------------------------------------------ the five methods
+
+    @abstractmethod
+    async def open(self, timeout_s: float) -> bytes:
+        """Make the server ready for calls; returns `opening`.
+
+        Raises:
+            OpeningRefused: It answered an error, or speaks no revision that we know.
+            UpstreamFailed: It ended.
+            TimedOut: It did not answer in `timeout_s` seconds.
+        """
+
+    @abstractmethod
+    def reply(self, raw_id: bytes, members: Members) -> None:
+        """Answer a question of the server: `result` or `error`, under the question's own id."""
+
+    @abstractmethod
+    def cancel(self, exchange: Exchange) -> None:
+        """Give up a call: tell the server and forget the exchange. Nothing, when it is answered."""
+
+    @abstractmethod
+    async def subscribe(self, uri: str, timeout_s: float) -> Members:
+        """Ask for updates of a resource; returns `result` or `error` of the answer.
+
+        Raises:
+            HubError: The server is gone or did not answer.
+        """
+
+    @abstractmethod
+    async def unsubscribe(self, uri: str, timeout_s: float) -> Members:
+        """Ask for updates of a resource no longer; as `subscribe`."""
+
+    # ------------------------------------------------------------------ common to both eras
+
+    @property
+    def pending(self) -> int:
+        """Calls in flight."""
+        return len(self._pending)
+
+    async def send(self, outgoing: Outgoing) -> Exchange:
+        """Send a request; returns as soon as it is written or queued.
+
+        Raises:
+            UpstreamFailed: The server is gone.
+        """
+        if self._pipe.congested:
+            await self._pipe.drain()
+        self._check()
+        exchange = Exchange(outgoing, self._next_id(), self._loop.time())
+        self._write(exchange, outgoing.params)
+        return exchange
+
+    def sweep(self, now: float) -> None:
+        """End exchanges past their deadline, tell slow ones; called by the pool's sweeper."""
+        for exchange in list(self._pending.values()):
+            if now >= exchange.deadline:
+                self.cancel(exchange)
+                seconds = exchange.deadline - exchange.started
+                exchange.fail(
+                    TimedOut(
+                        f"Server '{self.name}' did not answer {exchange.outgoing.method} within "
+                        f"{seconds:g} s.",
+                        hint="Try again, or ask an administrator to raise timeoutSeconds of this server.",
+                    )
+                )
+            elif not exchange.armed and now - exchange.started >= SLOW_S:
+                exchange.armed = True
+                exchange.wake()
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail every call in flight, and every later one, with `error`."""
+        if self._ended is None:
+            self._ended = error
+        pending, self._pending = self._pending, {}
+        for exchange in pending.values():
+            exchange.fail(error)
+
+    def close(self) -> None:
+        """Stop using the pipes. Idempotent; the process is stopped by its spawner."""
+        self._pipe.close()
+
+    # ------------------------------------------------------------------ for the eras
+
+    @abstractmethod
+    def _written(self, exchange: Exchange, params: Members) -> tuple[bytes, Mapping[str, str]]:
+        """Return params in the server's era and the HTTP headers that go with them."""
+
+    @abstractmethod
+    def _answered(self, message: Message) -> None:
+        """Take a response."""
+
+    @abstractmethod
+    def _asked(self, message: Message, origin: int) -> None:
+        """Take a request of the server."""
+
+    @abstractmethod
+    def _logged(self, message: Message, origin: int) -> None:
+        """Take a log message."""
+
+    def _next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _write(self, exchange: Exchange, params: Members) -> None:
+        body, headers = self._written(exchange, params)
+        self._pending[exchange.upstream_id] = exchange
+        line = envelope.request(exchange.upstream_id, exchange.outgoing.method, body)
+        try:
+            self._pipe.write(line, headers)
+        except BrokenPipeError:
+            self._pending.pop(exchange.upstream_id, None)
+            self._check()
+            raise UpstreamFailed(f"Server '{self.name}' ended.") from None
+
+    def _notify(self, method: str, params: bytes | None) -> None:
+        """Send a notification; one to a server that is gone is dropped."""
+        if self._ended is None:
+            try:
+                self._pipe.write(envelope.notification(method, params))
+            except BrokenPipeError:
+                return
+
+    async def _opened(self, exchange: Exchange) -> msgspec.Raw:
+        """Return the result of the opening.
+
+        Raises:
+            OpeningRefused: It is an error.
+        """
+        answer = await exchange.settled()
+        if "result" in answer.members:
+            return answer.members["result"]
+        error = envelope.object_of(answer.members.get("error"))
+        data = envelope.object_of(error.get("data"))
+        text = envelope.text(error.get("message"))[:300]
+        if "httpStatus" in data:
+            raise OpeningRefused(text, http_status=number(bytes(data["httpStatus"])))
+        raise OpeningRefused(
+            f"Server '{self.name}' refused {exchange.outgoing.method}: {text}",
+            number=number(bytes(error.get("code", b"0"))),
+        )
+
+    def _check(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+
+    def _end(self, reason: Exception | None) -> None:
+        if isinstance(reason, LineTooLong):
+            self.fail_all(
+                UpstreamFailed(
+                    f"Server '{self.name}' sent a message over the size limit and was stopped.",
+                    hint="An administrator can raise limits.line_bytes.",
+                )
+            )
+        elif isinstance(reason, HubError):
+            self.fail_all(reason)
+        self._on_end()
+
+    def _line(self, line: bytes, origin: int = 0) -> None:
+        """Take one message; `origin` is the id of the request whose stream it came on, 0 if unknown."""
+        if not line.strip():
+            return
+        try:
+            message = envelope.parse(line)
+        except envelope.Malformed:
+            self.noise += (
+                1  # some servers print a banner on stdout; it is no message of the protocol
+            )
+            return
+        if not message.method:
+            self._answered(message)
+        elif message.id:
+            self._asked(message, origin)
+        elif message.method == "notifications/progress":
+            self._progress(message)
+        elif message.method == "notifications/message":
+            self._logged(message, origin)
+        else:
+            self._told(message)
+
+    def _told(self, message: Message) -> None:
+        """Take any other notification."""
+        self._on_notification(message)
+
+    def _progress(self, message: Message) -> None:
+        params = envelope.object_of(message.members.get("params"))
+        exchange = self._pending.get(number(bytes(params.get("progressToken", b""))))
+        if exchange is None or not exchange.progress_token:
+            return
+        params["progressToken"] = msgspec.Raw(exchange.progress_token)
+        message.members["params"] = msgspec.Raw(envelope.join(params))
+        exchange.event(message)
+
+
+def number(raw: bytes) -> int:
+    """Return the value of a raw JSON integer; -1 for anything else."""
+    try:
+        return int(raw)
+    except ValueError:
+        return -1

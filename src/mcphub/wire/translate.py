@@ -1,0 +1,358 @@
+"""Between the eras: how a request, a result, an error or a question of one looks in the other.
+
+Pure functions on raw members, the only place that knows both forms. What stays of a message that
+crosses: everything that belongs to no hop and exists on the other side, unknown members included.
+Sources: MCP 2026-07-28 basic, patterns/mrtr, caching, changelog; 2025-11-25 basic/lifecycle,
+client/elicitation.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from mcphub.wire import envelope
+from mcphub.wire.codes import (
+    HEADER_MISMATCH,
+    HOP_META,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    LATEST_LEGACY,
+    LATEST_MODERN,
+    LEGACY_RESOURCE_NOT_FOUND,
+    LEGACY_URL_ELICITATION_REQUIRED,
+    META_CLIENT_CAPABILITIES,
+    META_CLIENT_INFO,
+    META_LOG_LEVEL,
+    META_SERVER_INFO,
+    META_VERSION,
+    MISSING_CAPABILITY,
+    MODERN_ERRORS,
+    UNSUPPORTED_VERSION,
+)
+from mcphub.wire.envelope import Members
+from mcphub.wire.eras import ELICIT, NAMED, NEEDS, encode_header
+
+COMPLETE: Final = "complete"
+INPUT_REQUIRED: Final = "input_required"
+TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
+
+_CACHEABLE: Final = frozenset(
+    {
+        "server/discover",
+        "tools/list",
+        "prompts/list",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+    }
+)
+_RETRY: Final = ("inputResponses", "requestState")
+_OPENING_ONLY: Final = ("resultType", "supportedVersions", "ttlMs", "cacheScope", "_meta")
+_ELICITATION_SINCE, _URL_SINCE = "2025-06-18", "2025-11-25"
+_VERSION: Final = envelope.raw(LATEST_MODERN)
+_EMPTY: Members = {}
+
+
+# ------------------------------------------------------------------ requests
+
+
+def for_legacy_server(
+    params: Members,
+    *,
+    progress_id: int | None,
+    rename: tuple[str, str] | None = None,
+    meta: Members = _EMPTY,
+) -> bytes:
+    """Return a request's params as a legacy server wants them, on one line.
+
+    Hop-owned `_meta` keys go, unknown ones stay; the progress token becomes the hub's own number
+    (rule R2); the caller's name for a tool or prompt becomes the server's; what belongs to a retry
+    of the modern era goes.
+
+    Args:
+        params: Raw members; not changed.
+        progress_id: Token to ask for progress with, or None for no progress.
+        rename: Member and new value, e.g. ("name", "echo").
+        meta: Keys of `_meta` that this hop adds.
+    """
+    out = dict(params)
+    for name in _RETRY:
+        out.pop(name, None)
+    if "_meta" in out or progress_id is not None or meta:
+        kept = _passed_meta(params) | meta
+        if progress_id is not None:
+            kept["progressToken"] = msgspec.Raw(b"%d" % progress_id)
+        if kept:
+            out["_meta"] = msgspec.Raw(envelope.join(kept))
+        else:
+            out.pop("_meta", None)
+    if rename is not None:
+        out[rename[0]] = envelope.raw(rename[1])
+    return envelope.join(out)
+
+
+def for_modern_server(
+    params: Members,
+    *,
+    capabilities: bytes,
+    client_info: bytes,
+    log_level: str = "",
+    progress_id: int | None = None,
+    rename: tuple[str, str] | None = None,
+    meta: Members = _EMPTY,
+    from_legacy: bool = False,
+) -> bytes:
+    """Return a request's params as a modern server wants them, on one line.
+
+    Args:
+        params: Raw members, of a client of either era; not changed.
+        capabilities: What the calling client can be asked, raw.
+        client_info: The hub's own name, raw.
+        log_level: Least severity of the log messages that the caller wants, or "".
+        progress_id: Token to ask for progress with, or None for no progress.
+        rename: Member and new value.
+        meta: Keys of `_meta` that this hop adds.
+        from_legacy: The client is of the legacy era: its tasks are other ones and are left out.
+    """
+    out = dict(params)
+    if from_legacy:
+        out.pop("task", None)
+    kept = _passed_meta(params) | meta
+    kept[META_VERSION] = _VERSION
+    kept[META_CLIENT_CAPABILITIES] = msgspec.Raw(capabilities)
+    kept[META_CLIENT_INFO] = msgspec.Raw(client_info)
+    if log_level:
+        kept[META_LOG_LEVEL] = envelope.raw(log_level)
+    if progress_id is not None:
+        kept["progressToken"] = msgspec.Raw(b"%d" % progress_id)
+    if rename is not None:
+        out[rename[0]] = envelope.raw(rename[1])
+    out["_meta"] = msgspec.Raw(envelope.join(kept))
+    return envelope.join(out)
+
+
+def routing_headers(
+    method: str, params: Members, rename: tuple[str, str] | None = None
+) -> dict[str, str]:
+    """Return the headers that a modern HTTP server wants with a request (streamable-http)."""
+    headers = {"MCP-Protocol-Version": LATEST_MODERN, "Mcp-Method": encode_header(method)}
+    member = NAMED.get(method)
+    if member is not None:
+        name = (
+            rename[1]
+            if rename is not None and rename[0] == member
+            else envelope.text(params.get(member))
+        )
+        headers["Mcp-Name"] = encode_header(name)
+    elif method.startswith("tasks/") and "taskId" in params:
+        headers["Mcp-Name"] = encode_header(envelope.text(params["taskId"]))
+    return headers
+
+
+def capabilities_for_modern(version: str, capabilities: Members) -> bytes:
+    """Return what a legacy client declared as a modern server wants to read it, raw.
+
+    What its revision does not have is left out, and so is what cannot be translated: tasks.
+    """
+    out: Members = {}
+    if "elicitation" in capabilities and version >= _ELICITATION_SINCE:
+        modes = envelope.object_of(capabilities["elicitation"])
+        known: Members = {}
+        if "form" in modes or "url" not in modes:
+            known["form"] = modes.get("form", msgspec.Raw(b"{}"))
+        if "url" in modes and version >= _URL_SINCE:
+            known["url"] = modes["url"]
+        if known:
+            out["elicitation"] = msgspec.Raw(envelope.join(known))
+    for name in ("sampling", "roots", "experimental"):
+        if name in capabilities:
+            out[name] = capabilities[name]
+    extensions = envelope.object_of(capabilities.get("extensions"))
+    extensions.pop(TASKS_EXTENSION, None)
+    if extensions:
+        out["extensions"] = msgspec.Raw(envelope.join(extensions))
+    return envelope.join(out)
+
+
+def capabilities_without(capabilities: Members, *, roots: bool, tasks: bool) -> bytes:
+    """Return what a modern client declared, raw, without what the server may not use of it.
+
+    Args:
+        capabilities: Raw members as declared.
+        roots: Whether the server may ask for the client's directories.
+        tasks: Whether it may answer with a task.
+    """
+    out = capabilities
+    if not roots and "roots" in out:
+        out = {name: value for name, value in out.items() if name != "roots"}
+    if not tasks and "extensions" in out:
+        extensions = envelope.object_of(out["extensions"])
+        extensions.pop(TASKS_EXTENSION, None)
+        out = out | {"extensions": msgspec.Raw(envelope.join(extensions))}
+    return envelope.join(out)
+
+
+def _passed_meta(params: Members) -> Members:
+    return {
+        key: value
+        for key, value in envelope.object_of(params.get("_meta")).items()
+        if key not in HOP_META
+    }
+
+
+# ------------------------------------------------------------------ results and errors
+
+
+def opening_of(discovered: bytes | msgspec.Raw) -> bytes:
+    """Return a DiscoverResult as an InitializeResult."""
+    members = envelope.object_of(discovered)
+    info = envelope.object_of(members.get("_meta")).get(META_SERVER_INFO)
+    opening: Members = {
+        "protocolVersion": envelope.raw(LATEST_LEGACY),
+        "capabilities": members.get("capabilities", msgspec.Raw(b"{}")),
+        "serverInfo": info or envelope.raw({"name": "unnamed", "version": "0"}),
+    }
+    return envelope.join(
+        opening | {k: v for k, v in members.items() if k not in _OPENING_ONLY and k not in opening}
+    )
+
+
+def result_for_modern(method: str, value: bytes | msgspec.Raw, server_info: bytes = b"") -> bytes:
+    """Return a legacy server's result as a modern client wants it: what is missing is added."""
+    members = envelope.object_of(value)
+    if not members and bytes(value).strip() != b"{}":
+        return bytes(value)
+    added: Members = {}
+    if "resultType" not in members:
+        added["resultType"] = msgspec.Raw(b'"complete"')
+    if method in _CACHEABLE:
+        if "ttlMs" not in members:
+            added["ttlMs"] = msgspec.Raw(b"0")
+        if "cacheScope" not in members:
+            added["cacheScope"] = msgspec.Raw(b'"private"')
+    if server_info:
+        meta = envelope.object_of(members.get("_meta"))
+        meta.setdefault(META_SERVER_INFO, msgspec.Raw(server_info))
+        members["_meta"] = msgspec.Raw(envelope.join(meta))
+    return envelope.join(added | members)
+
+
+def result_for_legacy(value: bytes | msgspec.Raw) -> bytes:
+    """Return a modern server's complete result as a legacy client knows it."""
+    members = envelope.object_of(value)
+    if not members:
+        return bytes(value)
+    for name in ("resultType", "ttlMs", "cacheScope"):
+        members.pop(name, None)
+    if "_meta" in members:
+        meta = envelope.object_of(members["_meta"])
+        if meta.pop(META_SERVER_INFO, None) is not None:
+            members["_meta"] = msgspec.Raw(envelope.join(meta))
+            if not meta:
+                del members["_meta"]
+    return envelope.join(members)
+
+
+def result_type(value: bytes | msgspec.Raw) -> str:
+    """Return what kind of result a modern server gave; one that does not say so is complete."""
+    if b'"resultType"' not in bytes(value):
+        return COMPLETE
+    raw = envelope.object_of(value).get("resultType")
+    return COMPLETE if raw is None else envelope.text(raw)
+
+
+def code_of(raw_error: msgspec.Raw) -> int:
+    """Return the code of a raw error object; -32603 when it has none."""
+    try:
+        return int(bytes(envelope.object_of(raw_error).get("code", b"-32603")))
+    except ValueError:
+        return INTERNAL_ERROR
+
+
+def error_for_modern(raw_error: msgspec.Raw, refused: str = "") -> tuple[int, msgspec.Raw]:
+    """Return the code and the raw error object as a modern client may see them (-32002 is legacy).
+
+    Args:
+        raw_error: As the legacy server gave it.
+        refused: What the server wanted to ask the client in this call, when the client had not
+            declared that it can be asked: the error then says what to declare.
+    """
+    code = code_of(raw_error)
+    if code == LEGACY_URL_ELICITATION_REQUIRED:
+        refused = "elicitation/create url"
+    members = envelope.object_of(raw_error)
+    if refused in NEEDS:
+        members["code"] = envelope.raw(MISSING_CAPABILITY)
+        members["data"] = envelope.raw({"requiredCapabilities": NEEDS[refused]})
+        return MISSING_CAPABILITY, msgspec.Raw(envelope.join(members))
+    if code == LEGACY_RESOURCE_NOT_FOUND:
+        members["code"] = msgspec.Raw(b"%d" % INVALID_PARAMS)
+        return INVALID_PARAMS, msgspec.Raw(envelope.join(members))
+    return code, raw_error
+
+
+def error_for_legacy(method: str, raw_error: msgspec.Raw) -> tuple[int, msgspec.Raw]:
+    """Return the code and the raw error object of a modern server as a legacy client may see them."""
+    code = code_of(raw_error)
+    given = code
+    if code in MODERN_ERRORS:
+        code = INTERNAL_ERROR if code in {HEADER_MISMATCH, UNSUPPORTED_VERSION} else INVALID_PARAMS
+    elif code == INVALID_PARAMS and method == "resources/read":
+        code = LEGACY_RESOURCE_NOT_FOUND
+    if code == given:
+        return code, raw_error
+    members = envelope.object_of(raw_error)
+    members["code"] = envelope.raw(code)
+    return code, msgspec.Raw(envelope.join(members))
+
+
+# ------------------------------------------------------------------ questions
+
+
+def input_required(
+    requests: Mapping[str, msgspec.Raw], state: str, rest: Members = _EMPTY
+) -> bytes:
+    """Write an `input_required` result."""
+    return envelope.join(
+        rest
+        | {
+            "resultType": envelope.raw(INPUT_REQUIRED),
+            "inputRequests": msgspec.Raw(envelope.join(dict(requests))),
+            "requestState": envelope.raw(state),
+        }
+    )
+
+
+def input_request(question: Members) -> msgspec.Raw:
+    """Return a legacy server's question as an entry of `inputRequests`."""
+    kept = {name: question[name] for name in ("method", "params") if name in question}
+    if "params" in kept and b'"elicitationId"' in bytes(kept["params"]):
+        params = envelope.object_of(kept["params"])
+        params.pop("elicitationId", None)
+        kept["params"] = msgspec.Raw(envelope.join(params))
+    return msgspec.Raw(envelope.join(kept))
+
+
+def question_for_legacy(request: msgspec.Raw, elicitation_id: str) -> Members:
+    """Return an entry of `inputRequests` as members of a legacy server's question, without an id."""
+    members = envelope.object_of(request)
+    params = envelope.object_of(members.get("params"))
+    if envelope.text(members.get("method")) == ELICIT and "url" in params:
+        params.setdefault("elicitationId", envelope.raw(elicitation_id))
+        members["params"] = msgspec.Raw(envelope.join(params))
+    return {"jsonrpc": envelope.VERSION, **members}
+
+
+def url_requests(raw_error: msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """Return the pages that a -32042 error sends the user to, as `inputRequests`; empty for others."""
+    if code_of(raw_error) != LEGACY_URL_ELICITATION_REQUIRED:
+        return {}
+    data = envelope.object_of(envelope.object_of(raw_error).get("data"))
+    found: dict[str, msgspec.Raw] = {}
+    for number, raw in enumerate(envelope.array_of(data.get("elicitations")), start=1):
+        params = envelope.object_of(raw)
+        params.setdefault("mode", msgspec.Raw(b'"url"'))
+        members = {"method": envelope.raw(ELICIT), "params": msgspec.Raw(envelope.join(params))}
+        found[f"url{number}"] = input_request(members)
+    return found
