@@ -54,4 +54,4 @@ lock:
 
 clean:
 	rm -rf .venv .cache .demo .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src sdk tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

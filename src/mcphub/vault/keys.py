@@ -239,8 +239,13 @@ class KeyRing:
 
     @property
     def sealing(self) -> Key:
-        """The key that seals."""
+        """The key that seals, or signs."""
         return self._keys[0]
+
+    @property
+    def all(self) -> tuple[Key, ...]:
+        """All keys, the sealing one first."""
+        return self._keys
 
     def opening(self, key_id: str) -> Key | None:
         """Return the key of this id, None if the ring has none."""
