@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-STATE = {"value": None}
+STATE = {"value": None, "connected": False}
 LOCK = threading.RLock()
 CANCELLED = set()
 ANSWERS = {}
@@ -19,6 +19,14 @@ def send(message):
     with LOCK:
         sys.stdout.write(json.dumps(message) + "\n")
         sys.stdout.flush()
+
+
+class NeedsPage(Exception):
+    """The user has to open a page before the call can be made (-32042)."""
+
+    def __init__(self, page):
+        super().__init__("A page has to be opened.")
+        self.data = {"elicitations": [{**page, "elicitationId": "own-id"}]}
 
 
 def text(value, **more):
@@ -101,6 +109,11 @@ def call(message):
         if args.get("insists") and "error" in answer:
             raise LookupError("no answer, no result")
         return text(json.dumps(answer.get("result", answer.get("error"))))
+    if name == "connect":
+        if not STATE["connected"]:
+            STATE["connected"] = True
+            raise NeedsPage({"mode": "url", "message": "Connect first", "url": args["url"]})
+        return text("connected")
     if name == "cancelled":
         return text(str(len(CANCELLED)))
     if name == "change":
@@ -133,6 +146,7 @@ TOOLS = [
         "log",
         "slow",
         "ask",
+        "connect",
         "cancelled",
         "change",
         "crash",
@@ -184,6 +198,9 @@ def work(message):
                 "error": {"code": -32601, "message": str(error)},
             }
         )
+    except NeedsPage as page:
+        error = {"code": -32042, "message": str(page), "data": page.data}
+        send({"jsonrpc": "2.0", "id": message["id"], "error": error})
     except OSError as error:
         send(
             {
