@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from mcphub.catalog.spec import SandboxSpec
-from mcphub.errors import InvalidInput
+from mcphub.errors import InvalidInput, Unavailable
 from mcphub.ids import instance_id
 from mcphub.spawn.egress.dns import Names
 from mcphub.spawn.egress.events import EgressEvent
@@ -222,3 +222,35 @@ async def test_https_by_a_listed_name_is_relayed_byte_for_byte():
     assert server.seen == hello
     assert [report[0] for report in reports] == ["allowed", "closed"]
     assert reports[1][1:] == (("api.example.com", 443), "end", len(hello), len(answer))
+
+
+LISTENS = """
+import socket
+with socket.create_server(("127.0.0.1", 8123)) as server:
+    print("up", flush=True)
+    while True:
+        peer, _ = server.accept()
+        with peer:
+            peer.sendall(b"from inside")
+"""
+
+
+async def test_a_port_inside_of_an_instance_can_be_dialled_and_only_by_its_id(spawner, tmp_path):
+    launch = Launch(
+        instance_id=instance_id(),
+        owner="check",
+        number=3,
+        argv=("/usr/bin/python3", "-c", LISTENS),
+        home=tmp_path / "home",
+        sandbox=SandboxSpec(redirect={"*:443": "127.0.0.1:9"}),
+    )
+    process = await spawner.start(launch)
+    with anyio.fail_after(20):
+        await anyio.wait_readable(process.stdout)
+        with await spawner.dial(launch.instance_id, 8123) as sock:
+            await anyio.wait_readable(sock)
+            assert sock.recv(100) == b"from inside"
+        for other, port in ((launch.instance_id, 8124), ("i_other", 8123)):
+            with pytest.raises(Unavailable):
+                await spawner.dial(other, port)
+    await process.stop()

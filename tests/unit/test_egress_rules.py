@@ -44,6 +44,18 @@ def test_everything_else_is_refused(host, port):
     assert RULES.verdict(host, port).target is None
 
 
+def test_a_redirect_of_any_host_takes_what_nothing_else_names_on_that_port():
+    rules = Rules.parse(("api.example.com",), {"*:443": "127.0.0.1:1", "*:80": "127.0.0.1:2"})
+    assert rules.ports == (80, 443)
+    assert rules.resolves("whatever.test")
+    assert rules.verdict("whatever.test", 443).target == ("127.0.0.1", 1)
+    assert rules.verdict("whatever.test", 80).target == ("127.0.0.1", 2)
+    assert rules.verdict("api.example.com", 443).check is Check.TLS
+    assert rules.verdict("whatever.test", 22).target is None
+    with pytest.raises(InvalidInput):
+        Rules.parse((), {"*": "127.0.0.1:1"})
+
+
 def test_the_hello_must_name_what_was_dialled():
     assert RULES.tls_name("api.example.com", "api.example.com") == "api.example.com"
     assert RULES.tls_name("api.example.com", "a.cdn.example") is None

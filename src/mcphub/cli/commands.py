@@ -47,6 +47,7 @@ _ENTRIES = (
     _Entry("key", "people", "register_keys", "API keys: what proves who is calling."),
     _Entry("credential", "credentials", "register", "Credentials: each user's own values."),
     _Entry("server", "servers", "register", "Servers: what can be called, pinned."),
+    _Entry("check", "check", "register", "Can users share a server? Tried, with evidence.", False),
     _Entry("vault", "evidence", "register_vault", "Keys that seal credentials."),
     _Entry("audit", "evidence", "register_audit", "Who did what to the hub."),
     _Entry("explain", "watch", "register_explain", "Why a user may use a server, or not.", False),

@@ -14,6 +14,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -139,6 +140,14 @@ class SandboxedSpawner:
         """Return the path at which the instance sees its home."""
         del launch_home
         return bubblewrap.HOME
+
+    async def dial(self, instance_id: str, port: int) -> socket.socket:
+        """Return a connection to a port that a running instance with egress listens on inside.
+
+        Raises:
+            Unavailable: Nobody listens there.
+        """
+        return await self._egress.dial(instance_id, port)
 
     async def start(self, launch: Launch) -> ChildProcess:
         """Start one sandboxed process tree.

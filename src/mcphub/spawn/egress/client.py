@@ -27,6 +27,7 @@ _log = structlog.get_logger()
 _MAX_MESSAGE: Final = 256 * 1024
 _START_S: Final = 20.0
 _ANSWER_S: Final = 10.0
+_DIAL: Final = "dial "
 _ENV: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _BOOT: Final = (
     "import sys; sys.path[:] = sys.argv[3:];"
@@ -97,6 +98,7 @@ class EgressGateway:
         self._starting = asyncio.Lock()
         self._link: _Link | None = None
         self._networks: dict[str, Network] = {}
+        self._dials = 0
 
     @property
     def pid(self) -> int | None:
@@ -134,6 +136,21 @@ class EgressGateway:
         )
         self._networks[instance_id] = network
         return network
+
+    async def dial(self, instance_id: str, port: int) -> socket.socket:
+        """Return a connection to a port that a running instance listens on inside its network.
+
+        Raises:
+            Unavailable: It has no network here, or nobody listens.
+        """
+        if self._link is None or instance_id not in self._networks:
+            raise _lost()
+        self._dials += 1
+        call = f"{_DIAL}{self._dials}"
+        message = {"op": "dial", "id": instance_id, "call": call, "port": port}
+        sock = socket.socket(fileno=await self._link.ask(message, call))
+        sock.setblocking(False)
+        return sock
 
     async def aclose(self) -> None:
         """End the gateway."""
@@ -209,9 +226,9 @@ class _Link:
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(sock.fileno(), self._on_message)
 
-    async def ask(self, message: dict[str, Any]) -> int:
-        """Send `add` and return the network namespace's descriptor."""
-        name = message["id"]
+    async def ask(self, message: dict[str, Any], name: str = "") -> int:
+        """Send `add` or `dial` and return the descriptor of the answer; `name` is what that is for."""
+        name = name or message["id"]
         future: asyncio.Future[int] = self._loop.create_future()
         self._waiting[name] = future
         try:
@@ -266,6 +283,7 @@ class _Link:
         handler = {
             "hello": self._on_hello,
             "added": self._on_added,
+            "dialled": self._on_added,
             "failed": self._on_failed,
             "events": self._on_events,
             "fatal": self._on_fatal,
@@ -286,7 +304,8 @@ class _Link:
         self.tell({"op": "drop", "id": message["id"]})
 
     def _on_failed(self, message: dict[str, Any], _fds: list[int]) -> None:
-        _log.error("egress.refused", instance=message["id"], error=message["error"])
+        if message["id"] in self._waiting and not message["id"].startswith(_DIAL):
+            _log.error("egress.refused", instance=message["id"], error=message["error"])
         future = self._waiting.get(message["id"])
         if future is not None and not future.done():
             future.set_exception(_lost())

@@ -4,14 +4,16 @@ The hub starts it (`client`), talks to it over a socket pair of whole messages (
 beside) and it ends when that closes. It gives up root first and keeps no right outside of the
 network namespaces that it makes. It never sees a credential: TLS stays end to end.
 
-Messages to it: `add` (id, egress, redirect), `drop` (id). From it: `hello` with its user namespace,
-`added` with the network namespace, `failed`, `events`.
+Messages to it: `add` (id, egress, redirect), `drop` (id), `dial` (id, call, port). From it: `hello`
+with its user namespace, `added` with the network namespace, `dialled` with a connection to a port
+inside of it, `failed`, `events`.
 """
 
 import array
 import asyncio
 import concurrent.futures.thread
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -122,6 +124,10 @@ class Tenant:
         for listener in (space.dns_tcp, *space.listeners):
             self._loop.add_reader(listener, self._on_connect, listener)
 
+    def dial(self, port: int) -> socket.socket:
+        """Connect to a port inside. Raises OSError when nobody listens."""
+        return netns.dial(self._space.fd, port)
+
     def close(self) -> None:
         """End every connection and the listeners."""
         for sock in self._space.sockets():
@@ -226,6 +232,9 @@ async def serve(sock: socket.socket, user_namespace: int) -> None:
                 if tenant is not None:
                     tenant.close()
                 return
+            if message["op"] == "dial":
+                _dial(control, tenants.get(name), message)
+                return
             try:
                 rules = Rules.parse(message["egress"], message["redirect"])
                 space = netns.make(rules.ports)
@@ -238,6 +247,18 @@ async def serve(sock: socket.socket, user_namespace: int) -> None:
         loop.add_reader(sock, on_message)
         await closed.wait()
         os._exit(0)  # nothing to save; connections of a dead hub end at once
+
+
+def _dial(control: Control, tenant: Tenant | None, message: dict[str, Any]) -> None:
+    """Answer with a connection to a port that the instance listens on."""
+    call = message["call"]
+    try:
+        if tenant is None:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        with tenant.dial(message["port"]) as sock:
+            control.send({"op": "dialled", "id": call}, [sock.fileno()])
+    except OSError as error:
+        control.send({"op": "failed", "id": call, "error": error.strerror or "error"})
 
 
 def main(control_fd: int, uid: int | None) -> None:

@@ -11,9 +11,9 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from mcphub.spawn.confinement import loopback
 
@@ -21,6 +21,7 @@ _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWNET: Final = 0x40000000
 _PR_SET_DUMPABLE: Final = 4
 _BACKLOG: Final = 128
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +75,48 @@ def become(uid: int | None) -> int:
     return os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
 
+def dial(fd: int, port: int) -> socket.socket:
+    """Connect to a port of 127.0.0.1 inside a namespace made here; of loopback, so it never waits.
+
+    Raises:
+        OSError: Nobody listens there.
+    """
+    return _inside(fd, lambda: socket.create_connection(("127.0.0.1", port), timeout=1.0))
+
+
 def make(ports: Sequence[int]) -> Namespace:
     """Make a namespace with listeners on `ports`. Takes about a millisecond.
 
     Raises:
         OSError: Out of namespaces, descriptors or memory.
     """
-    result: list[Namespace] = []
+    return _in_thread(lambda: _make(ports))
+
+
+def _inside(fd: int, work: Callable[[], _T]) -> _T:
+    """Run `work` in a thread that has entered the network namespace `fd`."""
+
+    def entered() -> _T:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(fd, _CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return work()
+
+    return _in_thread(entered)
+
+
+def _in_thread(work: Callable[[], _T]) -> _T:
+    result: list[_T] = []
     failure: list[OSError] = []
 
-    def work() -> None:
+    def run() -> None:
         try:
-            result.append(_make(ports))
+            result.append(work())
         except OSError as error:
             failure.append(error)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=run)
     thread.start()
     thread.join()
     if failure:

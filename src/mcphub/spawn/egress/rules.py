@@ -1,7 +1,8 @@
 """Where one instance may connect, as values; and which addresses a name may lead to. Pure.
 
 An entry is `host` (TLS on 443, checked by the name in the ClientHello), `*.host` (its subdomains,
-likewise), `host:port` or `ip:port` (plain TCP). A redirect replaces the destination and allows it.
+likewise), `host:port` or `ip:port` (plain TCP). A redirect replaces the destination and allows it; `*:port` redirects every destination
+with that port which no other entry names: for an isolation check, whose instance talks to a witness.
 """
 
 import ipaddress
@@ -17,6 +18,8 @@ from mcphub.errors import InvalidInput
 HTTPS: Final = 443
 MAX_ENTRIES: Final = 1000
 _MAX_PORTS: Final = 64
+ANY: Final = "*"
+"""In the key of a redirect: every name and address."""
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
 _EMPTY: Mapping["Endpoint", "Endpoint"] = MappingProxyType({})
 
@@ -63,7 +66,7 @@ class Rules:
         hosts: Names allowed by TLS on 443.
         suffixes: `.example.com` for each `*.example.com`.
         endpoints: Allowed (name or address, port) for plain TCP.
-        redirects: Dialled endpoint -> real one.
+        redirects: Dialled endpoint -> real one; the dialled host may be `ANY`.
     """
 
     hosts: frozenset[str] = frozenset()
@@ -94,7 +97,7 @@ class Rules:
                 endpoints.add((name, HTTPS))
             else:
                 hosts.add(_host(name, entry))
-        redirects = {_endpoint(old): _endpoint(new) for old, new in redirect.items()}
+        redirects = {_dialled(old): _endpoint(new) for old, new in redirect.items()}
         rules = cls(frozenset(hosts), tuple(sorted(suffixes)), frozenset(endpoints), redirects)
         if len(rules.ports) > _MAX_PORTS:
             raise InvalidInput(f"An egress list names more than {_MAX_PORTS} ports.")
@@ -109,7 +112,7 @@ class Rules:
     def resolves(self, name: str) -> bool:
         """Tell whether the instance may look a name up (lower case, no trailing dot)."""
         return self._allows_tls(name) or any(
-            name == host for host, _ in (*self.endpoints, *self.redirects)
+            host in (name, ANY) for host, _ in (*self.endpoints, *self.redirects)
         )
 
     def verdict(self, host: str, port: int) -> Verdict:
@@ -128,6 +131,8 @@ class Rules:
             return Verdict(("", port), Check.TLS)
         if port == HTTPS and self._allows_tls(host):
             return Verdict(endpoint, Check.TLS)
+        if (ANY, port) in self.redirects:
+            return Verdict(self.redirects[ANY, port])
         return Verdict(None, reason="not in the egress list")
 
     def tls_name(self, expected: str, offered: str | None) -> str | None:
@@ -183,6 +188,12 @@ def _host(name: str, entry: str) -> str:
             hint="Write `host`, `*.host`, `host:port` or `ip:port`.",
         )
     return name.rstrip(".")
+
+
+def _dialled(entry: str) -> Endpoint:
+    """Return the key of a redirect: an endpoint, or any host on one port."""
+    host, _, port = entry.strip().partition(":")
+    return (ANY, _endpoint(f"0.0.0.0:{port}")[1]) if host == ANY else _endpoint(entry)
 
 
 def _endpoint(entry: str) -> Endpoint:

@@ -1,0 +1,113 @@
+"""`Case`: one check under way: what is known, what was seen, how much time is left.
+
+Made by `check`, read and added to by `script` and the probes. Not shared between checks.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random, SystemRandom
+from time import monotonic
+from typing import Final
+
+from mcphub.isolation.canaries import Canaries
+from mcphub.isolation.handles import Handles
+from mcphub.isolation.identity import Identity
+from mcphub.isolation.lab import Lab, Running
+from mcphub.isolation.model import Call, Finding, Observation
+from mcphub.isolation.surface import Surface
+from mcphub.isolation.synthesis import Planted, Recipe, Words, Writer
+
+_TITLES: Final = ("A", "B")
+
+
+@dataclass(slots=True)
+class Run:
+    """What was seen from one start to its end.
+
+    Attributes:
+        a, b: Observations of the users, in order; B's are of the fixed script.
+        follow: What B found with values that B was shown in this run.
+        foreign: What B got with handles of A's that B was not shown.
+        again: B's fixed script a second time.
+    """
+
+    a: list[Observation] = field(default_factory=list)
+    b: list[Observation] = field(default_factory=list)
+    follow: list[Observation] = field(default_factory=list)
+    foreign: list[Observation] = field(default_factory=list)
+    again: list[Observation] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Case:
+    """One check under way.
+
+    Attributes:
+        lab: Where the subject runs.
+        deadline: When it has to end (monotonic seconds).
+        dice: Order of calls: new for each check, so that no server knows the probe by its order.
+        canaries: A's canaries.
+        origin: Canary -> the observation of the call that planted it.
+        learned: Tool -> recipes that worked.
+        failing: Tool -> a recipe that did not.
+        avoided: Tools that ended the server, or do not answer in time.
+        treatment, control: The first run with A, the first one without.
+        identities: What each user proves to be on HTTP.
+        findings: Of the probes that ran already.
+    """
+
+    lab: Lab
+    deadline: float
+    progress: Callable[[str], None] = lambda _: None
+    dice: Random = field(default_factory=SystemRandom)
+    canaries: Canaries[Planted] = field(default_factory=Canaries)
+    origin: dict[str, Observation] = field(default_factory=dict)
+    learned: dict[str, list[Recipe]] = field(default_factory=dict)
+    failing: dict[str, Recipe] = field(default_factory=dict)
+    avoided: set[str] = field(default_factory=set)
+    surface: Surface = field(default_factory=Surface)
+    treatment: Run = field(default_factory=Run)
+    control: Run = field(default_factory=Run)
+    identities: Mapping[str, Identity] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    words: Words = field(default_factory=Words.new)
+
+    def __post_init__(self) -> None:
+        territory = self.lab.territory
+        for kind, canary, handle in (
+            ("seed", territory.a.word, False),
+            ("seed", territory.a.name, True),
+            ("outside", territory.outside_word, False),
+        ):
+            self.canaries.plant(Planted("", "file", kind, handle, path=True), canary)
+
+    @property
+    def time_left(self) -> float:
+        """Seconds."""
+        return self.deadline - monotonic()
+
+    def writer(self, user: str) -> Writer:
+        """Return a composer of arguments with no handles yet."""
+        return Writer(user, self.words, self.lab.territory, self.canaries, Handles())
+
+    async def join(self, running: Running, *users: str) -> None:
+        """Open sessions, each with the user's identity."""
+        for user in users or _TITLES:
+            identity = self.identities.get(user)
+            await running.join(user, identity.headers if identity else None)
+
+    def renamed(self, calls: Sequence[Call]) -> list[Call]:
+        """Return calls with new canaries in the place of the old ones, the same for the same."""
+        mapping: dict[str, str] = {}
+        text = json.dumps([[call.method, call.name, dict(call.arguments)] for call in calls])
+        for sighting in self.canaries.seen(text):
+            if sighting.about.tool:
+                fresh = self.canaries.plant(sighting.about)
+                mapping[sighting.canary] = fresh
+                if sighting.canary in self.origin:
+                    self.origin[fresh] = self.origin[sighting.canary]
+        for old, new in mapping.items():
+            text = text.replace(old, new)
+        return [Call(method, name, arguments) for method, name, arguments in json.loads(text)]

@@ -1,0 +1,186 @@
+"""One check from its start to its result: rehearse with A, run without A, let the probes look.
+
+Above it: the command line and the manifest, which make subjects; below: `lab`, `script`, `probes`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from mcphub.errors import HubError, UpstreamFailed
+from mcphub.isolation import identity
+from mcphub.isolation.case import Case
+from mcphub.isolation.lab import Lab, Running, Sandbox
+from mcphub.isolation.model import Coverage, Observation, Result, Verdict
+from mcphub.isolation.probes import Probe
+from mcphub.isolation.probes.cache import CacheProbe
+from mcphub.isolation.probes.interference import InterferenceProbe
+from mcphub.isolation.probes.planted import PlantedProbe
+from mcphub.isolation.probes.secrets import SecretProbe
+from mcphub.isolation.probes.token import TokenProbe
+from mcphub.isolation.script import Script, discover, settle
+from mcphub.isolation.subject import Subject
+from mcphub.isolation.verdict import judged
+
+_MOST_STARTS: Final = 3
+_BUDGET_S: Final = 150.0
+
+
+def probes() -> list[Probe]:
+    """Return every probe, the surest first."""
+    return [TokenProbe(), SecretProbe(), PlantedProbe(), InterferenceProbe(), CacheProbe()]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a check is made.
+
+    Attributes:
+        real_egress: Hosts that the server may really reach; without them everything is stand-ins.
+        budget_s: Seconds after which nothing new is begun.
+    """
+
+    real_egress: tuple[str, ...] = ()
+    budget_s: float = _BUDGET_S
+
+
+async def check(
+    subject: Subject,
+    sandbox: Sandbox,
+    directory: Path,
+    *,
+    uid: int,
+    options: Options = Options(),
+    progress: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Check one server; never raises for what the server does.
+
+    Args:
+        subject: What is checked.
+        sandbox: Starts it.
+        directory: Private, empty directory; what is left in it is worthless.
+        uid: Kernel uid of what the sandbox starts.
+        options: How.
+        progress: Told each step in a few words.
+    """
+    began = monotonic()
+    try:
+        async with Lab(
+            subject, sandbox, directory, uid=uid, real_egress=options.real_egress
+        ) as lab:
+            case = Case(lab, began + options.budget_s, progress)
+            return await _checked(case, began)
+    except HubError as error:
+        return Result(
+            id=subject.id,
+            version=subject.version,
+            verdict=Verdict.INCONCLUSIVE,
+            safe_to_share=None,
+            reason=f"It could not be started: {error.message} {error.hint}".strip(),
+            seconds=round(monotonic() - began, 1),
+            notes=subject.notes,
+        )
+
+
+async def _checked(case: Case, began: float) -> Result:
+    await _rehearse(case)
+    case.progress("without A")
+    await _alone(case)
+    ran: list[str] = []
+    for probe in probes():
+        if probe.applies(case):
+            case.progress(f"probe: {probe.name}")
+            case.findings += await probe.run(case)
+            ran.append(probe.name)
+    return judged(case, case.findings, _coverage(case, ran), monotonic() - began)
+
+
+async def _rehearse(case: Case) -> None:
+    """Run A and then B in a first process; again without a call that ended it."""
+    for attempt in range(_MOST_STARTS):
+        case.progress("starting")
+        run = case.treatment
+        async with case.lab.start(with_a=True) as running:
+            await _joined(case, running)
+            case.surface = await discover(running, "A")
+            script = Script(case, running)
+            case.progress(f"A tries {len(case.surface.tools)} tools")
+            await script.explore(run)
+            if running.dead and attempt + 1 < _MOST_STARTS:
+                ended = run.a[-1].call.name if run.a else ""
+                case.notes.append(f"The server ended during a call of {ended}.")
+                case.avoided.add(ended)
+                run.a.clear()
+                continue
+            await settle()
+            case.progress("B looks around")
+            await script.look(run.b)
+            await script.follow(run)
+            await script.trespass(run)
+        return
+
+
+async def _joined(case: Case, running: Running) -> None:
+    """Open both users' sessions with the first identity that the server takes."""
+    if not case.lab.subject.is_http:
+        await case.join(running)
+        return
+    known = case.lab.disguise.credentials
+    ways = {user: identity.attempts(user, known) for user in ("A", "B")}
+    problem: UpstreamFailed | None = None
+    for index in range(len(ways["A"])):
+        case.identities = {user: ways[user][index] for user in ways}
+        try:
+            await case.join(running)
+            tools = await discover(running, "A")
+            if not tools.tools:
+                raise UpstreamFailed("The server lists no tools.")
+        except UpstreamFailed as error:
+            problem = problem or error
+            for user in ways:
+                running.leave(user)
+            continue
+        for user, chosen in case.identities.items():
+            if chosen.sentinel:
+                case.lab.secrets.plant(f"user:{user}", chosen.sentinel)
+        return
+    case.identities = {}
+    raise problem or UpstreamFailed("The server takes no session.")
+
+
+async def _alone(case: Case) -> None:
+    """Run B's part in a fresh process without A, and then once more in the same one."""
+    run = case.control
+    try:
+        async with case.lab.start(with_a=False) as running:
+            await case.join(running)
+            script = Script(case, running)
+            await script.look(run.b, like=_fixed(case))
+            if case.lab.disguise.given or any(seen.egress for seen in run.b):
+                await script.look(run.again, like=run.b)
+    except HubError as error:
+        case.notes.append(f"The run without A failed: {error.message}")
+
+
+def _fixed(case: Case) -> Sequence[Observation]:
+    """Return B's part as the first run had it, in the same order."""
+    return case.treatment.b
+
+
+def _coverage(case: Case, ran: list[str]) -> Coverage:
+    runs = (case.treatment, case.control)
+    seen = [o for run in runs for o in (*run.a, *run.b, *run.follow, *run.foreign)]
+    tools = [o for o in seen if o.call.method == "tools/call"]
+    return Coverage(
+        tools=len(case.surface.tools),
+        tried=tuple(sorted({o.call.name for o in tools})),
+        succeeded=tuple(sorted({o.call.name for o in tools if o.ok})),
+        skipped=case.surface.skipped,
+        resources=len({o.call.name for o in seen if o.ok and o.call.method == "resources/read"}),
+        prompts=len({o.call.name for o in seen if o.ok and o.call.method == "prompts/get"}),
+        calls=case.lab.calls,
+        starts=case.lab.starts,
+        probes=tuple(ran),
+    )

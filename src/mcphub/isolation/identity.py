@@ -1,0 +1,49 @@
+"""What a user may try in order to be known to an HTTP server: headers, signed claims, nothing.
+
+The attempts are made with sentinels of each user in the form of the server's own credentials. Which
+one a server takes, and what it does without any, is seen by the witness and by its refusals.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mcphub.isolation import credentials
+from mcphub.isolation.canaries import mint
+from mcphub.isolation.credentials import Credential
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """How one user presents itself.
+
+    Attributes:
+        way: `none`, `header` or `signed`.
+        headers: Of every request.
+        sentinel: What is sought upstream.
+    """
+
+    way: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    sentinel: str = ""
+
+
+def attempts(user: str, known: Sequence[Credential]) -> list[Identity]:
+    """Return a user's attempts, the likeliest first; without identity last."""
+    sentinel = mint()
+    given = [credential for credential in known if credential.given]
+    prefix = given[0].prefix if given else ""
+    token = f"{prefix}{sentinel}"
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "X-Api-Key": token,
+        "X-User-Id": sentinel,
+        **dict.fromkeys(credentials.header_names(given), token),
+    }
+    found = [
+        Identity("header", headers, sentinel),
+        Identity("header", {"Authorization": f"Bearer {token}"}, sentinel),
+    ]
+    for credential in credentials.signing(known):
+        claimed = credentials.signed(credential.value, user, sentinel)
+        found.append(Identity("signed", {"Authorization": f"Bearer {claimed}"}, sentinel))
+    return [*found, Identity("none")]

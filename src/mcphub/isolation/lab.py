@@ -1,0 +1,370 @@
+"""`Lab`: where a subject runs under check, again and again, each time from nothing.
+
+Every start is a new process in the sandbox with an empty home (filled by `territory`), a network
+that leads to the witness and to private backends only, and sentinels for credentials. Nothing of the
+host, of a real service or of an earlier start can be reached, unless real egress was allowed.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import secrets
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+from mcphub.catalog.spec import SandboxSpec
+from mcphub.errors import Unavailable, UpstreamFailed
+from mcphub.isolation import credentials
+from mcphub.isolation.backends import Backend
+from mcphub.isolation.canaries import Canaries
+from mcphub.isolation.channel import Channel, Ended, HttpChannel, StdioChannel, opened
+from mcphub.isolation.credentials import Disguise
+from mcphub.isolation.model import Call, Observation
+from mcphub.isolation.subject import Subject, filled, mentioned_paths
+from mcphub.isolation.territory import Territory, give
+from mcphub.isolation.witness.authority import TRUST_VARIABLES
+from mcphub.isolation.witness.server import Witness
+from mcphub.spawn.spawner import Launch, Process
+from mcphub.tasks import Tasks
+
+_OWNER: Final = "check"
+_NUMBER: Final = 3
+_START_S: Final = 45.0
+_CALL_S: Final = 8.0
+_SETTLE_S: Final = 0.05
+
+
+class Sandbox(Protocol):
+    """What the lab needs of `spawn.sandboxed.SandboxedSpawner`."""
+
+    async def start(self, launch: Launch) -> Process:
+        """Start a process tree."""
+        ...
+
+    async def dial(self, instance_id: str, port: int) -> socket.socket:
+        """Connect to a port inside of its network."""
+        ...
+
+
+class Running:
+    """One started subject and its sessions. Made by `Lab.start`.
+
+    Attributes:
+        calls: Calls so far.
+        dead: The process ended by itself.
+    """
+
+    def __init__(
+        self, lab: "Lab", process: Process, connect: Callable[[Mapping[str, str]], Channel]
+    ) -> None:
+        self._lab = lab
+        self._process = process
+        self._connect = connect
+        self._channels: dict[str, Channel] = {}
+        self.calls = 0
+        self.dead = False
+        self.initialized: dict[str, Any] = {}
+
+    @property
+    def stderr(self) -> list[str]:
+        """What it said on stderr lately."""
+        return self._process.stderr.lines()
+
+    async def join(self, user: str, headers: Mapping[str, str] | None = None) -> Channel:
+        """Open a session for a user; on a pipe both have the same one.
+
+        Raises:
+            UpstreamFailed: The server refuses.
+        """
+        known = self._channels.get(user)
+        if known is not None:
+            return known
+        if not self._lab.subject.is_http and self._channels:
+            channel = next(iter(self._channels.values()))
+        else:
+            channel = self._connect(headers or {})
+            try:
+                self.initialized = await opened(channel, _START_S)
+            except (TimeoutError, Ended) as error:
+                channel.close()
+                said = " / ".join(self.stderr[-3:])
+                raise UpstreamFailed(
+                    f"The server does not get ready: {error or 'time limit'}.",
+                    hint=f"It said: {said[:600]}" if said else "",
+                ) from None
+            except UpstreamFailed:
+                channel.close()
+                raise
+        self._channels[user] = channel
+        return channel
+
+    def leave(self, user: str) -> None:
+        """End a user's session."""
+        channel = self._channels.pop(user, None)
+        if channel is not None and channel not in self._channels.values():
+            channel.close()
+
+    async def call(self, user: str, call: Call, timeout_s: float = _CALL_S) -> Observation:
+        """Call as a user and return what that user saw."""
+        channel = self._channels[user]
+        witness = self._lab.witness
+        heard, arrived = channel.notifications.mark(), witness.mark()
+        self.calls += 1
+        ok, text, late = False, "", False
+        try:
+            answer = await channel.request(call.method, call.params(), timeout_s)
+            ok, text = told(answer)
+        except TimeoutError:
+            text, late = "[no answer in time]", True
+        except Ended as error:
+            text, self.dead = (
+                f"[{error}]",
+                self._process.exited.done() or not self._lab.subject.is_http,
+            )
+        if self._lab.subject.is_http and self._process.exited.done():
+            self.dead = True
+        return Observation(
+            user,
+            call,
+            ok,
+            text,
+            channel.notifications.since(heard),
+            witness.since(arrived),
+            timed_out=late,
+            died=self.dead,
+        )
+
+    async def raw(self, user: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the result of a request that is not an observation, or an empty one."""
+        self.calls += 1
+        try:
+            answer = await self._channels[user].request(method, params, _CALL_S)
+        except (TimeoutError, Ended):
+            return {}
+        result = answer.get("result")
+        return result if isinstance(result, dict) else {}
+
+    def channel(self, user: str) -> Channel:
+        """Return a user's connection."""
+        return self._channels[user]
+
+    async def aclose(self) -> None:
+        """End everything of it."""
+        for channel in set(self._channels.values()):
+            channel.close()
+        self._channels.clear()
+        await self._process.stop(0.2)
+
+
+class Lab:
+    """Everything around one subject. An async context manager.
+
+    Args:
+        subject: What is checked.
+        sandbox: Starts processes.
+        directory: Private, empty directory of the check on the host.
+        uid: Kernel uid of a started process on this host, for its files.
+        real_egress: Hosts that may really be reached; none by default.
+
+    Attributes:
+        witness: Stands in for HTTP services.
+        disguise: The launch line with sentinels.
+        territory: Whose files are where.
+        starts: Processes started so far.
+        calls: Calls so far, of all processes that have ended.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        sandbox: Sandbox,
+        directory: Path,
+        *,
+        uid: int,
+        real_egress: tuple[str, ...] = (),
+    ) -> None:
+        self.subject = subject
+        self.secrets: Canaries[str] = Canaries()
+        self.witness = Witness(directory / "witness", self.secrets)
+        self.starts = 0
+        self.calls = 0
+        self._sandbox = sandbox
+        self._directory = directory
+        self._uid = uid
+        self._real_egress = real_egress
+        self._port = 20_000 + secrets.randbelow(20_000)
+        self._numbers = itertools.count(1)
+        self._tasks = Tasks()
+        self._stack = contextlib.AsyncExitStack()
+        args = [filled(arg, self._port) for arg in subject.argv[1:]]
+        env = {name: filled(value, self._port) for name, value in subject.env.items()}
+        self.disguise: Disguise = credentials.disguise(
+            args, env, canary=secrets.choice(("BILLING_API_KEY", "BACKUP_TOKEN", "REPORT_SECRET"))
+        )
+        for credential in self.disguise.credentials:
+            self.secrets.plant(credential.label, credential.sentinel)
+        line = " ".join(subject.argv).lower()
+        self.territory = Territory.plan(
+            mentioned_paths([*args, *env.values()]), repository="git" in line or "repo" in line
+        )
+        self.redirect: dict[str, str] = {}
+        self.backends: list[Backend] = []
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._tasks)
+        self._stack.enter_context(self.witness)
+        here = f"127.0.0.1:{self.witness.port}"
+        self.redirect = {"*:443": here, "*:80": here} | self.redirect
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._tasks.cancel_all()
+        await self._stack.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def start(self, *, with_a: bool) -> AsyncIterator[Running]:
+        """Start the subject from nothing and stop it at the end.
+
+        Raises:
+            UpstreamFailed, Unavailable: It cannot be started.
+        """
+        number = next(self._numbers)
+        home = self._directory / f"home{number}"
+        home.mkdir(mode=0o700)
+        await asyncio.to_thread(self.territory.lay, home, with_a=with_a)
+        give(home, self._uid)
+        launch = self._launch(f"i_check{number}{secrets.token_hex(4)}", home)
+        process = await self._sandbox.start(launch)
+        self.starts += 1
+        running: Running | None = None
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if self.subject.is_http:
+                    path = await stack.enter_async_context(
+                        self._forwarder(launch.instance_id, number)
+                    )
+                    await self._listening(launch.instance_id, process)
+                    url = filled(self.subject.url, self._port)
+                    running = Running(
+                        self, process, lambda h: HttpChannel(path, url, h, self._tasks)
+                    )
+                else:
+                    stdout, stdin = process.stdout, process.stdin
+                    running = Running(self, process, lambda _: StdioChannel(stdout, stdin))
+                yield running
+        finally:
+            if running is not None:
+                self.calls += running.calls
+                await running.aclose()
+            else:
+                await process.stop(0)
+            await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+
+    def _launch(self, instance_id: str, home: Path) -> Launch:
+        ca = self.witness.authority.ca_file
+        env = {name: str(ca) for name in TRUST_VARIABLES} | dict(self.disguise.env)
+        return Launch(
+            instance_id=instance_id,
+            owner=_OWNER,
+            number=_NUMBER,
+            argv=(self.subject.argv[0], *self.disguise.args),
+            env=env,
+            home=home,
+            readable=(*self.subject.readable, ca.parent),
+            sandbox=SandboxSpec(
+                egress=self._real_egress,
+                redirect=self.redirect,
+                memory_mb=self.subject.memory_mb,
+                pids=256,
+            ),
+        )
+
+    @asynccontextmanager
+    async def _forwarder(self, instance_id: str, number: int) -> AsyncIterator[str]:
+        """Serve a socket path that leads to the subject's port inside of its network."""
+        path = self._directory / f"s{number}"
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                inner = await self._sandbox.dial(instance_id, self._port)
+                theirs_in, theirs_out = await asyncio.open_connection(sock=inner)
+            except (Unavailable, OSError):
+                writer.close()
+                return
+            await asyncio.gather(_copy(reader, theirs_out), _copy(theirs_in, writer))
+
+        server = await asyncio.start_unix_server(serve, path, limit=1024 * 1024)
+        try:
+            yield str(path)
+        finally:
+            server.close()
+
+    async def _listening(self, instance_id: str, process: Process) -> None:
+        """Wait until the subject listens."""
+        try:
+            async with asyncio.timeout(_START_S):
+                while True:
+                    with contextlib.suppress(Unavailable):
+                        (await self._sandbox.dial(instance_id, self._port)).close()
+                        return
+                    if process.exited.done():
+                        break
+                    await asyncio.sleep(_SETTLE_S)
+        except TimeoutError:
+            pass
+        said = " / ".join(process.stderr.lines()[-3:])
+        raise UpstreamFailed(
+            "The server does not listen on its port.", hint=f"It said: {said[:600]}" if said else ""
+        )
+
+
+def told(answer: Mapping[str, Any]) -> tuple[bool, str]:
+    """Return whether an answer is a success, and everything in it as text."""
+    error = answer.get("error")
+    if error is not None:
+        message = error.get("message") if isinstance(error, dict) else error
+        return False, f"[error] {message}"
+    result = answer.get("result")
+    if not isinstance(result, dict):
+        return True, str(result)
+    parts: list[str] = []
+    for part in result.get("content") or result.get("contents") or []:
+        if isinstance(part, dict):
+            inner = part.get("resource")
+            text = part.get("text")
+            if text is None and isinstance(inner, dict):
+                text = inner.get("text")
+            parts.append(text if isinstance(text, str) else _flat(part))
+    rest = {k: v for k, v in result.items() if k not in {"content", "contents", "isError", "_meta"}}
+    if rest and not (parts and set(rest) == {"structuredContent"} and _same(rest, parts)):
+        parts.append(_flat(rest))
+    failed = result.get("isError") is True
+    return not failed, ("[tool error] " if failed else "") + "\n".join(parts)
+
+
+def _same(rest: Mapping[str, Any], parts: list[str]) -> bool:
+    """Tell whether structured content only repeats the text."""
+    return _flat(rest["structuredContent"]).replace(" ", "") in "".join(parts).replace(" ", "")
+
+
+def _flat(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(256 * 1024):
+            writer.write(data)
+            await writer.drain()
+    writer.close()

@@ -1,0 +1,62 @@
+"""When two answers count as the same: noise that every server makes is left out. Pure.
+
+Small numbers stay: a counter is a leak. What changes between two runs without user A is masked by
+those two runs, not here.
+"""
+
+import re
+from typing import Final
+
+from mcphub.isolation.model import Observation
+
+_NOISE: Final = (
+    (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE), "<uuid>"),
+    (re.compile(r"\d{4}-\d\d-\d\d[T ]?(?:\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)?\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"), "<time>"),
+    (re.compile(r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\w*\b,?|\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\w*\s+\d{1,2}\b"), "<day>"),
+    (re.compile(r"\b\d{1,2}:\d\d(?::\d\d(?:\.\d+)?)?(?:\s*[AP]M)?\b"), "<time>"),
+    (re.compile(r"\b\d+(?:[.,]\d+)?\s*(?:ms|µs|us|ns|s|sec|secs|seconds?|minutes?|milliseconds?)\b"), "<duration>"),
+    (re.compile(r"\b(?=\w*\d)[0-9a-f]{7,}\b", re.IGNORECASE), "<hex>"),
+    (re.compile(r"\b(pid|process id|port)\b(\W{1,4})\d+", re.IGNORECASE), r"\1\2<number>"),
+    (re.compile(r"\d+\.\d{2,}"), "<number>"),
+    (re.compile(r"\d{5,}"), "<number>"),
+    (re.compile(r"\b[A-Za-z0-9_-]{22,}\b"), "<token>"),
+    (re.compile(r"\s+"), " "),
+)  # fmt: skip
+RATE_LIMITED: Final = re.compile(
+    r"rate.?limit|too many requests|quota exceeded|throttl|slow down|\b429\b", re.IGNORECASE
+)
+
+
+def normal(text: str) -> str:
+    """Return a text without times, ids and other noise."""
+    for pattern, instead in _NOISE:
+        text = pattern.sub(instead, text)
+    return text.strip()
+
+
+def same(one: Observation, other: Observation) -> bool:
+    """Tell whether two observations of the same call say the same."""
+    return one.ok == other.ok and normal(one.text) == normal(other.text)
+
+
+def comparable(one: Observation, other: Observation) -> bool:
+    """Tell whether two observations are of the same call and both came."""
+    return (
+        one.call == other.call
+        and not (one.timed_out or other.timed_out)
+        and not (one.died or other.died)
+    )
+
+
+def excerpt(text: str, around: str = "", size: int = 400) -> str:
+    """Return a short part of a text, the place that matters included."""
+    at = max(0, text.find(around)) if around else 0
+    start = max(0, at - size // 2)
+    part = text[start : start + size].strip()
+    return f"{'…' if start else ''}{part}{'…' if start + size < len(text) else ''}"
+
+
+def first_difference(one: str, other: str) -> str:
+    """Return the part of `one` from a little before the place where the texts part."""
+    at = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), 0)
+    return excerpt(one[max(0, at - 60) :], size=300)

@@ -1,0 +1,147 @@
+"""Non-interference: what B sees must not depend on what A did, canary or not.
+
+B's fixed part is compared between a run with A and runs without. A difference counts when two runs
+without A agree, a second run with A differs again, and a short trace shows it once more.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from mcphub.errors import HubError
+from mcphub.isolation.case import Case, Run
+from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
+from mcphub.isolation.oracle import (
+    RATE_LIMITED,
+    comparable,
+    first_difference,
+    normal,
+    same,
+)
+from mcphub.isolation.replay import replayed
+from mcphub.isolation.script import Script
+from mcphub.isolation.synthesis import uses_paths
+
+_MOST_STEPS: Final = 7
+_LEAST_S: Final = 15.0
+_REMEDY: Final = "Run an instance for each user: set riskLevel critical or requiresUserIsolation."
+
+
+class InterferenceProbe:
+    """Implements `Probe`."""
+
+    name = "interference"
+
+    def applies(self, case: Case) -> bool:
+        """Whenever both runs exist."""
+        return bool(case.treatment.b and case.control.b)
+
+    async def run(self, case: Case) -> list[Finding]:
+        """Return at most one finding for each class."""
+        known = {finding.leak for finding in case.findings}
+        candidates = [
+            (seen, without)
+            for seen, without in _candidates(case, case.treatment, case.control)
+            if class_of(case, seen, without) not in known
+        ]
+        if not candidates or case.time_left < _LEAST_S:
+            return []
+        control, treatment = Run(), Run()
+        try:
+            async with case.lab.start(with_a=False) as running:
+                await case.join(running)
+                await Script(case, running).look(control.b, like=case.control.b)
+            async with case.lab.start(with_a=True) as running:
+                await case.join(running)
+                script = Script(case, running)
+                await script.plant(treatment)
+                await script.look(treatment.b, like=case.control.b)
+        except HubError:
+            return []
+        findings: dict[LeakClass, Finding] = {}
+        for seen, without in candidates:
+            again, quiet = _at(treatment.b, without), _at(control.b, without)
+            if again is None or quiet is None or not same(quiet, without) or same(again, quiet):
+                continue
+            leak = class_of(case, seen, without)
+            if leak not in findings:
+                findings[leak] = await _finding(case, leak, seen, without)
+        return [
+            finding
+            for finding in findings.values()
+            if finding.reproduced or finding.confidence > 0.5
+        ]
+
+
+def class_of(case: Case, seen: Observation, without: Observation) -> LeakClass:
+    """Return the class of a difference."""
+    if RATE_LIMITED.search(seen.text) and not RATE_LIMITED.search(without.text):
+        return LeakClass.HISTORY_CACHE
+    tool = case.surface.tools.get(seen.call.name)
+    if tool is not None and uses_paths(seen.call.arguments, tool):
+        return LeakClass.FILESYSTEM
+    return LeakClass.STATE
+
+
+def _candidates(case: Case, treatment: Run, control: Run) -> list[tuple[Observation, Observation]]:
+    """Return (with A, without A) where they differ."""
+    found: list[tuple[Observation, Observation]] = []
+    for without in control.b:
+        seen = _at(treatment.b, without)
+        if seen is None or same(seen, without) or not comparable(seen, without):
+            continue
+        if case.canaries.seen(seen.text, but=[str(dict(seen.call.arguments))]):
+            continue  # proof already
+        found.append((seen, without))
+    return found
+
+
+def _at(run: Sequence[Observation], like: Observation) -> Observation | None:
+    """Return a run's observation of the same call."""
+    return next((seen for seen in run if comparable(seen, like)), None)
+
+
+async def _finding(case: Case, leak: LeakClass, seen: Observation, without: Observation) -> Finding:
+    trace = await _shortest(case, seen, without)
+    last = trace[-1] if trace else seen
+    what = seen.call.name or seen.call.method
+    by = f" after A called {trace[0].call.name}" if len(trace) == 2 else " after A was active"
+    return Finding(
+        leak=leak,
+        severity=Severity.LOW if leak is LeakClass.HISTORY_CACHE else Severity.MEDIUM,
+        title=f"B gets another answer from {what}{by}.",
+        trace=trace or (seen,),
+        seen=first_difference(last.text, without.text),
+        control=first_difference(without.text, last.text),
+        confidence=0.95 if trace else 0.5,
+        reproduced=3 if trace else 1,
+        remedy=_REMEDY,
+    )
+
+
+async def _shortest(case: Case, seen: Observation, without: Observation) -> tuple[Observation, ...]:
+    """Halve A's calls as long as the difference stays; nothing when it cannot be shown by itself."""
+    alone = await replayed(case, [], [seen.call])
+    if not alone or not same(alone[-1], without):
+        return ()
+    calls = [a.call for a in case.treatment.a if a.ok]
+    trace = await replayed(case, calls, [seen.call])
+    if not _differs(trace, without):
+        return ()
+    for _ in range(_MOST_STEPS):
+        if len(calls) < 2 or case.time_left < _LEAST_S:
+            break
+        half = len(calls) // 2
+        for part in (calls[half:], calls[:half]):
+            shorter = await replayed(case, part, [seen.call])
+            if _differs(shorter, without):
+                calls, trace = part, shorter
+                break
+        else:
+            break
+    return trace
+
+
+def _differs(trace: tuple[Observation, ...], without: Observation) -> bool:
+    return (
+        bool(trace) and not trace[-1].timed_out and normal(trace[-1].text) != normal(without.text)
+    )

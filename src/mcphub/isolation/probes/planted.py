@@ -1,0 +1,141 @@
+"""Canaries of A in what B sees: state, files, history, identifiers. A sighting is proof."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from mcphub.isolation.canaries import Sighting
+from mcphub.isolation.case import Case
+from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
+from mcphub.isolation.oracle import excerpt
+from mcphub.isolation.replay import reproduced
+from mcphub.isolation.synthesis import Planted, uses_paths
+
+_REMEDY = {
+    LeakClass.STATE: "Run an instance for each user: set riskLevel critical or requiresUserIsolation.",
+    LeakClass.FILESYSTEM: "Run an instance for each user, with a home of its own.",
+    LeakClass.HISTORY_CACHE: "Run an instance for each user.",
+    LeakClass.IDENTIFIER: "Run an instance for each user: knowing an id must not be a right.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    leak: LeakClass
+    seen: Observation
+    sighting: Sighting[Planted]
+    order: int
+
+
+class PlantedProbe:
+    """Implements `Probe`."""
+
+    name = "planted"
+
+    def applies(self, case: Case) -> bool:  # noqa: ARG002  the seam names it
+        """Always."""
+        return True
+
+    async def run(self, case: Case) -> list[Finding]:
+        """Return one finding for each class, the clearest sighting with its shortest reproduction."""
+        hits = list(_hits(case))
+        content = {hit.leak for hit in hits}
+        if content & {LeakClass.STATE, LeakClass.FILESYSTEM, LeakClass.HISTORY_CACHE}:
+            hits = [hit for hit in hits if hit.leak is not LeakClass.IDENTIFIER]
+        findings: list[Finding] = []
+        for leak in LeakClass:
+            of_class = sorted((hit for hit in hits if hit.leak is leak), key=lambda hit: hit.order)
+            if of_class:
+                findings.append(await _finding(case, of_class))
+        return findings
+
+
+def _hits(case: Case) -> Iterable[_Hit]:
+    run = case.treatment
+    shown = "\n".join(seen.all_text for seen in (*run.b, *run.follow)).lower()
+    for seen in (*run.b, *run.follow):
+        told = [str(dict(seen.call.arguments)), seen.call.name]
+        found = case.canaries.seen(seen.text, but=told)
+        if found:
+            leak = _class_of(case, seen, found)
+            yield from (
+                _Hit(leak, seen, sighting, _order(sighting, seen)) for sighting in found[:4]
+            )
+    for seen in run.foreign:
+        told = [str(dict(seen.call.arguments)), seen.call.name]
+        for sighting in case.canaries.seen(seen.text, but=told):
+            if sighting.about.handle or sighting.canary in shown:
+                continue
+            leak = _class_of(case, seen, [sighting])
+            if leak is LeakClass.STATE:
+                leak = LeakClass.IDENTIFIER
+            yield _Hit(leak, seen, sighting, 10 + _order(sighting, seen))
+
+
+def _order(sighting: Sighting[Planted], seen: Observation) -> int:
+    """Return how clear a sighting is, the clearest first."""
+    return (0 if seen.ok else 2) + (1 if sighting.about.handle else 0)
+
+
+def _class_of(case: Case, seen: Observation, found: list[Sighting[Planted]]) -> LeakClass:
+    if any(sighting.about.kind in {"seed", "outside"} for sighting in found):
+        return LeakClass.FILESYSTEM
+    tool = case.surface.tools.get(seen.call.name)
+    by_path = tool is not None and uses_paths(seen.call.arguments, tool)
+    kept = [s for s in found if not (s.about.reads or not _succeeded(case, s))]
+    if len(kept) < len(found) and not by_path:
+        return LeakClass.HISTORY_CACHE
+    if by_path and any(sighting.about.path for sighting in found):
+        return LeakClass.FILESYSTEM
+    return LeakClass.STATE
+
+
+def _succeeded(case: Case, sighting: Sighting[Planted]) -> bool:
+    origin = case.origin.get(sighting.canary)
+    return origin is None or origin.ok
+
+
+async def _finding(case: Case, hits: list[_Hit]) -> Finding:
+    hit = hits[0]
+    origin = case.origin.get(hit.sighting.canary)
+    trace = tuple(seen for seen in (origin, hit.seen) if seen is not None)
+    content = not hit.sighting.about.handle
+    finding = Finding(
+        leak=hit.leak,
+        severity=Severity.HIGH if content else Severity.MEDIUM,
+        title=_title(hit, origin),
+        trace=trace,
+        seen=excerpt(hit.sighting.around, hit.sighting.canary),
+        control="Without A's activity the canary does not exist.",
+        confidence=1.0,
+        remedy=_REMEDY.get(hit.leak, ""),
+    )
+    for other in hits[:3]:
+        start = case.origin.get(other.sighting.canary)
+        shortest = await reproduced(case, [start] if start else [], other.seen, other.sighting)
+        if shortest:
+            return replace(finding, title=_title(other, start), trace=shortest, reproduced=1,
+                           seen=excerpt(shortest[-1].text, shortest_canary(case, shortest)))  # fmt: skip
+    return finding
+
+
+def shortest_canary(case: Case, trace: tuple[Observation, ...]) -> str:
+    """Return the canary that the last observation of a trace shows."""
+    last = trace[-1]
+    seen = case.canaries.seen(last.text, but=[str(dict(last.call.arguments))])
+    return seen[0].canary if seen else ""
+
+
+def _title(hit: _Hit, origin: Observation | None) -> str:
+    what = hit.seen.call.name or hit.seen.call.method
+    about = hit.sighting.about
+    if about.kind == "outside":
+        return f"B reads a file outside of the declared directories with {what}."
+    if about.kind == "seed" or origin is None:
+        return f"B reads a private file of A with {what}."
+    if hit.leak is LeakClass.HISTORY_CACHE:
+        return f"B learns from {what} that A called {origin.call.name}, and with what."
+    if hit.leak is LeakClass.IDENTIFIER:
+        return (
+            f"B gets with {what} what A gave to {origin.call.name}, by an id that B was not shown."
+        )
+    return f"B sees with {what} what A gave to {origin.call.name}."

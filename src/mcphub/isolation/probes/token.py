@@ -1,0 +1,78 @@
+"""Whose credential goes out when B calls: seen by the witness, or plain from the launch line."""
+
+from collections.abc import Iterable
+
+from mcphub.isolation.case import Case
+from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
+
+_REMEDY = "Make the credential a slot of each user (${USER_…}) and run an instance for each user."
+
+
+class TokenProbe:
+    """Implements `Probe`."""
+
+    name = "token"
+
+    def applies(self, case: Case) -> bool:
+        """When there is a credential that could be used for the wrong user."""
+        return bool(case.lab.disguise.given) or case.lab.subject.is_http
+
+    async def run(self, case: Case) -> list[Finding]:
+        """Return at most one finding: the clearest."""
+        seen = foreign(case, (*case.control.b, *case.treatment.b, *case.treatment.follow))
+        if seen is not None:
+            observation, label, host, is_a = seen
+            return [
+                Finding(
+                    leak=LeakClass.TOKEN,
+                    severity=Severity.HIGH,
+                    title=(
+                        f"B's call of {observation.call.name or observation.call.method} goes to "
+                        f"{host} with {'the credential of A' if is_a else f'the shared {label}'}."
+                    ),
+                    trace=(observation,),
+                    seen=f"{label} arrived at {host} while B called",
+                    control="B has no part in this credential.",
+                    reproduced=1,
+                    remedy=_REMEDY,
+                )
+            ]
+        return self._behind(case)
+
+    def _behind(self, case: Case) -> list[Finding]:
+        """Return what follows from the launch line: a backend reached with one credential for all."""
+        for backend in case.lab.backends:
+            used = next(
+                (b for b in case.treatment.b if b.ok and b.call.method == "tools/call"), None
+            )
+            if backend.credential and used is not None and backend.reached:
+                return [
+                    Finding(
+                        leak=LeakClass.TOKEN,
+                        severity=Severity.HIGH,
+                        title=(
+                            f"Every caller works in {backend.kind} as the one account of the "
+                            f"launch line ({backend.credential})."
+                        ),
+                        trace=(used,),
+                        seen=f"connections to {backend.named} with {backend.credential}",
+                        control="B has no part in this credential.",
+                        confidence=0.95,
+                        reproduced=1,
+                        remedy=_REMEDY,
+                    )
+                ]
+        return []
+
+
+def foreign(
+    case: Case, observations: Iterable[Observation]
+) -> tuple[Observation, str, str, bool] | None:
+    """Return the first call of B that went out with a credential which is not B's."""
+    given = {credential.label for credential in case.lab.disguise.given}
+    for seen in observations:
+        for arrival in seen.egress:
+            for label in sorted(arrival.credentials):
+                if label == "user:A" or label in given:
+                    return seen, label, arrival.host or "a service", label == "user:A"
+    return None

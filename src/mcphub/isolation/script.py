@@ -1,0 +1,372 @@
+"""What the users do.
+
+A tries everything and plants. B does the same things with plain words, looks at everything, follows
+what it is shown, and at last tries what it should not know. A's first run is also where recipes are learned; every later run repeats what worked.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from time import monotonic
+from typing import Final
+
+from mcphub.isolation.case import Case, Run
+from mcphub.isolation.kinds import PATHS
+from mcphub.isolation.lab import Running
+from mcphub.isolation.model import Call, Observation
+from mcphub.isolation.surface import (
+    Rank,
+    Surface,
+    Tool,
+    looks_destructive,
+    names_of,
+    prompts_of,
+    tools_of,
+)
+from mcphub.isolation.synthesis import (
+    Recipe,
+    Writer,
+    handle_parameters,
+    language,
+    recipes,
+)
+
+_LISTS: Final = (
+    ("tools/list", "tools"),
+    ("resources/list", "resources"),
+    ("resources/templates/list", "resources"),
+    ("prompts/list", "prompts"),
+)
+_PAGES: Final = 20
+_RESOURCES: Final = 20
+_PROMPTS: Final = 6
+_FOLLOWED: Final = 3
+_FOREIGN: Final = 6
+_EXPLORE_S: Final = 45.0
+_LOOK_S: Final = 35.0
+_FOLLOW_S: Final = 15.0
+_LATER: Final = 3  # handles that are tried where a tool failed without
+
+
+async def discover(running: Running, user: str) -> Surface:
+    """Read every list of a server, page by page."""
+    told = running.initialized
+    capabilities = told.get("capabilities")
+    offered = capabilities if isinstance(capabilities, dict) else {}
+    pages: dict[str, list[dict[str, object]]] = {}
+    for method, capability in _LISTS:
+        cursor: object = None
+        if capability not in offered and method != "tools/list":
+            continue
+        for _ in range(_PAGES):
+            result = await running.raw(user, method, {"cursor": cursor} if cursor else {})
+            pages.setdefault(method, []).append(result)
+            cursor = result.get("nextCursor")
+            if not cursor:
+                break
+    info = told.get("serverInfo")
+    instructions = told.get("instructions")
+    return Surface(
+        tools={tool.name: tool for page in pages.get("tools/list", []) for tool in tools_of(page)},
+        resources=tuple(
+            uri
+            for page in pages.get("resources/list", [])
+            for uri in names_of(page, "resources", "uri")
+        ),
+        templates=tuple(
+            uri
+            for page in pages.get("resources/templates/list", [])
+            for uri in names_of(page, "resourceTemplates", "uriTemplate")
+        ),
+        prompts={
+            k: v for page in pages.get("prompts/list", []) for k, v in prompts_of(page).items()
+        },
+        capabilities=offered,
+        server=f"{info.get('name')} {info.get('version')}" if isinstance(info, dict) else "",
+        instructions=instructions if isinstance(instructions, str) else "",
+    )
+
+
+def ordered(case: Case) -> list[Tool]:
+    """Return the tools that are called: creators first, observers last, shuffled within."""
+    usable = [tool for tool in case.surface.tools.values() if not tool.destructive]
+    return sorted(usable, key=lambda tool: (tool.rank, case.dice.random()))
+
+
+class Script:
+    """Performs the users' parts on a started server.
+
+    Args:
+        case: The check.
+        running: The server, both users joined.
+    """
+
+    def __init__(self, case: Case, running: Running) -> None:
+        self._case = case
+        self._running = running
+        self._writers = {user: case.writer(user) for user in ("A", "B")}
+
+    async def explore(self, run: Run) -> None:
+        """Let A try every tool in several ways, keep what works, and plant."""
+        until = monotonic() + min(_EXPLORE_S, self._case.time_left / 3)
+        writer = self._writers["A"]
+        tools = ordered(self._case)
+        for tool in tools:
+            if not await self._try(run, writer, tool, recipes(tool, "A"), until):
+                break
+        for tool in tools:
+            if tool.name in self._case.learned or tool.name in self._case.avoided:
+                continue
+            base = Recipe(tool.name)
+            more = [replace(base, handles=index) for index in range(_LATER)]
+            more += [replace(base, handles=0, optional=True), *self._hinted(run, tool)]
+            if not await self._try(run, writer, tool, more, until):
+                break
+        await self._handles_for_creators(run, tools, until)
+
+    async def plant(self, run: Run, only: Sequence[str] | None = None) -> None:
+        """Let A do again what worked, with new canaries."""
+        writer = self._writers["A"]
+        for tool in ordered(self._case):
+            if only is not None and tool.name not in only:
+                continue
+            for recipe in self._case.learned.get(tool.name, []):
+                observation = await self._perform(writer, tool, recipe)
+                run.a.append(observation)
+                if self._running.dead:
+                    return
+
+    async def look(self, seen: list[Observation], like: Sequence[Observation] = ()) -> None:
+        """Let B do its fixed part; with `like`, exactly the calls of an earlier run in their order."""
+        until = monotonic() + min(_LOOK_S, max(5.0, self._case.time_left / 3))
+        calls: Iterable[tuple[Tool, Recipe]] = self._plain_part()
+        if like:
+            for old in like:
+                if monotonic() > until or self._running.dead:
+                    return
+                seen.append(await self._running.call("B", old.call))
+            return
+        for tool, recipe in calls:
+            if monotonic() > until:
+                self._case.notes.append("B's part was cut short by its time limit.")
+                break
+            seen.append(await self._perform(self._writers["B"], tool, recipe))
+            if self._running.dead:
+                return
+        seen += await self._lists_and_resources("B")
+
+    async def follow(self, run: Run) -> None:
+        """Let B use what it was shown: ids, names and paths of its own answers."""
+        until = monotonic() + _FOLLOW_S
+        writer = self._writers["B"]
+        for tool in self._with_handles():
+            for parameter, _ in handle_parameters(tool)[:2]:
+                shown = [
+                    value
+                    for value in writer.handles.fitting(parameter, tool.name)
+                    if self._case.canaries.seen(value) or self._case.words.plain not in value
+                ]
+                for value in shown[:_FOLLOWED]:
+                    if monotonic() > until or self._running.dead:
+                        return
+                    fixed = {parameter: _typed(tool, parameter, value)}
+                    recipe = self._worked(tool, fixed)
+                    run.follow.append(await self._perform(writer, tool, recipe))
+
+    async def trespass(self, run: Run) -> None:
+        """Let B use what only A was shown, and paths that B has no business with."""
+        until = monotonic() + _FOLLOW_S
+        writer, foreign = self._writers["B"], self._writers["A"].handles
+        territory = self._case.lab.territory
+        files = [str(territory.a.file), str(territory.outside)]
+        directories = [str(territory.a.directory), *map(str, territory.roots[:2])]
+        made = self._paths_of(run)
+        for tool in self._with_handles(every=True):
+            for parameter, kind in handle_parameters(tool)[:2]:
+                if kind in PATHS:
+                    values = (
+                        [*made[:2], *files, *directories]
+                        if tool.rank is not Rank.CREATE
+                        else directories
+                    )
+                else:
+                    values = foreign.fitting(parameter, tool.name)[:2] + self._names_for(parameter)
+                for value in list(dict.fromkeys(values))[:_FOREIGN]:
+                    if monotonic() > until or self._running.dead:
+                        return
+                    fixed = {parameter: _typed(tool, parameter, value)}
+                    run.foreign.append(await self._perform(writer, tool, self._worked(tool, fixed)))
+
+    async def _try(
+        self, run: Run, writer: Writer, tool: Tool, ways: Sequence[Recipe], until: float
+    ) -> bool:
+        """Try recipes of one tool; returns whether to go on with the next."""
+        case = self._case
+        template = language(tool) is not None
+        for recipe in ways:
+            if tool.name in case.avoided:
+                return True
+            if monotonic() > until:
+                case.notes.append("A's part was cut short by its time limit.")
+                return False
+            observation = await self._perform(writer, tool, recipe)
+            reshapes = tool.name not in case.failing and not observation.timed_out
+            if not observation.ok and observation.egress and reshapes:
+                observation = await self._reshaped(run, writer, tool, recipe, observation)
+            run.a.append(observation)
+            if observation.timed_out or observation.died:
+                case.avoided.add(tool.name)
+                if observation.died:
+                    return False
+            if observation.ok:
+                case.learned.setdefault(tool.name, []).append(recipe)
+            else:
+                case.failing.setdefault(tool.name, recipe)
+            worked = case.learned.get(tool.name, [])
+            if not template and worked and (recipe.optional or len(worked) >= 3):
+                break
+        return True
+
+    async def _reshaped(
+        self, run: Run, writer: Writer, tool: Tool, recipe: Recipe, failed: Observation
+    ) -> Observation:
+        """Try again with other shapes of the stand-in's answers, which may be what it failed on."""
+        for _ in range(2):
+            run.a.append(failed)
+            self._case.lab.witness.reshape(failed.egress)
+            again = await self._perform(writer, tool, recipe)
+            if again.ok or not again.egress or again.timed_out:
+                return again
+            failed = again
+        self._case.lab.witness.reshape(failed.egress)
+        return failed
+
+    async def _handles_for_creators(self, run: Run, tools: Sequence[Tool], until: float) -> None:
+        """Let A's changing tools act on what exists: a choice among things listed is a change too."""
+        for tool in tools:
+            if tool.rank is Rank.OBSERVE or tool.name in self._case.avoided or language(tool):
+                continue
+            if tool.name not in self._case.learned or not handle_parameters(tool):
+                continue
+            base = self._case.learned[tool.name][0]
+            for index in range(2):
+                if base.handles >= 0 or monotonic() > until or self._running.dead:
+                    break
+                for recipe in (replace(base, handles=index, optional=True),):
+                    observation = await self._perform(self._writers["A"], tool, recipe)
+                    run.a.append(observation)
+                    if observation.ok:
+                        self._case.learned[tool.name].append(recipe)
+
+    def _hinted(self, run: Run, tool: Tool) -> list[Recipe]:
+        """Return recipes with values that the tool's refusals or description name in quotes."""
+        refused = [seen.text for seen in run.a if seen.call.name == tool.name and not seen.ok]
+        handles = self._case.writer("A").handles
+        handles.learn("\n".join(refused[-2:]))
+        quoted = [value for value in handles.quoted() if not looks_destructive(value)]
+        parameters = [name for name, _ in handle_parameters(tool)]
+        return [
+            Recipe(tool.name, fixed={name: value})
+            for name in parameters[:2]
+            for value in quoted[:2]
+            if value != name
+        ]
+
+    async def _perform(self, writer: Writer, tool: Tool, recipe: Recipe) -> Observation:
+        writer.planted.clear()
+        call = Call("tools/call", tool.name, writer.compose(tool, recipe))
+        planted = list(writer.planted)
+        observation = await self._running.call(writer.user, call)
+        for canary in planted:
+            self._case.origin[canary] = observation
+        if observation.ok:
+            writer.handles.learn(observation.text)
+        return observation
+
+    def _plain_part(self) -> Iterable[tuple[Tool, Recipe]]:
+        """Yield B's fixed calls: A's ways with plain words, and B's own questions."""
+        for tool in ordered(self._case):
+            if tool.name in self._case.avoided:
+                continue
+            if language(tool) is not None:
+                for recipe in recipes(tool, "B"):
+                    yield tool, recipe
+                continue
+            ways = self._case.learned.get(tool.name) or [
+                self._case.failing.get(tool.name, Recipe(tool.name))
+            ]
+            for recipe in ways[:2]:
+                yield tool, recipe
+
+    async def _lists_and_resources(self, user: str) -> list[Observation]:
+        seen: list[Observation] = []
+        offered = self._case.surface.capabilities
+        for method, capability in _LISTS:
+            if capability in offered:
+                seen.append(await self._running.call(user, Call(method)))
+        uris = list(self._case.surface.resources)
+        if "resources" in offered:
+            listed = await self._running.raw(user, "resources/list", {})
+            uris = list(dict.fromkeys([*uris, *names_of(listed, "resources", "uri")]))
+        for uri in uris[:_RESOURCES]:
+            if self._running.dead:
+                break
+            seen.append(await self._running.call(user, Call("resources/read", uri)))
+        for name, arguments in list(self._case.surface.prompts.items())[:_PROMPTS]:
+            given = dict.fromkeys(arguments, self._case.words.plain)
+            seen.append(await self._running.call(user, Call("prompts/get", name, given)))
+        return seen
+
+    def _with_handles(self, *, every: bool = False) -> list[Tool]:
+        """Return the tools with which B may look at a single thing."""
+        return [
+            tool
+            for tool in ordered(self._case)
+            if tool.name not in self._case.avoided
+            and handle_parameters(tool)
+            and language(tool) is None
+            and (tool.rank is not Rank.CREATE or every)
+        ]
+
+    def _worked(self, tool: Tool, fixed: dict[str, object]) -> Recipe:
+        known = self._case.learned.get(tool.name)
+        return replace(known[0] if known else Recipe(tool.name), fixed=fixed, handles=-1)
+
+    def _paths_of(self, run: Run) -> list[str]:
+        """Return the paths that A used with success, the last ones first."""
+        found: list[str] = []
+        for seen in reversed(run.a):
+            tool = self._case.surface.tools.get(seen.call.name)
+            if seen.ok and tool is not None:
+                for name, kind in handle_parameters(tool):
+                    value = seen.call.arguments.get(name)
+                    if kind in PATHS and isinstance(value, str) and value not in found:
+                        found.append(value)
+        return found
+
+    def _names_for(self, parameter: str) -> list[str]:
+        """Return names that A gave to things under the same parameter."""
+        return [
+            value
+            for canary, seen in reversed(self._case.origin.items())
+            if seen.user == "A"
+            and seen.ok
+            and isinstance(value := seen.call.arguments.get(parameter), str)
+            and canary in value
+            and self._case.canaries.about(canary).handle
+        ][:2]
+
+
+async def settle() -> None:
+    """Give late notifications and writes a moment."""
+    await asyncio.sleep(0.2)
+
+
+def _typed(tool: Tool, parameter: str, value: str) -> object:
+    """Return a value in the type that a parameter of the first level has."""
+    properties = tool.schema.get("properties")
+    schema = properties.get(parameter, {}) if isinstance(properties, dict) else {}
+    given = schema.get("type") if isinstance(schema, dict) else None
+    if given in {"integer", "number"} and value.lstrip("-").isdigit():
+        return int(value)
+    return [value] if given == "array" else value

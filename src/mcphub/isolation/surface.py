@@ -1,0 +1,258 @@
+"""What a server offers, as the check reads it: tools with what their names promise, resources, prompts.
+
+Names are only hints for the order of calls and for what is left out; what a tool really does is
+found by calling it. Annotations of the server are never believed where they promise harmlessness.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Final
+
+_WORD: Final = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+_CREATE: Final = frozenset(
+    [
+        "create",
+        "add",
+        "set",
+        "write",
+        "start",
+        "open",
+        "init",
+        "save",
+        "store",
+        "remember",
+        "register",
+        "login",
+        "put",
+        "insert",
+        "import",
+        "use",
+        "switch",
+        "make",
+        "new",
+        "append",
+        "update",
+        "edit",
+        "upload",
+        "record",
+        "log",
+        "begin",
+        "put",
+        "commit",
+        "checkout",
+        "stage",
+        "enable",
+        "toggle",
+        "configure",
+        "subscribe",
+        "track",
+        "push",
+        "schedule",
+        "plan",
+        "request",
+        "copy",
+        "move",
+        "rename",
+        "mkdir",
+        "touch",
+    ]
+)
+_OBSERVE: Final = frozenset(
+    [
+        "get",
+        "list",
+        "read",
+        "search",
+        "show",
+        "find",
+        "status",
+        "history",
+        "recent",
+        "describe",
+        "count",
+        "fetch",
+        "query",
+        "view",
+        "display",
+        "lookup",
+        "retrieve",
+        "inspect",
+        "info",
+        "diff",
+        "stat",
+        "whoami",
+        "current",
+        "check",
+        "tree",
+        "dump",
+        "export",
+        "head",
+        "tail",
+        "recall",
+        "browse",
+        "explain",
+        "analyze",
+        "summarize",
+        "print",
+    ]
+)
+_DESTROY: Final = frozenset(
+    [
+        "delete",
+        "remove",
+        "drop",
+        "kill",
+        "terminate",
+        "reset",
+        "clear",
+        "purge",
+        "truncate",
+        "uninstall",
+        "install",
+        "shutdown",
+        "destroy",
+        "wipe",
+        "erase",
+        "format",
+        "revoke",
+        "exit",
+        "quit",
+        "stop",
+        "disable",
+        "forget",
+        "flush",
+        "unlink",
+        "rm",
+        "reboot",
+        "restart",
+        "cancel",
+        "rollback",
+        "abort",
+        "logout",
+        "close",
+        "disconnect",
+        "force",
+        "prune",
+        "cleanup",
+        "upgrade",
+        "give",
+        "feedback",
+        "generate",
+    ]
+) - frozenset(["generate", "give", "feedback", "format"])
+
+
+class Rank(IntEnum):
+    """When a tool is called."""
+
+    CREATE = 0
+    OTHER = 1
+    OBSERVE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool."""
+
+    name: str
+    description: str = ""
+    schema: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of its name, lower case."""
+        return words_of(self.name)
+
+    @property
+    def rank(self) -> Rank:
+        """What the first telling word of its name promises."""
+        for word in self.words:
+            if word in _CREATE:
+                return Rank.CREATE
+            if word in _OBSERVE:
+                return Rank.OBSERVE
+        return Rank.OTHER
+
+    @property
+    def destructive(self) -> bool:
+        """Whether its name says that something is lost afterwards."""
+        return looks_destructive(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """Everything that a server lists.
+
+    Attributes:
+        tools: By name.
+        resources: URIs.
+        templates: URI templates.
+        prompts: Name -> names of required arguments.
+        capabilities: As told at initialisation.
+        server: Name and version, as told.
+        instructions: As told.
+    """
+
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    resources: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    server: str = ""
+    instructions: str = ""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Tools that are not called."""
+        return tuple(sorted(name for name, tool in self.tools.items() if tool.destructive))
+
+
+def words_of(name: str) -> tuple[str, ...]:
+    """Split a name in snake, kebab or camel case into lower-case words."""
+    return tuple(word.lower() for word in _WORD.findall(name))
+
+
+def looks_destructive(name: str) -> bool:
+    """Tell whether a name of a tool or of an enum's value says that something is lost afterwards."""
+    return not _DESTROY.isdisjoint(words_of(name))
+
+
+def tools_of(result: Mapping[str, Any]) -> list[Tool]:
+    """Read the tools of a `tools/list` result; what is malformed is left out."""
+    found: list[Tool] = []
+    for raw in _list(result, "tools"):
+        name, schema = raw.get("name"), raw.get("inputSchema")
+        if isinstance(name, str) and name:
+            description = raw.get("description")
+            found.append(
+                Tool(
+                    name,
+                    description if isinstance(description, str) else "",
+                    schema if isinstance(schema, dict) else {},
+                )
+            )
+    return found
+
+
+def names_of(result: Mapping[str, Any], key: str, name: str) -> list[str]:
+    """Read one text of each entry of a list."""
+    return [raw[name] for raw in _list(result, key) if isinstance(raw.get(name), str)]
+
+
+def prompts_of(result: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Read the prompts of a `prompts/list` result with their required arguments."""
+    found: dict[str, tuple[str, ...]] = {}
+    for raw in _list(result, "prompts"):
+        if isinstance(raw.get("name"), str):
+            arguments = _list(raw, "arguments")
+            found[raw["name"]] = tuple(
+                arg["name"] for arg in arguments if isinstance(arg.get("name"), str)
+            )
+    return found
+
+
+def _list(value: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = value.get(key)
+    return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []

@@ -1,0 +1,466 @@
+"""Arguments for a tool that nobody knows, from its JSON Schema. Pure but for canaries.
+
+A `Recipe` says how a tool's arguments are chosen; composing it again gives the same choice with new
+canaries. User A's texts hold canaries; user B's are plain words, the same in every run.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from mcphub.isolation import dialects
+from mcphub.isolation.canaries import Canaries, mint
+from mcphub.isolation.handles import Handles
+from mcphub.isolation.kinds import PATHS, TEMPLATES, Kind, kind_of
+from mcphub.isolation.surface import Rank, Tool, looks_destructive, words_of
+from mcphub.isolation.territory import Territory
+
+_DEEPEST: Final = 8
+_MOST_ENUM: Final = 6
+_EXTENSION: Final = re.compile(
+    r"\.(docx|xlsx|pptx|pdf|md|txt|json|ya?ml|csv|html|db|sqlite|py|js|xml)\b"
+)
+_FEW: Final = frozenset(["timeout", "wait", "delay", "seconds", "sleep", "duration", "interval"])
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """What is known of a canary.
+
+    Attributes:
+        tool: Tool that it was given to; empty for files and credentials.
+        parameter: Parameter, or what else it stands in.
+        kind: Kind of the parameter, as text; `seed`, `outside` or `credential`.
+        handle: It is a name or an id, which may be told; else content.
+        reads: The tool promises to read only, so nothing of the call should be kept.
+        path: The call had a path among its arguments.
+    """
+
+    tool: str
+    parameter: str
+    kind: str
+    handle: bool = False
+    reads: bool = False
+    path: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a tool's arguments are chosen.
+
+    Attributes:
+        tool: Its name.
+        optional: Give optional parameters too.
+        statement: Which statement, for a parameter that is a small language.
+        choice: Which value of enumerations.
+        relative: Give paths relative to the first root.
+        handles: Take values that earlier answers mentioned, the n-th fitting one; -1 for none.
+        fixed: Values of single parameters.
+    """
+
+    tool: str
+    optional: bool = False
+    statement: int = 0
+    choice: int = 0
+    relative: bool = False
+    handles: int = -1
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What both users know: names that are no secret, new for each check.
+
+    Attributes:
+        plain: Word in all of B's texts.
+        variable: Name for variables, files and locks.
+        number: Number for locks and counters.
+    """
+
+    plain: str
+    variable: str
+    number: int
+
+    @classmethod
+    def new(cls) -> "Words":
+        """Return the words of one check."""
+        return cls(f"b{mint()[:9]}", f"v{mint()[:9]}", 100 + secrets.randbelow(9000))
+
+
+class Writer:
+    """Composes arguments for one user.
+
+    Args:
+        user: `A` or `B`.
+        words: What both know.
+        territory: Where files are.
+        canaries: Where A's canaries are noted.
+        handles: Values from earlier answers of this run.
+
+    Attributes:
+        planted: Canaries of the last composition.
+    """
+
+    def __init__(
+        self,
+        user: str,
+        words: Words,
+        territory: Territory,
+        canaries: Canaries[Planted],
+        handles: Handles,
+    ) -> None:
+        self.user = user
+        self.handles = handles
+        self.planted: list[str] = []
+        self._words = words
+        self._territory = territory
+        self._canaries = canaries
+
+    def compose(self, tool: Tool, recipe: Recipe) -> dict[str, Any]:
+        """Return arguments."""
+        return _Composer(self, tool, recipe).arguments()
+
+    def plant(self, about: Planted) -> str:
+        """Return a word for a text: a new canary for A, the plain word for B."""
+        if self.user == "B":
+            return self._words.plain
+        canary = self._canaries.plant(about)
+        self.planted.append(canary)
+        return canary
+
+    @property
+    def words(self) -> Words:
+        """What both know."""
+        return self._words
+
+    @property
+    def territory(self) -> Territory:
+        """Where files are."""
+        return self._territory
+
+
+def recipes(tool: Tool, user: str) -> list[Recipe]:
+    """Return the recipes to try for a tool, the simplest first."""
+    parameters = _parameters(tool)
+    kinds = [kind for _, kind, _ in parameters]
+    first = Recipe(tool.name)
+    template = next((kind for kind in kinds if kind in TEMPLATES), None)
+    if template is not None:
+        told = dialects.statements(template, user, _about(tool))
+        return [replace(first, statement=index) for index in range(len(told))]
+    found = [first]
+    required = {name for name, _, needed in parameters if needed}
+    most = max((len(values) for values in _enums(tool)), default=1)
+    found += [replace(first, choice=index) for index in range(1, min(most, _MOST_ENUM))]
+    if len(required) < len(_properties(tool.schema)):
+        found.append(replace(first, optional=True))
+    if any(kind in PATHS for kind in kinds):
+        found.append(replace(first, relative=True))
+    return found
+
+
+def uses_paths(arguments: Mapping[str, Any], tool: Tool) -> bool:
+    """Tell whether a call's arguments hold a path."""
+    given = json.dumps(arguments)
+    return any(kind in PATHS and f'"{name}"' in given for name, kind, _ in _parameters(tool))
+
+
+def language(tool: Tool) -> Kind | None:
+    """Return the kind of its parameter that is a small language."""
+    return next((kind for _, kind, _ in _parameters(tool) if kind in TEMPLATES), None)
+
+
+def handle_parameters(tool: Tool) -> list[tuple[str, Kind]]:
+    """Return the parameters of the first level that take a handle: ids, names, paths."""
+    return [
+        (name, kind)
+        for name, kind, _ in _parameters(tool)
+        if kind in PATHS or kind in {Kind.IDENTIFIER, Kind.NAME, Kind.URL}
+    ]
+
+
+class _Composer:
+    """One composition."""
+
+    def __init__(self, writer: Writer, tool: Tool, recipe: Recipe) -> None:
+        self._writer, self._tool, self._recipe = writer, tool, recipe
+        self._names = 0
+        self._has_path = any(kind in PATHS for _, kind, _ in _parameters(tool))
+
+    def arguments(self) -> dict[str, Any]:
+        given = self._object(self._tool.schema, 0)
+        return {**given, **self._recipe.fixed}
+
+    def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
+        required = schema.get("required")
+        needed = set(required) if isinstance(required, list) else set()
+        found: dict[str, Any] = {}
+        for name, inner in _properties(schema).items():
+            if name in needed or (self._recipe.optional and self._harmless(name, inner, depth)):
+                found[name] = self.value(name, self._resolved(inner), depth + 1)
+        if not found and isinstance(schema.get("additionalProperties"), dict) and depth:
+            found["note"] = self.value("note", schema["additionalProperties"], depth + 1)
+        return found
+
+    def _harmless(self, name: str, schema: Any, depth: int) -> bool:
+        """Tell whether an optional parameter is given: not what destroys, waits or goes deep."""
+        return depth < 2 and not looks_destructive(name) and isinstance(schema, dict)
+
+    def _resolved(self, schema: Any, depth: int = 0) -> Mapping[str, Any]:
+        """Follow `$ref`, and take the first alternative that is not null."""
+        if not isinstance(schema, dict) or depth > _DEEPEST:
+            return {}
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#/"):
+            target: Any = self._tool.schema
+            for part in reference[2:].split("/"):
+                target = target.get(part, {}) if isinstance(target, dict) else {}
+            return self._resolved(target, depth + 1)
+        for key in ("anyOf", "oneOf"):
+            options = schema.get(key)
+            if isinstance(options, list):
+                usable = [o for o in options if isinstance(o, dict) and o.get("type") != "null"]
+                if usable:
+                    outer = {k: v for k, v in schema.items() if k not in {key, "default"}}
+                    return self._resolved({**outer, **usable[0]}, depth + 1)
+        parts = schema.get("allOf")
+        if isinstance(parts, list):
+            merged: dict[str, Any] = {k: v for k, v in schema.items() if k != "allOf"}
+            for part in parts:
+                merged.update(self._resolved(part, depth + 1))
+            return merged
+        return schema
+
+    def value(self, name: str, schema: Mapping[str, Any], depth: int) -> Any:
+        """Return a value for one parameter."""
+        if depth > _DEEPEST:
+            return None
+        if "const" in schema:
+            return schema["const"]
+        enum = schema.get("enum")
+        if isinstance(enum, list) and enum:
+            return self._chosen(enum, schema)
+        given = schema.get("type")
+        kind = (
+            next((t for t in given if t != "null"), "string") if isinstance(given, list) else given
+        )
+        match kind:
+            case "object":
+                return self._object(schema, depth)
+            case "array":
+                return self._array(name, schema, depth)
+            case "integer" | "number":
+                return self._number(name, schema)
+            case "boolean":
+                return self._flag(name, schema)
+            case "null":
+                return None
+        if kind is None and isinstance(schema.get("properties"), dict):
+            return self._object(schema, depth)
+        return self._text(name, schema)
+
+    def _chosen(self, enum: Sequence[Any], schema: Mapping[str, Any]) -> Any:
+        safe = [v for v in enum if not (isinstance(v, str) and looks_destructive(v))] or list(enum)
+        if self._recipe.choice == 0 and schema.get("default") in safe:
+            return schema["default"]
+        return safe[self._recipe.choice % len(safe)]
+
+    def _array(self, name: str, schema: Mapping[str, Any], depth: int) -> list[Any]:
+        least = schema.get("minItems")
+        count = max(1, least if isinstance(least, int) else 1)
+        items = self._resolved(schema.get("items"))
+        return [self.value(name, items, depth + 1) for _ in range(min(count, 4))]
+
+    def _number(self, name: str, schema: Mapping[str, Any]) -> float | int:
+        words = set(words_of(name))
+        low, high = schema.get("minimum"), schema.get("maximum")
+        if words & {"latitude", "lat"}:
+            return 48.5
+        if words & {"longitude", "lon", "lng"}:
+            return 9.5
+        harvested = self._harvested(name) if "id" in words or "pid" in words else None
+        if harvested is not None and harvested.lstrip("-").isdigit():
+            return int(harvested)
+        default = schema.get("default")
+        if isinstance(default, (int, float)) and not isinstance(default, bool) and not words & _FEW:
+            return default
+        if words & _FEW:
+            wanted = 1000 if {"ms", "timeout"} & words and "seconds" not in words else 1
+        elif words & {"year"}:
+            wanted = 2026
+        elif words & {"month"}:
+            wanted = 2
+        else:
+            wanted = (4 if self._writer.user == "A" else 2) + self._recipe.choice
+        if isinstance(low, (int, float)):
+            wanted = max(wanted, low)
+        if isinstance(high, (int, float)):
+            wanted = min(wanted, high)
+        return int(wanted) if float(wanted).is_integer() else wanted
+
+    def _flag(self, name: str, schema: Mapping[str, Any]) -> bool:
+        default = schema.get("default")
+        if isinstance(default, bool):
+            return default
+        return not looks_destructive(name) and "dry" not in name.lower()
+
+    def _harvested(self, name: str) -> str | None:
+        if self._recipe.handles < 0:
+            return None
+        fitting = self._writer.handles.fitting(name, self._tool.name)
+        return fitting[self._recipe.handles % len(fitting)] if fitting else None
+
+    def _text(self, name: str, schema: Mapping[str, Any]) -> str:
+        kind = kind_of(name, schema, self._tool.name, self._tool.description)
+        if kind in TEMPLATES:
+            return self._statement(kind, name)
+        harvested = self._harvested(name) if kind not in {Kind.CONTENT, Kind.QUERY} else None
+        if harvested is not None:
+            return harvested
+        if kind in PATHS:
+            return self._path(kind, name, schema)
+        default, examples = schema.get("default"), schema.get("examples")
+        if kind not in {Kind.CONTENT, Kind.NAME, Kind.QUERY, Kind.IDENTIFIER}:
+            if isinstance(default, str) and default:
+                return default
+            if isinstance(examples, list) and examples and isinstance(examples[0], str):
+                return examples[0]
+        made = self._plain(kind, name)
+        longest = schema.get("maxLength")
+        if isinstance(longest, int) and len(made) > longest:
+            return made[-longest:] if longest >= 24 else made[:longest]
+        return made
+
+    def _statement(self, kind: Kind, name: str) -> str:
+        told = dialects.statements(kind, self._writer.user, _about(self._tool))
+        text = told[self._recipe.statement % len(told)]
+        words = self._writer.words
+        if "{c}" in text:
+            text = text.replace("{c}", self._mark(name, kind, handle=False, reads=False))
+        for key, value in (
+            ("{t}", f"t{words.variable}"),
+            ("{v}", words.variable),
+            ("{n}", str(words.number)),
+        ):
+            text = text.replace(key, value)
+        return text
+
+    def _mark(self, name: str, kind: Kind, *, handle: bool, reads: bool | None = None) -> str:
+        observes = self._tool.rank is Rank.OBSERVE if reads is None else reads
+        about = Planted(self._tool.name, name, kind.value, handle, observes, self._has_path)
+        return self._writer.plant(about)
+
+    def _plain(self, kind: Kind, name: str) -> str:  # noqa: C901, PLR0912  one value for each kind
+        a = self._writer.user == "A"
+        match kind:
+            case Kind.URL:
+                return f"https://pages.example.com/{self._mark(name, kind, handle=True)}"
+            case Kind.PATTERN:
+                return "*"
+            case Kind.DATE:
+                return "2026-02-03" if a else "2026-02-04"
+            case Kind.TIME:
+                return "10:30" if a else "11:30"
+            case Kind.WHEN:
+                return "2026-02-03T10:30:00Z" if a else "2026-02-04T11:30:00Z"
+            case Kind.TIMEZONE:
+                return "Europe/Paris" if a else "UTC"
+            case Kind.EMAIL:
+                return f"{self._mark(name, kind, handle=True)}@example.com"
+            case Kind.LANGUAGE:
+                return "en"
+            case Kind.PLACE:
+                return "Paris" if a else "Rome"
+            case Kind.COUNTRY:
+                return "FR" if a else "IT"
+            case Kind.CONTENT:
+                return f"note {self._mark(name, kind, handle=False)}"
+            case Kind.QUERY:
+                return self._mark(name, kind, handle=True) if a else "note"
+            case Kind.IDENTIFIER:
+                return self._mark(name, kind, handle=True)
+        return self._mark(name, Kind.NAME, handle=True)
+
+    def _path(self, kind: Kind, name: str, schema: Mapping[str, Any]) -> str:
+        own = self._writer.territory.holding(self._writer.user)
+        words = set(words_of(name))
+        makes = self._tool.rank is Rank.CREATE and not words & {"source", "src", "from"}
+        if kind is Kind.DIRECTORY:
+            tool = set(self._tool.words)
+            new = (
+                makes
+                and tool & {"create", "make", "mkdir", "init", "clone"}
+                and self._recipe.choice == 0
+            )
+            path = (
+                own.directory / self._new(name, kind)
+                if new and not tool & {"branch", "commit"}
+                else own.directory
+            )
+        elif makes and not set(self._tool.words) & {"edit", "update", "append"} | words & {
+            "destination",
+            "dest",
+        }:
+            hint = _EXTENSION.search(f"{schema.get('description', '')} {_about(self._tool)}")
+            path = own.directory / f"{self._new(name, kind)}{hint[0] if hint else '.txt'}"
+        else:
+            path = own.file
+        if self._recipe.relative:
+            root = self._writer.territory.roots[0]
+            return path.name if kind is Kind.FILE_NAME else str(path.relative_to(root))
+        return str(path)
+
+    def _new(self, name: str, kind: Kind) -> str:
+        self._names += 1
+        word = self._mark(name, kind, handle=True)
+        return word if self._writer.user == "A" else f"{word}{self._names}"
+
+
+def _about(tool: Tool) -> str:
+    return f"{tool.name.replace('_', ' ')} {tool.description}"
+
+
+def _properties(schema: Mapping[str, Any]) -> dict[str, Any]:
+    found = schema.get("properties")
+    return found if isinstance(found, dict) else {}
+
+
+def _enums(tool: Tool) -> Iterator[list[Any]]:
+    """Yield the enumerations among the required parameters."""
+    required = tool.schema.get("required")
+    for name in required if isinstance(required, list) else []:
+        inner = _properties(tool.schema).get(name)
+        if isinstance(inner, dict) and isinstance(inner.get("enum"), list):
+            yield inner["enum"]
+
+
+def _parameters(tool: Tool) -> list[tuple[str, Kind, bool]]:
+    """Return (name, kind, required) of every text parameter, nested ones too."""
+    found: list[tuple[str, Kind, bool]] = []
+
+    def walk(schema: Any, name: str, needed: bool, depth: int) -> None:
+        if not isinstance(schema, dict) or depth > _DEEPEST:
+            return
+        for key in ("anyOf", "oneOf", "allOf"):
+            for option in schema.get(key) or []:
+                walk(option, name, needed, depth + 1)
+        if isinstance(schema.get("$ref"), str):
+            target: Any = tool.schema
+            for part in schema["$ref"].removeprefix("#/").split("/"):
+                target = target.get(part, {}) if isinstance(target, dict) else {}
+            walk(target, name, needed, depth + 2)
+        required = set(schema.get("required") or [])
+        for key, inner in _properties(schema).items():
+            walk(inner, key, needed and key in required, depth + 1)
+        if isinstance(schema.get("items"), dict):
+            walk(schema["items"], name, needed, depth + 1)
+        given = schema.get("type")
+        texts = given == "string" or (isinstance(given, list) and "string" in given)
+        if name and texts and not schema.get("enum"):
+            found.append((name, kind_of(name, schema, tool.name, tool.description), needed))
+
+    walk(tool.schema, "", True, 0)
+    return found

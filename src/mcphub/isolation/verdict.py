@@ -1,0 +1,114 @@
+"""From findings and coverage to a verdict that a person can act on. Pure but for reading the case."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from mcphub.isolation.case import Case
+from mcphub.isolation.credentials import is_secret_name
+from mcphub.isolation.model import Coverage, Finding, LeakClass, Result, Severity, Verdict
+
+_ENOUGH: Final = 1 / 3
+_ORDER: Final = list(Severity)
+
+
+def judged(case: Case, findings: Sequence[Finding], coverage: Coverage, seconds: float) -> Result:
+    """Return the result of a check."""
+    subject = case.lab.subject
+    worst_first = tuple(sorted(findings, key=lambda f: (_ORDER.index(f.severity), f.leak.value)))
+    verdict, safe, reason = _verdict(case, worst_first, coverage)
+    return Result(
+        id=subject.id,
+        version=subject.version,
+        verdict=verdict,
+        safe_to_share=safe,
+        reason=reason,
+        findings=worst_first,
+        coverage=coverage,
+        seconds=round(seconds, 1),
+        recommendation=_recommended(case, worst_first, safe),
+        identity=_identity(case),
+        notes=(*subject.notes, *dict.fromkeys(case.notes)),
+    )
+
+
+def _verdict(
+    case: Case, findings: Sequence[Finding], coverage: Coverage
+) -> tuple[Verdict, bool | None, str]:
+    if findings:
+        harmful = [f for f in findings if f.severity is not Severity.LOW]
+        if harmful:
+            return Verdict.LEAK, False, harmful[0].title
+        if not _thin(coverage):
+            return Verdict.LEAK, True, f"{findings[0].title} Nothing else was seen."
+        return Verdict.LEAK, None, findings[0].title
+    if not coverage.succeeded and not coverage.resources:
+        return Verdict.INCONCLUSIVE, None, "No call succeeded, so nothing could be seen."
+    if _thin(coverage):
+        return (
+            Verdict.INCONCLUSIVE,
+            None,
+            f"Only {len(coverage.succeeded)} of {coverage.tools} tools could be called with success.",
+        )
+    if not case.control.b:
+        return Verdict.INCONCLUSIVE, None, "The run without A failed."
+    if coverage.skipped and len(coverage.skipped) * 2 > coverage.tools:
+        return Verdict.INCONCLUSIVE, None, "Most tools look destructive and were not called."
+    return (
+        Verdict.NO_LEAK_SEEN,
+        True,
+        f"No leak was seen in {coverage.calls} calls; {len(coverage.succeeded)} of "
+        f"{coverage.tools} tools were called with success.",
+    )
+
+
+def _thin(coverage: Coverage) -> bool:
+    return coverage.share < _ENOUGH and not (coverage.resources and not coverage.tools)
+
+
+def _identity(case: Case) -> str:
+    aware = any(
+        "user:B" in arrival.credentials for seen in case.treatment.b for arrival in seen.egress
+    )
+    if aware:
+        return "header"
+    chosen = case.identities.get("B")
+    return chosen.way if chosen is not None and chosen.way == "signed" else "none"
+
+
+def _recommended(case: Case, findings: Sequence[Finding], safe: bool | None) -> dict[str, Any]:
+    """Return the fields of `mcp_settings.json` that follow from what was seen."""
+    leaks = {finding.leak for finding in findings}
+    patch: dict[str, Any] = {}
+    hosts = sorted(
+        {
+            arrival.host.partition(":")[0]
+            for run in (case.treatment, case.control)
+            for seen in (*run.a, *run.b)
+            for arrival in seen.egress
+            if arrival.host
+            and not arrival.host.partition(":")[0].endswith("example.com")
+            and not arrival.host.startswith(("127.", "localhost"))
+        }
+    )
+    if safe and not case.lab.subject.is_http:
+        patch |= {"riskLevel": "low", "isolation": "shared"}
+    elif safe:
+        patch |= {"riskLevel": "low"}
+    elif safe is False:
+        patch |= {
+            "riskLevel": "critical" if leaks - {LeakClass.HISTORY_CACHE} else "high",
+            "requiresUserIsolation": True,
+            "isolation": "user",
+        }
+    if _identity(case) != "none":
+        patch |= {"userAware": LeakClass.TOKEN not in leaks}
+    slots = {
+        name: f"${{USER_{name.upper()}}}"
+        for name in case.lab.subject.env
+        if is_secret_name(name) and safe is not True
+    }
+    if slots:
+        patch["env"] = slots
+    if hosts:
+        patch["sandbox"] = {"egress": hosts[:20]}
+    return patch

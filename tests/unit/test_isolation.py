@@ -1,0 +1,244 @@
+"""Parts of the isolation check that need no server: canaries, arguments, disguise, oracle, stand-ins."""
+
+import base64
+import json
+import re
+import ssl
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from mcphub.isolation import credentials
+from mcphub.isolation.canaries import Canaries, mint
+from mcphub.isolation.handles import Handles
+from mcphub.isolation.kinds import Kind, kind_of
+from mcphub.isolation.model import Call, Observation
+from mcphub.isolation.oracle import normal, same
+from mcphub.isolation.surface import Rank, Tool, looks_destructive
+from mcphub.isolation.synthesis import Planted, Words, Writer, recipes
+from mcphub.isolation.territory import Territory
+from mcphub.isolation.witness.replies import Request, Shape, reply
+from mcphub.isolation.witness.server import Witness
+
+SOURCE = Path(__file__).parents[2] / "src" / "mcphub" / "isolation"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        str,
+        str.upper,
+        lambda word: f"/home/u/{word.title()}-x",
+        lambda word: base64.b64encode(f"ab {word} cd".encode()).decode(),
+        lambda word: base64.b64encode(f"a {word}".encode()).decode(),
+        lambda word: word.encode().hex(),
+        lambda word: json.dumps({"a": [word]}),
+    ],
+)
+def test_a_canary_is_found_in_every_form(shape):
+    canaries: Canaries[str] = Canaries()
+    word = canaries.plant("here")
+    (found,) = canaries.seen(f"some text {shape(word)} and more")
+    assert (found.canary, found.about) == (word, "here")
+
+
+def test_what_the_caller_said_itself_is_no_sighting():
+    canaries: Canaries[str] = Canaries()
+    word = canaries.plant("here")
+    assert canaries.seen(f"no such thing: {word}", but=[word]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "tool", "about", "kind"),
+    [
+        ("sql", "query", "", Kind.SQL),
+        ("query", "read_query", "Execute a SELECT query on the database", Kind.SQL),
+        ("query", "search_nodes", "Search for nodes", Kind.QUERY),
+        ("code", "run", "Run Python code", Kind.CODE),
+        ("path", "write_file", "", Kind.FILE),
+        ("path", "list_directory", "", Kind.DIRECTORY),
+        ("repo_path", "log", "", Kind.DIRECTORY),
+        ("fileName", "bank_write", "", Kind.FILE_NAME),
+        ("content", "write_file", "", Kind.CONTENT),
+        ("requestId", "next", "", Kind.IDENTIFIER),
+        ("timezone", "now", "", Kind.TIMEZONE),
+        ("expression", "calculate", "", Kind.EXPRESSION),
+        ("url", "fetch", "", Kind.URL),
+        ("projectName", "bank_write", "", Kind.NAME),
+    ],
+)
+def test_a_parameter_is_read_by_its_name_and_description(name, tool, about, kind):
+    assert kind_of(name, {"type": "string"}, tool, about) is kind
+
+
+def writer(user: str) -> tuple[Writer, Canaries[Planted]]:
+    canaries: Canaries[Planted] = Canaries()
+    territory = Territory.plan(["/home/u/data"], repository=False)
+    return Writer(user, Words.new(), territory, canaries, Handles()), canaries
+
+
+ENTITY = Tool(
+    "create_entities",
+    "",
+    {
+        "type": "object",
+        "$defs": {"Kind": {"type": "string", "enum": ["delete", "person"]}},
+        "properties": {
+            "entities": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"},
+                        "kind": {"$ref": "#/$defs/Kind"},
+                        "observations": {"type": "array", "items": {"type": "string"}},
+                        "weight": {"anyOf": [{"type": "null"}, {"type": "integer", "maximum": 3}]},
+                    },
+                    "required": ["name", "kind", "observations", "weight"],
+                },
+            }
+        },
+        "required": ["entities"],
+    },
+)
+
+
+def test_arguments_follow_references_alternatives_limits_and_harmless_enums():
+    a, canaries = writer("A")
+    (entity,) = a.compose(ENTITY, recipes(ENTITY, "A")[0])["entities"]
+    assert entity["kind"] == "person" and entity["weight"] == 3
+    name, (observation,) = entity["name"], entity["observations"]
+    assert canaries.about(name).handle
+    (sighting,) = canaries.seen(observation)
+    assert not sighting.about.handle and sighting.about.parameter == "observations"
+
+
+def test_each_call_of_a_has_its_own_canaries_and_b_always_says_the_same():
+    a, _ = writer("A")
+    recipe = recipes(ENTITY, "A")[0]
+    assert a.compose(ENTITY, recipe) != a.compose(ENTITY, recipe)
+    b, canaries = writer("B")
+    assert b.compose(ENTITY, recipe) == b.compose(ENTITY, recipe)
+    assert canaries.seen(json.dumps(b.compose(ENTITY, recipe))) == []
+
+
+def test_a_handle_of_an_earlier_answer_fits_the_parameter_that_wants_it():
+    handles = Handles()
+    handles.learn('Done.\n{"requestId": "req-7", "tasks": [{"id": "task-9", "title": "x"}]}')
+    handles.learn("Process started with PID: 4711")
+    assert handles.fitting("request_id", "get_next_task")[0] == "req-7"
+    assert handles.fitting("taskId", "approve")[0] == "task-9"
+    assert handles.fitting("pid", "read_output") == ["4711"]
+
+
+@pytest.mark.parametrize("name", ["delete_file", "dropTable", "git-reset", "KillProcess", "remove"])
+def test_a_destructive_name_is_known_in_every_case(name):
+    assert looks_destructive(name)
+
+
+def test_what_a_tool_promises_by_its_name_orders_the_calls():
+    names = ("read_graph", "create_entities", "sequentialthinking")
+    ranks = [Tool(name).rank for name in names]
+    assert ranks == [Rank.OBSERVE, Rank.CREATE, Rank.OTHER]
+
+
+def test_credentials_are_replaced_in_their_form_and_nothing_else_is():
+    made = credentials.disguise(
+        ["--dsn", "mysql://lab:pw12345@127.0.0.1:3306/db", "--api-key", "abcdefgh", "--mode", "x"],
+        {
+            "NOTION_TOKEN": "ntn_abcdef",
+            "MODE": "stdio",
+            "SECRET_FILE": "/etc/x",
+            "DB_PASSWORD": "pw12345",
+        },
+        canary="EXTRA_TOKEN",
+    )
+    assert made.env["MODE"] == "stdio" and made.env["SECRET_FILE"] == "/etc/x"
+    assert made.env["NOTION_TOKEN"].startswith("ntn_") and "abcdef" not in made.env["NOTION_TOKEN"]
+    assert made.args[1] == f"mysql://lab:{made.env['DB_PASSWORD']}@127.0.0.1:3306/db"
+    assert made.args[3] != "abcdefgh" and made.args[4:] == ("--mode", "x")
+    assert [c.label for c in made.credentials if not c.given] == ["env:EXTRA_TOKEN"]
+    assert "pw12345" not in str(made)
+
+
+def test_a_slot_of_a_user_gets_a_sentinel_wherever_it_stands():
+    made = credentials.disguise(["--who=${USER_ACCOUNT}"], {"X": "a ${USER_PIN} b"}, canary="Y")
+    assert {c.label for c in made.given} == {"slot:ACCOUNT", "slot:PIN"}
+    assert "${" not in str(made.args) + str(dict(made.env))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        ("at 2026-11-22T10:00:01Z", "at 2026-11-23T11:02:03Z", True),
+        ("took 2.22 ms", "took 17 ms", True),
+        ("id 6f5568dcbff7810d", "id 99aa68dcbff7810e", True),
+        ("pid: 9289", "pid: 17", True),
+        ("history length: 1", "history length: 2", False),
+        ("branch main", "branch dev", False),
+    ],
+)
+def test_noise_is_left_out_and_counters_are_not(one, other, equal):
+    call = Call("tools/call", "x")
+    assert same(Observation("B", call, True, one), Observation("B", call, True, other)) is equal
+    assert (normal(one) == normal(other)) is equal
+
+
+def test_the_stand_in_answers_graphql_by_its_own_selection():
+    query = "query Q($n: Int) { viewer { id name } issues(first: $n, filter: {a: 1}) { nodes { id labels { nodes { name } } } pageInfo { hasNextPage } } }"
+    request = Request("POST", "api.test", "/graphql", (), json.dumps({"query": query}).encode())
+    _, _, body = reply(request, Shape.OBJECT, ())
+    data = json.loads(body)["data"]
+    assert set(data["viewer"]) == {"id", "name"}
+    assert data["issues"]["nodes"][0]["labels"]["nodes"][0].keys() == {"name"}
+    assert data["issues"]["pageInfo"] == {"hasNextPage": False}
+
+
+def test_the_witness_sees_credentials_over_tls_for_any_name_and_never_tells_them(tmp_path):
+    known: Canaries[str] = Canaries()
+    token = known.plant("env:TOKEN", mint())
+    with Witness(tmp_path, known) as witness:
+        context = ssl.create_default_context(cafile=str(witness.authority.ca_file))
+        basic = base64.b64encode(f"user:{token}".encode()).decode()
+        for scheme, headers in (
+            ("https", {"Authorization": f"Bearer {token}", "Host": "api.one.test"}),
+            ("http", {"Authorization": f"Basic {basic}", "Host": "api.two.test"}),
+        ):
+            mark = witness.mark()
+            body = fetch(scheme, witness.port, headers, context)
+            (arrival,) = witness.since(mark)
+            assert arrival.credentials == {"env:TOKEN"}
+            assert arrival.host == headers["Host"]
+            assert token not in body and "caller-" in body
+
+
+def fetch(scheme: str, port: int, headers: dict[str, str], context: ssl.SSLContext) -> str:
+    context.check_hostname = False  # dialled by address here; the chain is still verified
+    request = urllib.request.Request(f"{scheme}://127.0.0.1:{port}/v1/me?a=1", headers=headers)
+    with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def test_the_check_knows_no_particular_server():
+    manifest = json.loads(
+        (SOURCE.parents[2] / "docs/reference/reality-check.servers.json").read_text()
+    )
+    names: set[str] = set()
+    for entry in manifest:
+        package = entry["package"].rpartition("@")[0] or entry["package"].partition("==")[0]
+        names |= {
+            entry["id"],
+            package,
+            package.rpartition("/")[2],
+            *entry["package"].split("==")[:1],
+        }
+        backend = re.findall(r"https?://[\w.]+", entry.get("backend_override") or "")
+        names |= {host.partition("//")[2] for host in backend} - {"127.0.0.1"}
+    words = {name.lower() for name in names if len(name) > 4}
+    for file in SOURCE.rglob("*.py"):
+        text = file.read_text().lower()
+        known = [
+            word for word in words if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text)
+        ]
+        assert known == [], f"{file.name} names a server"
