@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from mcphub.isolation.backends.postgres import private_postgres
 from mcphub.store.database import Database
 from mcphub.testing.clock import MovableClock
-from mcphub.testing.postgres import private_postgres
 
 
 @pytest.fixture

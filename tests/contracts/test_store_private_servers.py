@@ -13,7 +13,7 @@ import anyio
 import asyncpg
 import pytest
 
-from mcphub.testing.mariadb import private_mariadb
+from mcphub.isolation.backends.mariadb import private_mariadb
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +55,7 @@ async def test_a_server_ends_with_the_program_that_started_it_even_when_that_is_
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from mcphub.testing.postgres import private_postgres\n"
+        "from mcphub.isolation.backends.postgres import private_postgres\n"
         "with private_postgres(Path(sys.argv[1])) as url:\n"
         "    print(url, flush=True)\n"
         "    time.sleep(600)\n"

@@ -19,6 +19,7 @@ from mcphub.cli.values import clean
 from mcphub.errors import HubError, InvalidInput, Unavailable
 from mcphub.isolation import acquire
 from mcphub.isolation.check import Options, check
+from mcphub.isolation.manifest import read, subject
 from mcphub.isolation.model import Finding, Result, Verdict
 from mcphub.isolation.report import as_json
 from mcphub.isolation.subject import Subject
@@ -62,6 +63,13 @@ async def check_servers(
     ] = "",
     env: Env = None,
     allow_egress: Egress = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", metavar="FILE", help="Check every server of a manifest."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="ID", help="Of the manifest; repeatable.")
+    ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=20, help="Time for one server.")] = 150,
 ) -> None:
     """Check whether users can share a server: two synthetic users, canaries, a credential witness.
@@ -71,24 +79,66 @@ async def check_servers(
     """
     try:
         results = await _results(
-            cli, words or [], url, env, Options(tuple(allow_egress or ()), seconds)
+            cli, words or [], url, env, manifest, only, Options(tuple(allow_egress or ()), seconds)
         )
     except HubError as error:
         cli.note(f"error: {error.message}")
         if error.hint:
             cli.note(f"hint: {error.hint}")
         raise typer.Exit(COULD_NOT_RUN) from None
-    for result in results:
-        if cli.as_json:
-            print(json.dumps(as_json(result), ensure_ascii=False))
-        else:
-            print(clean(told(result)))
     raise typer.Exit(_status(results))
 
 
-async def _results(
-    cli: Cli, words: list[str], url: str, env: list[str] | None, options: Options
+def _print(cli: Cli, result: Result) -> None:
+    if cli.as_json:
+        print(json.dumps(as_json(result), ensure_ascii=False), flush=True)
+    else:
+        print(clean(told(result)), flush=True)
+
+
+async def _of_manifest(
+    cli: Cli, file: Path, only: list[str] | None, options: Options
 ) -> list[Result]:
+    """Check the servers of a manifest one after the other; one line for each, always JSON."""
+    entries = [entry for entry in read(file) if not only or entry.id in only]
+    store, path = await _store(cli)
+    results: list[Result] = []
+    async with _sandbox(cli) as spawner:
+        for number, entry in enumerate(entries, 1):
+            cli.note(f"{number}/{len(entries)} {entry.id}")
+            try:
+                found = await subject(
+                    entry,
+                    store,
+                    search_path=path,
+                    memory=cli.settings().dir / "checks" / "pins",
+                    progress=cli.note,
+                )
+                result = await _one(cli, found, spawner, options)
+            except HubError as error:
+                result = Result(
+                    entry.id,
+                    "",
+                    Verdict.INCONCLUSIVE,
+                    None,
+                    f"It could not be installed: {error.message} {error.hint}".strip(),
+                )
+            print(json.dumps(as_json(result), ensure_ascii=False), flush=True)
+            results.append(result)
+    return results
+
+
+async def _results(
+    cli: Cli,
+    words: list[str],
+    url: str,
+    env: list[str] | None,
+    manifest: Path | None,
+    only: list[str] | None,
+    options: Options,
+) -> list[Result]:
+    if manifest is not None:
+        return await _of_manifest(cli, manifest, only, options)
     if not words:
         raise InvalidInput(
             "Nothing to check is named.",
@@ -96,7 +146,10 @@ async def _results(
         )
     subjects = [await _subject(cli, words, url, env)]
     async with _sandbox(cli) as spawner:
-        return [await _one(cli, subject, spawner, options) for subject in subjects]
+        results = [await _one(cli, subject, spawner, options) for subject in subjects]
+    for result in results:
+        _print(cli, result)
+    return results
 
 
 async def _one(cli: Cli, subject: Subject, spawner: SandboxedSpawner, options: Options) -> Result:
@@ -150,12 +203,19 @@ async def _subject(cli: Cli, words: list[str], url: str, env: list[str] | None) 
                     search_path=path,
                     progress=cli.note,
                 )
-    settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    toolchain = await asyncio.to_thread(find_toolchain, path)
-    store = PackageStore(settings.packages, toolchain, settings.operator_env)
+    store, path = await _store(cli)
     return await acquire.from_words(
         words, store, env=given, url=url, search_path=path, progress=cli.note
     )
+
+
+async def _store(cli: Cli) -> tuple[PackageStore, str]:
+    """Return the package store of the hub's directory, with or without a hub, and the search path."""
+    settings = cli.settings()
+    path = settings.operator_env.get("PATH", _PATH)
+    settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    toolchain = await asyncio.to_thread(find_toolchain, path)
+    return PackageStore(settings.packages, toolchain, settings.operator_env), path
 
 
 def _pair(text: str) -> tuple[str, str]:

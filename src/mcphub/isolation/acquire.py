@@ -3,10 +3,13 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from mcphub.catalog.launchers import Requirement
+import msgspec
+
+from mcphub.catalog.launchers import Requirement, exact_version
 from mcphub.catalog.packages import Installed, PackageStore
 from mcphub.catalog.pins import Pin
 from mcphub.errors import InvalidInput
@@ -47,6 +50,75 @@ async def from_words(
         package=pin.name,
         source=_source(installed, pin),
     )
+
+
+async def from_requirement(
+    wanted: Requirement,
+    packages: PackageStore,
+    *,
+    env: Mapping[str, str],
+    url: str,
+    name: str,
+    inside: str = "",
+    notes: tuple[str, ...] = (),
+    memory: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Subject:
+    """Return the subject of a package that is run by one of its programs, or by a file inside of it.
+
+    Args:
+        wanted: The package; its arguments are the server's.
+        packages: Where it is installed.
+        env: Of the subject.
+        url: Of the subject.
+        name: Of the subject.
+        inside: When the first argument begins with this, it is a file of the installation.
+        notes: Of the subject.
+        memory: Directory that remembers the pins of exact versions.
+        progress: Told what is being done.
+
+    Raises:
+        InvalidInput, UpstreamFailed, Unavailable: It cannot be installed.
+    """
+    pin = _remembered(memory, wanted)
+    pin, installed = await _installed(packages, wanted, pin, progress)
+    _remember(memory, wanted, pin)
+    argv = (*installed.argv, *wanted.args)
+    if inside and wanted.args and wanted.args[0].startswith(inside):
+        script = installed.readable[0] / wanted.args[0]
+        argv = (installed.argv[0], str(script), *wanted.args[1:])
+    return Subject(
+        id=name,
+        version=installed.version,
+        argv=argv,
+        env=env,
+        readable=installed.readable,
+        url=url,
+        package=pin.name,
+        source=_source(installed, pin),
+        notes=notes,
+    )
+
+
+def _memory_file(memory: Path, wanted: Requirement) -> Path:
+    digest = hashlib.sha256(repr(replace(wanted, args=(), bin="")).encode()).hexdigest()
+    return memory / f"{digest[:32]}.json"
+
+
+def _remembered(memory: Path | None, wanted: Requirement) -> Pin | None:
+    """Return the pin of an exact version that was resolved before."""
+    if memory is None or not exact_version(wanted):
+        return None
+    try:
+        return msgspec.json.decode(_memory_file(memory, wanted).read_bytes(), type=Pin)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _remember(memory: Path | None, wanted: Requirement, pin: Pin) -> None:
+    if memory is not None and exact_version(wanted):
+        memory.mkdir(parents=True, exist_ok=True)
+        _memory_file(memory, wanted).write_bytes(msgspec.json.encode(pin))
 
 
 async def _installed(

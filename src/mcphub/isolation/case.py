@@ -54,6 +54,7 @@ class Case:
         avoided: Tools that ended the server, or do not answer in time.
         treatment, control: The first run with A, the first one without.
         identities: What each user proves to be on HTTP.
+        heard: Notifications on B's own session while only A was active.
         findings: Of the probes that ran already.
     """
 
@@ -71,6 +72,7 @@ class Case:
     control: Run = field(default_factory=Run)
     identities: Mapping[str, Identity] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     words: Words = field(default_factory=Words.new)
 

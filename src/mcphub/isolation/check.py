@@ -17,7 +17,11 @@ from mcphub.isolation.model import Coverage, Observation, Result, Verdict
 from mcphub.isolation.probes import Probe
 from mcphub.isolation.probes.cache import CacheProbe
 from mcphub.isolation.probes.interference import InterferenceProbe
+from mcphub.isolation.probes.notifications import NotificationProbe
+from mcphub.isolation.probes.openness import OpennessProbe
 from mcphub.isolation.probes.planted import PlantedProbe
+from mcphub.isolation.probes.race import RaceProbe
+from mcphub.isolation.probes.reconnect import ReconnectProbe
 from mcphub.isolation.probes.secrets import SecretProbe
 from mcphub.isolation.probes.token import TokenProbe
 from mcphub.isolation.script import Script, discover, settle
@@ -30,7 +34,17 @@ _BUDGET_S: Final = 150.0
 
 def probes() -> list[Probe]:
     """Return every probe, the surest first."""
-    return [TokenProbe(), SecretProbe(), PlantedProbe(), InterferenceProbe(), CacheProbe()]
+    return [
+        TokenProbe(),
+        SecretProbe(),
+        PlantedProbe(),
+        NotificationProbe(),
+        InterferenceProbe(),
+        CacheProbe(),
+        OpennessProbe(),
+        ReconnectProbe(),
+        RaceProbe(),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +121,10 @@ async def _rehearse(case: Case) -> None:
             case.surface = await discover(running, "A")
             script = Script(case, running)
             case.progress(f"A tries {len(case.surface.tools)} tools")
+            before = running.channel("B").notifications.mark()
             await script.explore(run)
+            if case.lab.subject.is_http:
+                case.heard += running.channel("B").notifications.since(before)
             if running.dead and attempt + 1 < _MOST_STARTS:
                 ended = run.a[-1].call.name if run.a else ""
                 case.notes.append(f"The server ended during a call of {ended}.")

@@ -12,8 +12,10 @@ import json
 import secrets
 import shutil
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -21,7 +23,9 @@ from typing import Any, Final, Protocol, Self
 from mcphub.catalog.spec import SandboxSpec
 from mcphub.errors import Unavailable, UpstreamFailed
 from mcphub.isolation import credentials
-from mcphub.isolation.backends import Backend
+from mcphub.isolation.backends import Backend, detect
+from mcphub.isolation.backends.kubeconfig import kubeconfig
+from mcphub.isolation.backends.starting import started
 from mcphub.isolation.canaries import Canaries
 from mcphub.isolation.channel import Channel, Ended, HttpChannel, StdioChannel, opened
 from mcphub.isolation.credentials import Disguise
@@ -30,6 +34,7 @@ from mcphub.isolation.subject import Subject, filled, mentioned_paths
 from mcphub.isolation.territory import Territory, give
 from mcphub.isolation.witness.authority import TRUST_VARIABLES
 from mcphub.isolation.witness.server import Witness
+from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.spawner import Launch, Process
 from mcphub.tasks import Tasks
 
@@ -41,7 +46,13 @@ _SETTLE_S: Final = 0.05
 
 
 class Sandbox(Protocol):
-    """What the lab needs of `spawn.sandboxed.SandboxedSpawner`."""
+    """What the lab needs of `spawn.sandboxed.SandboxedSpawner`.
+
+    Attributes:
+        on_egress: Called for each decision of the egress gateway.
+    """
+
+    on_egress: Callable[[EgressEvent], None] | None
 
     async def start(self, launch: Launch) -> Process:
         """Start a process tree."""
@@ -213,14 +224,36 @@ class Lab:
         self.territory = Territory.plan(
             mentioned_paths([*args, *env.values()]), repository="git" in line or "repo" in line
         )
+        ca = str(self.witness.authority.ca_file)
+        for path in detect.kubeconfigs(self.disguise.args, self.disguise.env):
+            credential = credentials.sentinel_like("token", "file:kubeconfig")
+            self.secrets.plant(credential.label, credential.sentinel)
+            self.disguise = replace(
+                self.disguise, credentials=(*self.disguise.credentials, credential)
+            )
+            self.territory = self.territory.with_file(path, kubeconfig(credential, ca))
         self.redirect: dict[str, str] = {}
         self.backends: list[Backend] = []
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._tasks)
-        self._stack.enter_context(self.witness)
-        here = f"127.0.0.1:{self.witness.port}"
-        self.redirect = {"*:443": here, "*:80": here} | self.redirect
+        try:
+            self._stack.enter_context(self.witness)
+            here = f"127.0.0.1:{self.witness.port}"
+            self.redirect = {"*:443": here, "*:80": here}
+            line = self.disguise.args, self.disguise.env
+            for host, port in detect.endpoints(*line):
+                if port != self._port:
+                    self.redirect[f"{host}:{port}"] = here
+            needs = detect.databases(*line)
+            self.backends = await started(
+                self._stack, needs, self._directory, self.disguise.credentials
+            )
+            for backend in self.backends:
+                self.redirect[backend.named] = backend.real
+        except BaseException:
+            await self.__aexit__(*sys.exc_info())
+            raise
         return self
 
     async def __aexit__(
@@ -240,6 +273,7 @@ class Lab:
             UpstreamFailed, Unavailable: It cannot be started.
         """
         number = next(self._numbers)
+        self._sandbox.on_egress = self.heard
         home = self._directory / f"home{number}"
         home.mkdir(mode=0o700)
         await asyncio.to_thread(self.territory.lay, home, with_a=with_a)
@@ -270,6 +304,14 @@ class Lab:
             else:
                 await process.stop(0)
             await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+
+    def heard(self, event: EgressEvent) -> None:
+        """Take what the egress gateway tells: which backends were reached."""
+        for backend in self.backends:
+            host, _, port = backend.named.partition(":")
+            same = event.host == host or {event.host, host} <= {"127.0.0.1", "localhost"}
+            if event.kind == "allowed" and same and event.port == int(port):
+                backend.reached = True
 
     def _launch(self, instance_id: str, home: Path) -> Launch:
         ca = self.witness.authority.ca_file

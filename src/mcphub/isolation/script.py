@@ -5,6 +5,7 @@ what it is shown, and at last tries what it should not know. A's first run is al
 """
 
 import asyncio
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -26,6 +27,7 @@ from mcphub.isolation.surface import (
 from mcphub.isolation.synthesis import (
     Recipe,
     Writer,
+    choices,
     handle_parameters,
     language,
     recipes,
@@ -111,6 +113,10 @@ class Script:
         until = monotonic() + min(_EXPLORE_S, self._case.time_left / 3)
         writer = self._writers["A"]
         tools = ordered(self._case)
+        offered = self._case.surface.capabilities.get("resources")
+        if isinstance(offered, dict) and offered.get("subscribe"):
+            for uri in self._case.surface.resources[:_RESOURCES]:
+                await self._running.raw("A", "resources/subscribe", {"uri": uri})
         for tool in tools:
             if not await self._try(run, writer, tool, recipes(tool, "A"), until):
                 break
@@ -249,14 +255,16 @@ class Script:
             if tool.name not in self._case.learned or not handle_parameters(tool):
                 continue
             base = self._case.learned[tool.name][0]
-            for index in range(2):
-                if base.handles >= 0 or monotonic() > until or self._running.dead:
-                    break
-                for recipe in (replace(base, handles=index, optional=True),):
-                    observation = await self._perform(self._writers["A"], tool, recipe)
-                    run.a.append(observation)
-                    if observation.ok:
-                        self._case.learned[tool.name].append(recipe)
+            if base.handles >= 0:
+                continue
+            for choice, index in itertools.product(range(choices(tool)), range(2)):
+                if monotonic() > until or self._running.dead:
+                    return
+                recipe = replace(base, choice=choice, handles=index, optional=True)
+                observation = await self._perform(self._writers["A"], tool, recipe)
+                run.a.append(observation)
+                if observation.ok:
+                    self._case.learned[tool.name].append(recipe)
 
     def _hinted(self, run: Run, tool: Tool) -> list[Recipe]:
         """Return recipes with values that the tool's refusals or description name in quotes."""

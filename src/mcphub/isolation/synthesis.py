@@ -153,13 +153,17 @@ def recipes(tool: Tool, user: str) -> list[Recipe]:
         return [replace(first, statement=index) for index in range(len(told))]
     found = [first]
     required = {name for name, _, needed in parameters if needed}
-    most = max((len(values) for values in _enums(tool)), default=1)
-    found += [replace(first, choice=index) for index in range(1, min(most, _MOST_ENUM))]
+    found += [replace(first, choice=index) for index in range(1, choices(tool))]
     if len(required) < len(_properties(tool.schema)):
         found.append(replace(first, optional=True))
     if any(kind in PATHS for kind in kinds):
         found.append(replace(first, relative=True))
     return found
+
+
+def choices(tool: Tool) -> int:
+    """Return how many values its largest required enumeration has, bounded; 1 without any."""
+    return min(max((len(values) for values in _enums(tool)), default=1), _MOST_ENUM)
 
 
 def uses_paths(arguments: Mapping[str, Any], tool: Tool) -> bool:
@@ -199,11 +203,19 @@ class _Composer:
         needed = set(required) if isinstance(required, list) else set()
         found: dict[str, Any] = {}
         for name, inner in _properties(schema).items():
-            if name in needed or (self._recipe.optional and self._harmless(name, inner, depth)):
+            wanted = name in needed or self._is_statement(name, inner)
+            if wanted or (self._recipe.optional and self._harmless(name, inner, depth)):
                 found[name] = self.value(name, self._resolved(inner), depth + 1)
         if not found and isinstance(schema.get("additionalProperties"), dict) and depth:
             found["note"] = self.value("note", schema["additionalProperties"], depth + 1)
         return found
+
+    def _is_statement(self, name: str, schema: Any) -> bool:
+        """Tell whether a parameter is a small language: then it is given, required or not."""
+        schema = self._resolved(schema)
+        if schema.get("type") != "string" or "enum" in schema:
+            return False
+        return kind_of(name, schema, self._tool.name, self._tool.description) in TEMPLATES
 
     def _harmless(self, name: str, schema: Any, depth: int) -> bool:
         """Tell whether an optional parameter is given: not what destroys, waits or goes deep."""

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -66,7 +66,8 @@ class Territory:
     outside: PurePosixPath
     outside_word: str
     is_repository: bool = False
-    parents: tuple[PurePosixPath, ...] = field(default=())
+    parents: tuple[PurePosixPath, ...] = ()
+    files: tuple[tuple[PurePosixPath, str], ...] = ()
 
     @classmethod
     def plan(cls, mentioned: Sequence[str], *, repository: bool) -> "Territory":
@@ -86,6 +87,13 @@ class Territory:
             tuple(path.parent for path in below),
         )
 
+    def with_file(self, path: str, text: str) -> "Territory":
+        """Return the same with one more file, if its path lies in the home."""
+        place = PurePosixPath(os.path.normpath(path))
+        if not place.is_relative_to(INSIDE):
+            return self
+        return replace(self, files=(*self.files, (place, text)))
+
     def holding(self, user: str) -> Holding:
         """Return a user's files."""
         return self.a if user == "A" else self.b
@@ -94,6 +102,9 @@ class Territory:
         """Fill an empty home. Blocking, some tens of milliseconds for git."""
         for parent in (*self.roots, *self.parents):
             _host(home, parent).mkdir(parents=True, exist_ok=True)
+        for path, text in self.files:
+            _host(home, path).parent.mkdir(parents=True, exist_ok=True)
+            _host(home, path).write_text(text)
         if self.is_repository:
             for root in self.roots:
                 _repository(_host(home, root), "first")

@@ -6,6 +6,7 @@ from typing import Any, Final
 from mcphub.isolation.case import Case
 from mcphub.isolation.credentials import is_secret_name
 from mcphub.isolation.model import Coverage, Finding, LeakClass, Result, Severity, Verdict
+from mcphub.isolation.probes.token import aware
 
 _ENOUGH: Final = 1 / 3
 _ORDER: Final = list(Severity)
@@ -66,10 +67,7 @@ def _thin(coverage: Coverage) -> bool:
 
 
 def _identity(case: Case) -> str:
-    aware = any(
-        "user:B" in arrival.credentials for seen in case.treatment.b for arrival in seen.egress
-    )
-    if aware:
+    if aware(case):
         return "header"
     chosen = case.identities.get("B")
     return chosen.way if chosen is not None and chosen.way == "signed" else "none"

@@ -96,7 +96,8 @@ class SandboxedSpawner:
         # Dying with the hub is bubblewrap's work; in its first milliseconds it is not armed yet.
         self._watchdog = reaper.Watchdog()
         uid = settings.uid_base + _GATEWAY_NUMBER if self._root else None
-        self._egress = EgressGateway(on_egress, uid=uid)
+        self.on_egress = on_egress
+        self._egress = EgressGateway(self._heard, uid=uid)
 
     async def __aenter__(self) -> Self:
         """Find the level by starting a program at each, best first."""
@@ -140,6 +141,10 @@ class SandboxedSpawner:
         """Return the path at which the instance sees its home."""
         del launch_home
         return bubblewrap.HOME
+
+    def _heard(self, event: EgressEvent) -> None:
+        if self.on_egress is not None:
+            self.on_egress(event)
 
     async def dial(self, instance_id: str, port: int) -> socket.socket:
         """Return a connection to a port that a running instance with egress listens on inside.

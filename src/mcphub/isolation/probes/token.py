@@ -65,6 +65,16 @@ class TokenProbe:
         return []
 
 
+def aware(case: Case) -> bool:
+    """Tell whether B's own credential went out for B."""
+    return any(
+        "user:B" in arrival.credentials
+        for run in (case.control, case.treatment)
+        for seen in run.b
+        for arrival in seen.egress
+    )
+
+
 def foreign(
     case: Case, observations: Iterable[Observation]
 ) -> tuple[Observation, str, str, bool] | None:

@@ -10,12 +10,12 @@ import anyio
 import asyncpg
 from anyio import to_thread
 
+from mcphub.isolation.backends.guarded import DidNotStart, NotInstalled
+from mcphub.isolation.backends.mariadb import private_mariadb
+from mcphub.isolation.backends.postgres import private_postgres
 from mcphub.testing.demo.databases import DATABASE, HERS, Account, DatabaseServer
 from mcphub.testing.demo.observation import CouldNotRun
 from mcphub.testing.demo.programs import run
-from mcphub.testing.guarded import DidNotStart, NotInstalled
-from mcphub.testing.mariadb import private_mariadb
-from mcphub.testing.postgres import private_postgres
 
 
 @asynccontextmanager

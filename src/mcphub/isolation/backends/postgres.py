@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from mcphub.testing.guarded import (
+from mcphub.isolation.backends.guarded import (
     NotInstalled,
     data_directory,
     free_port,

@@ -2,8 +2,8 @@
 
 A guardian process stands between: it holds the read end of a pipe of ours. When that pipe closes,
 however we died, it stops the server and removes its data. (A parent-death signal would do so too
-early: it fires when the *thread* that started the server ends.) Used by `testing.postgres` and
-`testing.mariadb`.
+early: it fires when the *thread* that started the server ends.) Used by `postgres`,
+`mariadb` and `redis`.
 
 This file is also the guardian's program, and imports nothing of the project for that reason.
 """

@@ -1,0 +1,126 @@
+"""Which backends a launch line names: database URLs, `…_HOST` groups of variables, kubeconfig files."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+POSTGRES: Final = "PostgreSQL"
+MARIADB: Final = "MariaDB"
+REDIS: Final = "Redis"
+_SCHEMES: Final = {
+    "postgres": POSTGRES,
+    "postgresql": POSTGRES,
+    "mysql": MARIADB,
+    "mariadb": MARIADB,
+    "redis": REDIS,
+}
+_PORTS: Final = {POSTGRES: 5432, MARIADB: 3306, REDIS: 6379}
+_URL: Final = re.compile(r"([a-z][a-z0-9]*)(?:\+\w+)?://[^\s'\"]+")
+_HOST: Final = re.compile(r"(?P<prefix>\w*?)_?HOST(?:NAME)?")
+_PREFIXES: Final = (
+    ("MYSQL", MARIADB),
+    ("MARIADB", MARIADB),
+    ("POSTGRES", POSTGRES),
+    ("PG", POSTGRES),
+    ("REDIS", REDIS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A database as a launch line names it."""
+
+    kind: str
+    host: str
+    port: int
+    user: str = ""
+    password: str = ""
+    database: str = ""
+
+
+def databases(args: Sequence[str], env: Mapping[str, str]) -> list[Need]:
+    """Return the databases that a launch line names, each once."""
+    found: dict[tuple[str, int], Need] = {}
+    for text in (*args, *env.values()):
+        for match in _URL.finditer(text):
+            need = _of_url(match[1], match[0])
+            if need is not None:
+                found.setdefault((need.host, need.port), need)
+    for name, host in env.items():
+        match = _HOST.fullmatch(name)
+        kind = _kind_of(match["prefix"]) if match else None
+        if match and kind is not None and host:
+            need = _of_group(match["prefix"], kind, host, env)
+            found.setdefault((need.host, need.port), need)
+    return list(found.values())
+
+
+def endpoints(args: Sequence[str], env: Mapping[str, str]) -> list[tuple[str, int]]:
+    """Return (host, port) of the web addresses with a port of their own that a launch line names."""
+    found: list[tuple[str, int]] = []
+    for text in (*args, *env.values()):
+        for match in _URL.finditer(text):
+            if match[1] in {"http", "https", "ws", "wss"}:
+                try:
+                    parts = urlsplit(match[0])
+                    port = parts.port
+                except ValueError:
+                    continue
+                if parts.hostname and port is not None:
+                    found.append((parts.hostname, port))
+    return list(dict.fromkeys(found))
+
+
+def kubeconfigs(args: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """Return the paths of kubeconfig files that a launch line names."""
+    found = [value for name, value in env.items() if name.upper().startswith("KUBECONFIG")]
+    for before, word in zip(("", *args), args, strict=False):
+        if before == "--kubeconfig":
+            found.append(word)
+        elif word.startswith("--kubeconfig="):
+            found.append(word.partition("=")[2])
+    return list(dict.fromkeys(found))
+
+
+def _of_url(scheme: str, url: str) -> Need | None:
+    kind = _SCHEMES.get(scheme)
+    if kind is None:
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[kind]
+    except ValueError:
+        return None
+    return Need(
+        kind,
+        parts.hostname or "127.0.0.1",
+        port,
+        unquote(parts.username or ""),
+        unquote(parts.password or ""),
+        parts.path.strip("/"),
+    )
+
+
+def _kind_of(prefix: str) -> str | None:
+    return next((kind for word, kind in _PREFIXES if word in prefix.upper()), None)
+
+
+def _of_group(prefix: str, kind: str, host: str, env: Mapping[str, str]) -> Need:
+    def member(*names: str) -> str:
+        for name in names:
+            for joined in (f"{prefix}_{name}", f"{prefix}{name}"):
+                if env.get(joined):
+                    return env[joined]
+        return ""
+
+    port = member("PORT")
+    return Need(
+        kind,
+        host,
+        int(port) if port.isdigit() else _PORTS[kind],
+        member("USER", "USERNAME"),
+        member("PASSWORD", "PASS", "PWD"),
+        member("DATABASE", "DB", "DBNAME", "NAME"),
+    )

@@ -1,0 +1,50 @@
+"""Events of A's that reach B: on B's own session, or on a shared pipe while B calls."""
+
+from mcphub.isolation.case import Case
+from mcphub.isolation.channel import parsed
+from mcphub.isolation.model import Finding, LeakClass, Severity
+from mcphub.isolation.oracle import excerpt
+
+_REMEDY = "Run an instance for each user, or at least a session for each."
+
+
+class NotificationProbe:
+    """Implements `Probe`."""
+
+    name = "notifications"
+
+    def applies(self, case: Case) -> bool:
+        """When B heard anything at all."""
+        return bool(case.heard or any(seen.notifications for seen in case.treatment.b))
+
+    async def run(self, case: Case) -> list[Finding]:
+        """Return the first event of A's that B got."""
+        late = [text for seen in case.treatment.b for text in seen.notifications]
+        said = "\n".join(str(dict(seen.call.arguments)) for seen in case.treatment.b)
+        for text in (*case.heard, *late):
+            found = case.canaries.seen(text, but=[said])
+            if found:
+                origin = case.origin.get(found[0].canary)
+                what = origin.call.name if origin is not None else "a file"
+                return [
+                    _finding(f"B is notified of what A gave to {what}.", text, found[0].canary, 1.0)
+                ]
+        for text in case.heard:
+            message = parsed(text.encode()) or {}
+            if message.get("method") == "notifications/resources/updated":
+                title = "B is notified of a resource that only A subscribed to."
+                return [_finding(title, text, "", 0.9)]
+        return []
+
+
+def _finding(title: str, text: str, around: str, confidence: float) -> Finding:
+    return Finding(
+        leak=LeakClass.NOTIFICATION,
+        severity=Severity.HIGH if confidence == 1.0 else Severity.MEDIUM,
+        title=title,
+        seen=excerpt(text, around),
+        control="B subscribed to nothing, and called nothing that would notify it.",
+        confidence=confidence,
+        reproduced=1,
+        remedy=_REMEDY,
+    )

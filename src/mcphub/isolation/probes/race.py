@@ -1,0 +1,97 @@
+"""Both users at the same time: answers that are right one after the other and mixed up together.
+
+Request ids collide where each user has a session of its own. Only for servers that keep the users'
+answers apart in sequence; otherwise a mix-up proves nothing new.
+"""
+
+import asyncio
+from typing import Final
+
+from mcphub.errors import HubError
+from mcphub.isolation.case import Case
+from mcphub.isolation.lab import Running
+from mcphub.isolation.model import Call, Finding, LeakClass, Observation, Severity
+from mcphub.isolation.oracle import excerpt, normal
+
+_TOOLS: Final = 8
+_ROUNDS: Final = 12
+_LEAST_S: Final = 20.0
+_SLOWEST_S: Final = 4.0
+
+
+class RaceProbe:
+    """Implements `Probe`."""
+
+    name = "race"
+
+    def applies(self, case: Case) -> bool:
+        """When nothing was mixed up in sequence."""
+        sequential = {LeakClass.STATE, LeakClass.FILESYSTEM}
+        known = {finding.leak for finding in case.findings}
+        return not known & sequential and case.time_left > _LEAST_S and bool(case.learned)
+
+    async def run(self, case: Case) -> list[Finding]:
+        """Return the first answer to B that was A's."""
+        try:
+            async with case.lab.start(with_a=True) as running:
+                await case.join(running)
+                for name in list(case.learned)[:_TOOLS]:
+                    pair = _pair(case, name)
+                    if pair is not None:
+                        found = await self._rounds(case, running, *pair)
+                        if found is not None:
+                            return [found]
+        except HubError:
+            return []
+        return []
+
+    async def _rounds(self, case: Case, running: Running, a: Call, b: Call) -> Finding | None:
+        alone = await running.call("B", b)
+        other = await running.call("A", a)
+        if not (alone.ok and other.ok) or normal(alone.text) == normal(other.text):
+            return None
+        for _ in range(_ROUNDS):
+            if case.time_left < _LEAST_S:
+                return None
+            seen = await asyncio.gather(
+                running.call("A", a, _SLOWEST_S), running.call("B", b, _SLOWEST_S)
+            )
+            for user, own, foreign in ((1, alone, other), (0, other, alone)):
+                if _mixed(case, seen[user], own, foreign):
+                    return _finding(seen[1 - user], seen[user], own)
+            if any(one.timed_out for one in seen):
+                return None
+        return None
+
+
+def _pair(case: Case, name: str) -> tuple[Call, Call] | None:
+    """Return a call of each user of one tool that worked, with different arguments."""
+    a = next((o.call for o in reversed(case.treatment.a) if o.ok and o.call.name == name), None)
+    b = next((o.call for o in case.treatment.b if o.ok and o.call.name == name), None)
+    if a is None or b is None or a.arguments == b.arguments:
+        return None
+    return a, b
+
+
+def _mixed(case: Case, seen: Observation, own: Observation, foreign: Observation) -> bool:
+    """Tell whether an answer is the other user's."""
+    if seen.timed_out or normal(seen.text) == normal(own.text):
+        return False
+    if normal(seen.text) == normal(foreign.text):
+        return True
+    mine = str(dict(seen.call.arguments))
+    canaries = case.canaries.seen(seen.text, but=[mine])
+    return bool(canaries) and not case.canaries.seen(own.text, but=[mine])
+
+
+def _finding(other: Observation, seen: Observation, own: Observation) -> Finding:
+    return Finding(
+        leak=LeakClass.RACE,
+        severity=Severity.HIGH,
+        title=f"{seen.user} gets from {seen.call.name} the answer to {other.user} when both call at once.",
+        trace=(other, seen),
+        seen=excerpt(seen.text),
+        control=f"one after the other: {excerpt(own.text)}",
+        reproduced=1,
+        remedy="Run an instance for each user.",
+    )
