@@ -21,7 +21,9 @@ from mcphub.isolation import acquire
 from mcphub.isolation.check import Options, check
 from mcphub.isolation.manifest import read, subject
 from mcphub.isolation.model import Finding, Result, Verdict
+from mcphub.isolation.page import page
 from mcphub.isolation.report import as_json
+from mcphub.isolation.sarif import sarif
 from mcphub.isolation.subject import Subject
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 
@@ -70,6 +72,12 @@ async def check_servers(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="ID", help="Of the manifest; repeatable.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page.")
+    ] = None,
+    sarif_file: Annotated[
+        Path | None, typer.Option("--sarif", metavar="FILE", help="Also write SARIF 2.1.0.")
+    ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=20, help="Time for one server.")] = 150,
 ) -> None:
     """Check whether users can share a server: two synthetic users, canaries, a credential witness.
@@ -86,6 +94,10 @@ async def check_servers(
         if error.hint:
             cli.note(f"hint: {error.hint}")
         raise typer.Exit(COULD_NOT_RUN) from None
+    if html is not None:
+        html.write_text(page(results), encoding="utf-8")
+    if sarif_file is not None:
+        sarif_file.write_text(json.dumps(sarif(results), indent=1) + "\n", encoding="utf-8")
     raise typer.Exit(_status(results))
 
 

@@ -29,14 +29,12 @@ class Run:
         a, b: Observations of the users, in order; B's are of the fixed script.
         follow: What B found with values that B was shown in this run.
         foreign: What B got with handles of A's that B was not shown.
-        again: B's fixed script a second time.
     """
 
     a: list[Observation] = field(default_factory=list)
     b: list[Observation] = field(default_factory=list)
     follow: list[Observation] = field(default_factory=list)
     foreign: list[Observation] = field(default_factory=list)
-    again: list[Observation] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -51,6 +49,7 @@ class Case:
         origin: Canary -> the observation of the call that planted it.
         learned: Tool -> recipes that worked.
         failing: Tool -> a recipe that did not.
+        reshaped: Tools for which other shapes of the stand-in's answers were tried.
         avoided: Tools that ended the server, or do not answer in time.
         treatment, control: The first run with A, the first one without.
         identities: What each user proves to be on HTTP.
@@ -66,6 +65,7 @@ class Case:
     origin: dict[str, Observation] = field(default_factory=dict)
     learned: dict[str, list[Recipe]] = field(default_factory=dict)
     failing: dict[str, Recipe] = field(default_factory=dict)
+    reshaped: set[str] = field(default_factory=set)
     avoided: set[str] = field(default_factory=set)
     surface: Surface = field(default_factory=Surface)
     treatment: Run = field(default_factory=Run)

@@ -129,7 +129,7 @@ class StdioChannel:
         except BrokenPipeError:
             raise Ended("the server ended") from None
 
-    def _on_line(self, line: bytes) -> None:
+    def _on_line(self, line: bytes, _stream: int = 0) -> None:
         message = parsed(line)
         if message is None:
             return

@@ -3,7 +3,7 @@
 Above it: the command line and the manifest, which make subjects; below: `lab`, `script`, `probes`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -13,7 +13,7 @@ from mcphub.errors import HubError, UpstreamFailed
 from mcphub.isolation import identity
 from mcphub.isolation.case import Case
 from mcphub.isolation.lab import Lab, Running, Sandbox
-from mcphub.isolation.model import Coverage, Observation, Result, Verdict
+from mcphub.isolation.model import Coverage, Result, Verdict
 from mcphub.isolation.probes import Probe
 from mcphub.isolation.probes.cache import CacheProbe
 from mcphub.isolation.probes.interference import InterferenceProbe
@@ -168,22 +168,14 @@ async def _joined(case: Case, running: Running) -> None:
 
 
 async def _alone(case: Case) -> None:
-    """Run B's part in a fresh process without A, and then once more in the same one."""
+    """Run B's part in a fresh process without A."""
     run = case.control
     try:
         async with case.lab.start(with_a=False) as running:
             await case.join(running)
-            script = Script(case, running)
-            await script.look(run.b, like=_fixed(case))
-            if case.lab.disguise.given or any(seen.egress for seen in run.b):
-                await script.look(run.again, like=run.b)
+            await Script(case, running).look(run.b, like=case.treatment.b)
     except HubError as error:
         case.notes.append(f"The run without A failed: {error.message}")
-
-
-def _fixed(case: Case) -> Sequence[Observation]:
-    """Return B's part as the first run had it, in the same order."""
-    return case.treatment.b
 
 
 def _coverage(case: Case, ran: list[str]) -> Coverage:

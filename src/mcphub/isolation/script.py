@@ -44,9 +44,9 @@ _RESOURCES: Final = 20
 _PROMPTS: Final = 6
 _FOLLOWED: Final = 3
 _FOREIGN: Final = 6
-_EXPLORE_S: Final = 45.0
-_LOOK_S: Final = 35.0
-_FOLLOW_S: Final = 15.0
+_EXPLORE_S: Final = 30.0
+_LOOK_S: Final = 25.0
+_FOLLOW_S: Final = 10.0
 _LATER: Final = 3  # handles that are tried where a tool failed without
 
 
@@ -152,14 +152,19 @@ class Script:
                     return
                 seen.append(await self._running.call("B", old.call))
             return
+        listed = False
         for tool, recipe in calls:
+            if not listed and tool.rank is not Rank.OBSERVE:
+                seen += await self._lists_and_resources("B")
+                listed = True
             if monotonic() > until:
                 self._case.notes.append("B's part was cut short by its time limit.")
                 break
             seen.append(await self._perform(self._writers["B"], tool, recipe))
             if self._running.dead:
                 return
-        seen += await self._lists_and_resources("B")
+        if not listed:
+            seen += await self._lists_and_resources("B")
 
     async def follow(self, run: Run) -> None:
         """Let B use what it was shown: ids, names and paths of its own answers."""
@@ -216,22 +221,31 @@ class Script:
                 case.notes.append("A's part was cut short by its time limit.")
                 return False
             observation = await self._perform(writer, tool, recipe)
-            reshapes = tool.name not in case.failing and not observation.timed_out
+            reshapes = tool.name not in case.reshaped and not observation.timed_out
             if not observation.ok and observation.egress and reshapes:
+                case.reshaped.add(tool.name)
                 observation = await self._reshaped(run, writer, tool, recipe, observation)
             run.a.append(observation)
             if observation.timed_out or observation.died:
                 case.avoided.add(tool.name)
                 if observation.died:
                     return False
-            if observation.ok:
-                case.learned.setdefault(tool.name, []).append(recipe)
-            else:
-                case.failing.setdefault(tool.name, recipe)
+            self._keep(tool, recipe, observation)
             worked = case.learned.get(tool.name, [])
             if not template and worked and (recipe.optional or len(worked) >= 3):
                 break
+            if worked and not recipe.fixed and not tool.schema.get("properties"):
+                break
         return True
+
+    def _keep(self, tool: Tool, recipe: Recipe, observation: Observation) -> None:
+        """Keep a recipe that worked, or else the one that got furthest."""
+        if observation.ok:
+            self._case.learned.setdefault(tool.name, []).append(recipe)
+        elif observation.egress:
+            self._case.failing[tool.name] = recipe
+        else:
+            self._case.failing.setdefault(tool.name, recipe)
 
     async def _reshaped(
         self, run: Run, writer: Writer, tool: Tool, recipe: Recipe, failed: Observation
@@ -292,8 +306,11 @@ class Script:
         return observation
 
     def _plain_part(self) -> Iterable[tuple[Tool, Recipe]]:
-        """Yield B's fixed calls: A's ways with plain words, and B's own questions."""
-        for tool in ordered(self._case):
+        """Yield B's fixed calls: A's ways with plain words, and B's own questions.
+
+        Observers first: what B changes itself would cover what A left.
+        """
+        for tool in reversed(ordered(self._case)):
             if tool.name in self._case.avoided:
                 continue
             if language(tool) is not None:

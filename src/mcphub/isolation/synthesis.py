@@ -23,6 +23,11 @@ _MOST_ENUM: Final = 6
 _EXTENSION: Final = re.compile(
     r"\.(docx|xlsx|pptx|pdf|md|txt|json|ya?ml|csv|html|db|sqlite|py|js|xml)\b"
 )
+# Given where a schema says nothing and the call without arguments is refused.
+_USUAL: Final = (
+    "query", "search", "q", "id", "name", "title", "project_id", "owner", "repo", "path", "file_path",
+    "url", "text", "content", "message", "description", "branch", "ref",
+)  # fmt: skip
 _FEW: Final = frozenset(["timeout", "wait", "delay", "seconds", "sleep", "duration", "interval"])
 
 
@@ -154,7 +159,7 @@ def recipes(tool: Tool, user: str) -> list[Recipe]:
     found = [first]
     required = {name for name, _, needed in parameters if needed}
     found += [replace(first, choice=index) for index in range(1, choices(tool))]
-    if len(required) < len(_properties(tool.schema)):
+    if len(required) < len(_properties(tool.schema)) or not _properties(tool.schema):
         found.append(replace(first, optional=True))
     if any(kind in PATHS for kind in kinds):
         found.append(replace(first, relative=True))
@@ -195,7 +200,10 @@ class _Composer:
         self._has_path = any(kind in PATHS for _, kind, _ in _parameters(tool))
 
     def arguments(self) -> dict[str, Any]:
-        given = self._object(self._tool.schema, 0)
+        schema = self._resolved(self._tool.schema)
+        given = self._object(schema, 0)
+        if not _properties(schema) and self._recipe.optional:
+            given = {name: self._text(name, {}) for name in _USUAL}
         return {**given, **self._recipe.fixed}
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:

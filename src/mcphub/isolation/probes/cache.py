@@ -1,15 +1,18 @@
-"""Priming: the same questions a second time in one process.
+"""Priming: A asks a service through the server, and B asks the same right after.
 
-An answer that no longer needs the service behind the server came from a cache, and so tells the second caller of the first.
+An answer to B that no longer needs the service came from a cache, and so tells B what A asked; a
+refusal for too many calls tells B that A called. Alone, B's question goes out and is answered.
 """
 
 from typing import Final
 
+from mcphub.errors import HubError
 from mcphub.isolation.case import Case
 from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
 from mcphub.isolation.oracle import RATE_LIMITED, excerpt
 from mcphub.isolation.surface import Rank
 
+_MOST: Final = 8
 _REMEDY: Final = "Of public data only traces leak. Run an instance for each user where even these are confidential."
 
 
@@ -20,36 +23,56 @@ class CacheProbe:
 
     def applies(self, case: Case) -> bool:
         """When anything went out at all."""
-        return any(seen.egress for seen in case.control.b)
+        return bool(_outgoing(case))
 
     async def run(self, case: Case) -> list[Finding]:
-        """Return the first answer that came from a cache, or was refused for somebody else's calls."""
-        for first, second in zip(case.control.b, case.control.again, strict=False):
-            if first.call != second.call or not first.egress or second.egress:
-                continue
-            tool = case.surface.tools.get(first.call.name)
-            if tool is None or not first.ok or second.timed_out:
-                continue
-            if second.ok or RATE_LIMITED.search(second.text):
-                return [_finding(first, second, changes=tool.rank is Rank.CREATE)]
+        """Return the first answer that came from a cache, or was refused for A's calls."""
+        try:
+            async with case.lab.start(with_a=False) as running:
+                await case.join(running)
+                for alone in _outgoing(case):
+                    first = await running.call("A", alone.call)
+                    second = await running.call("B", alone.call)
+                    if running.dead:
+                        break
+                    if _told(first, second):
+                        return [_finding(case, first, second)]
+        except HubError:
+            return []
         return []
 
 
-def _finding(first: Observation, second: Observation, *, changes: bool) -> Finding:
-    limited = bool(RATE_LIMITED.search(second.text))
+def _outgoing(case: Case) -> list[Observation]:
+    """Return B's answered questions that went out, one of each tool."""
+    found: dict[str, Observation] = {}
+    for seen in case.control.b:
+        if seen.egress and seen.ok and seen.call.name in case.surface.tools:
+            found.setdefault(seen.call.name, seen)
+    return list(found.values())[:_MOST]
+
+
+def _told(first: Observation, second: Observation) -> bool:
+    """Tell whether the second answer was made without the service, because of the first."""
+    if not first.ok or not first.egress or second.egress or second.timed_out:
+        return False
+    return second.ok or bool(RATE_LIMITED.search(second.text))
+
+
+def _finding(case: Case, first: Observation, second: Observation) -> Finding:
     what = first.call.name
     title = (
         f"B is refused by {what} because of A's calls: they share a rate limit."
-        if limited
+        if RATE_LIMITED.search(second.text)
         else f"B can tell that A asked {what} the same: the answer comes from a shared cache."
     )
+    changes = case.surface.tools[what].rank is Rank.CREATE
     return Finding(
         leak=LeakClass.HISTORY_CACHE,
         severity=Severity.MEDIUM if changes else Severity.LOW,
         title=title,
         trace=(first, second),
         seen=f"no request left the server. {excerpt(second.text)}",
-        control=f"{len(first.egress)} requests left the server. {excerpt(first.text)}",
+        control="Alone, B's question goes out to the service.",
         confidence=0.9,
         reproduced=1,
         remedy=_REMEDY,

@@ -17,11 +17,12 @@ from mcphub.isolation.oracle import (
     normal,
     same,
 )
-from mcphub.isolation.replay import replayed
+from mcphub.isolation.replay import perform, replayed
 from mcphub.isolation.script import Script
 from mcphub.isolation.synthesis import uses_paths
 
 _MOST_STEPS: Final = 7
+_REPLAYED: Final = 80  # calls of A that are all repeated; of more only what worked
 _LEAST_S: Final = 15.0
 _REMEDY: Final = "Run an instance for each user: set riskLevel critical or requiresUserIsolation."
 
@@ -53,7 +54,11 @@ class InterferenceProbe:
             async with case.lab.start(with_a=True) as running:
                 await case.join(running)
                 script = Script(case, running)
-                await script.plant(treatment)
+                if len(case.treatment.a) <= _REPLAYED:
+                    again = case.renamed([seen.call for seen in case.treatment.a])
+                    await perform(running, "A", again, treatment.a)
+                else:
+                    await script.plant(treatment)
                 await script.look(treatment.b, like=case.control.b)
         except HubError:
             return []
@@ -123,7 +128,8 @@ async def _shortest(case: Case, seen: Observation, without: Observation) -> tupl
     alone = await replayed(case, [], [seen.call])
     if not alone or not same(alone[-1], without):
         return ()
-    calls = [a.call for a in case.treatment.a if a.ok]
+    few = len(case.treatment.a) <= _REPLAYED
+    calls = [a.call for a in case.treatment.a if a.ok or few]
     trace = await replayed(case, calls, [seen.call])
     if not _differs(trace, without):
         return ()

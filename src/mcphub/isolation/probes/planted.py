@@ -63,7 +63,8 @@ def _hits(case: Case) -> Iterable[_Hit]:
     for seen in run.foreign:
         told = [str(dict(seen.call.arguments)), seen.call.name]
         for sighting in case.canaries.seen(seen.text, but=told):
-            if sighting.about.handle or sighting.canary in shown:
+            named = sighting.about.handle and sighting.about.kind != "seed"
+            if named or sighting.canary in shown:
                 continue
             leak = _class_of(case, seen, [sighting])
             if leak is LeakClass.STATE:
