@@ -195,9 +195,8 @@ def application(hub: Hub) -> Front:
             Mount("/api", routes=user_routes(_user_services(hub))),
         ]
     )
-    return Front(
-        hub.plane, Door(settings.public_url, settings.allowed_hosts, settings.allowed_origins), rest
-    )
+    door = Door(settings.public_url, settings.allowed_hosts, settings.allowed_origins)
+    return Front(hub.plane, door, rest, old_sse=settings.sse)
 
 
 def _user_services(hub: Hub) -> UserServices:

@@ -38,6 +38,9 @@ class Listen(_Strict):
         default=(),
         description="Origin header values that are answered, beside loopback and public_url.",
     )
+    sse: bool = Field(
+        default=False, description="Serve the old HTTP+SSE transport at /sse, for old clients."
+    )
 
 
 class Limits(_Strict):

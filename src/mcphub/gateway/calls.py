@@ -40,13 +40,13 @@ class Target:
         return f"/mcp/@{self.group}" if self.group else "/mcp"
 
 
-def target_of(path: str) -> Target | None:
-    """Return the target of a request path, or None when the path is no MCP endpoint."""
-    if path in {"/mcp", "/mcp/"}:
+def target_of(path: str, root: str = "/mcp") -> Target | None:
+    """Return the target of a request path, or None when the path is no endpoint below `root`."""
+    if path in {root, f"{root}/"}:
         return Target()
-    if not path.startswith("/mcp/"):
+    if not path.startswith(f"{root}/"):
         return None
-    rest = path.removeprefix("/mcp/").rstrip("/")
+    rest = path.removeprefix(f"{root}/").rstrip("/")
     if not rest or "/" in rest or len(rest) > 64:
         return None
     return Target(group=rest[1:]) if rest.startswith("@") else Target(server=rest)

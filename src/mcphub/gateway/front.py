@@ -7,6 +7,7 @@ from mcphub.gateway.calls import target_of
 from mcphub.gateway.door import Door
 from mcphub.gateway.endpoint import McpEndpoint
 from mcphub.gateway.http import Ambiguous, Receive, Reply, Scope, Send, read_headers
+from mcphub.gateway.old_sse import SseEndpoint
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.replies import error_reply
 from mcphub.wire import codes, envelope
@@ -21,12 +22,17 @@ class Front:
         plane: Services of the data plane.
         door: Allowed hosts and origins.
         rest: ASGI application for everything that is no MCP endpoint.
+        old_sse: Serve the old HTTP+SSE transport at `/sse`.
     """
 
-    def __init__(self, plane: DataPlane, door: Door, rest: object) -> None:
+    def __init__(
+        self, plane: DataPlane, door: Door, rest: object, *, old_sse: bool = False
+    ) -> None:
         self._plane = plane
         self._door = door
-        self._endpoint = McpEndpoint(plane)
+        self._endpoints: dict[str, McpEndpoint | SseEndpoint] = {"/mcp": McpEndpoint(plane)}
+        if old_sse:
+            self._endpoints["/sse"] = SseEndpoint(plane)
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,15 +53,17 @@ class Front:
         if "origin" in headers and not self._door.admits_origin(headers["origin"]):
             await _refuse(reply, 403, "This Origin is not allowed: see listen.allowed_origins.")
             return
-        target = target_of(scope["path"])
-        if target is None:
-            await self._rest(scope, receive, send)  # pyright: ignore[reportCallIssue]
+        for root, endpoint in self._endpoints.items():
+            target = target_of(scope["path"], root)
+            if target is None:
+                continue
+            try:
+                await endpoint(scope, receive, send, target, headers)
+            except HubError as error:
+                # nothing of the reply was sent: every later error is answered by the relay
+                await reply.finish(error_reply(b"", error), 500)
             return
-        try:
-            await self._endpoint(scope, receive, send, target, headers)
-        except HubError as error:
-            # nothing of the reply was sent: every later error is answered by the relay
-            await reply.finish(error_reply(b"", error), 500)
+        await self._rest(scope, receive, send)  # pyright: ignore[reportCallIssue]
 
 
 async def _refuse(reply: Reply, status: int, text: str) -> None:

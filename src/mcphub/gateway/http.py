@@ -112,6 +112,7 @@ class Reply:
         self._tasks = tasks
         self._headers = list(headers)
         self._streaming = False
+        self._ended = False
         self._watcher: asyncio.Task[None] | None = None
 
     def add_header(self, name: bytes, value: bytes) -> None:
@@ -121,6 +122,10 @@ class Reply:
     async def emit(self, message: bytes) -> None:
         """Send one message ahead of the answer."""
         await self._chunk(sse.event(message))
+
+    async def event(self, data: bytes) -> None:
+        """Send a whole event as it is written on the wire (`wire.sse`)."""
+        await self._chunk(data)
 
     async def finish(self, message: bytes, status: int = 200) -> None:
         """Send the answer and end the reply. A stream has status 200 by then."""
@@ -157,8 +162,9 @@ class Reply:
             )
 
     async def close_stream(self) -> None:
-        """End the event stream without a last message."""
+        """End the event stream without a last message; what is sent later is dropped."""
         self._stop_watching()
+        self._ended = True
         await self._send({"type": "http.response.body", "body": b""})
 
     async def keep_alive(self) -> None:
@@ -187,6 +193,8 @@ class Reply:
                 return
 
     async def _chunk(self, data: bytes) -> None:
+        if self._ended:
+            return
         await self.open_stream()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 

@@ -16,6 +16,8 @@ from mcphub.ids import session_id
 from mcphub.policy.model import Principal
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
+from mcphub.wire import envelope
+from mcphub.wire.eras import questions_for
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +54,11 @@ class Session:
     capabilities: bytes = b"{}"
     asks: frozenset[str] = frozenset()
     asked: dict[bytes, tuple[Instance, bytes]] = field(default_factory=dict)
+
+    def declare(self, capabilities: bytes) -> None:
+        """Take what the client says it can, as a modern server reads it."""
+        self.capabilities = capabilities
+        self.asks = questions_for(envelope.object_of(capabilities))
 
 
 class Sessions:

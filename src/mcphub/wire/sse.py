@@ -17,6 +17,11 @@ def event(message: bytes) -> bytes:
     return b"event: message\ndata: " + message + b"\n\n"
 
 
+def named(kind: str, data: bytes) -> bytes:
+    """Return one event of another kind; the data must be on one line."""
+    return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
+
+
 class EventTooLong(Exception):
     """One event, or one line of it, is over the limit."""
 
