@@ -27,6 +27,7 @@ from mcphub.gateway.catalogs import Catalogs
 from mcphub.gateway.door import Door
 from mcphub.gateway.front import Front
 from mcphub.gateway.listen import Outlets
+from mcphub.gateway.paging import Pages
 from mcphub.gateway.plane import CallLimits, DataPlane
 from mcphub.gateway.sessions import Sessions
 from mcphub.gateway.states import States
@@ -100,9 +101,10 @@ async def running(
         access = Access(
             services.directory, services.vault, services.states, services.live, host, clock
         )
-        catalogs = Catalogs(pool, launcher, services.states, clock)
+        tasks = Tasks()
         outlets = Outlets()
         watches = Watches()
+        catalogs = Catalogs(pool, launcher, services.states, clock, tasks, outlets.changed)
         sessions = Sessions(
             per_user=limits.sessions_per_user,
             total=limits.sessions,
@@ -110,7 +112,6 @@ async def running(
             on_end=lambda session: watches.drop_all(session.user_id, session.watched),
         )
         recorder = Recorder(services.db, clock, retention_days=settings.retention_days)
-        tasks = Tasks()
         plane = DataPlane(
             access=access,
             pool=pool,
@@ -123,12 +124,14 @@ async def running(
                 call_timeout_s=limits.call_timeout_s,
                 call_timeout_max_s=limits.call_timeout_max_s,
                 calls_per_user=limits.calls_per_user,
+                list_budget_s=limits.list_budget_s,
             ),
             clock=clock,
             tasks=tasks,
             parked=ParkedCalls(pool.release),
             states=States(clock),
             watches=watches,
+            pages=Pages(limits.page_items),
         )
         hub = Hub(
             services,

@@ -122,7 +122,7 @@ class Hub:
             "sessions": len(self.sessions),
             "instances": len(self.pool.instances()),
             "settingsError": str(error) if error else "",
-            "catalogFailures": dict(self.catalogs.failures),
+            "unavailable": self.unavailable(),
         }
 
     def instances(self) -> list[dict[str, object]]:
@@ -142,6 +142,13 @@ class Hub:
                 "refused": self.refusals.of(instance.id),
             }
             for instance in self.pool.instances()
+        ]
+
+    def unavailable(self) -> list[dict[str, str]]:
+        """Return which servers could not be listed last, for whom (id, "" for all) and why."""
+        return [
+            {"server": server, "user": user_id, "reason": reason}
+            for (server, user_id), reason in sorted(self.catalogs.failures.items())
         ]
 
     async def stop_instance(self, instance_id: str) -> None:

@@ -60,6 +60,12 @@ class Limits(_Strict):
         default=3600, gt=0, description="Idle time after which a session ends."
     )
     calls_per_user: int = Field(default=128, ge=1, description="Calls of one user in flight.")
+    page_items: int = Field(
+        default=1000, ge=1, description="Items on one page of a list; many clients read one page."
+    )
+    list_budget_s: float = Field(
+        default=10, gt=0, description="Time that one server may take of a list of several servers."
+    )
     instances_per_user: int = Field(default=32, ge=1, description="Running instances of one user.")
     instances: int = Field(default=2000, ge=1, description="Running instances in all.")
     starts_at_once: int = Field(

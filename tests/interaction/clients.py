@@ -1,5 +1,6 @@
 """The real `mcp` client and a raw one, connected to a hub under test; settings of the plain server."""
 
+import json
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,6 +22,17 @@ def plain(**fields):
         "sandbox": {"readable": [str(SERVERS)], **fields.pop("sandbox", {})},
         **fields,
     }
+
+
+def scripted(script, **fields):
+    """Settings of the test server that plays a script (`tests/servers/scripted.py`)."""
+    arguments = [str(SERVERS / "scripted.py"), json.dumps(script)]
+    return plain(**{"args": arguments, **fields})
+
+
+def tools(*names, **more):
+    """Definitions of tools."""
+    return [{"name": name, "inputSchema": {"type": "object"}, **more} for name in names]
 
 
 @asynccontextmanager

@@ -35,6 +35,10 @@ class Control(Protocol):
         """Return the running instances; JSON values only."""
         ...
 
+    def unavailable(self) -> list[dict[str, str]]:
+        """Return servers that could not be listed last: `server`, `user` (id or "" for all), `reason`."""
+        ...
+
     async def stop_instance(self, instance_id: str) -> None:
         """Stop one instance; returns when its processes are gone.
 
@@ -59,7 +63,7 @@ def control_app(control: Control) -> Starlette:
         return reply(dict(control.status()))
 
     async def instances(_: Request) -> Response:
-        return reply({"instances": control.instances()})
+        return reply({"instances": control.instances(), "unavailable": control.unavailable()})
 
     async def stderr(request: Request) -> Response:
         return reply({"lines": control.stderr(request.path_params["id"])})

@@ -20,7 +20,7 @@ from mcphub.cli.servers_file import add_entries
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import when
 from mcphub.cli.verdicts import facts_of, host_facts
-from mcphub.errors import Conflict, HubError, InvalidInput, NotFound
+from mcphub.errors import Conflict, HubError, InvalidInput, NotFound, Unavailable
 from mcphub.identity.model import did_you_mean
 from mcphub.policy.decide import decide
 from mcphub.policy.model import EVERYONE, Denial, HostFacts, Principal, RiskLevel, Role, Transport
@@ -146,8 +146,10 @@ async def list_servers(cli: Cli) -> None:
     async with cli.ground() as ground:
         states = await ground.states.all()
         host = await host_facts(cli)
+        problems = await _problems(cli)
         data = [
             _summary(spec, states.get(spec.name), host)
+            | {"unavailable": problems.get(spec.name, [])}
             for spec in ground.live.current.specs.values()
         ]
         warnings = list(ground.live.current.warnings)
@@ -158,7 +160,7 @@ async def list_servers(cli: Cli) -> None:
             entry["isolation"] or "refused",
             entry["version"] or "not pinned",
             ", ".join(entry["groups"]) or "administrators only",
-            "enabled" if entry["enabled"] else "disabled",
+            _state(entry),
         )
         for entry in data
     ]
@@ -168,6 +170,29 @@ async def list_servers(cli: Cli) -> None:
     )
     for warning in warnings:
         cli.warn(warning)
+    for entry in data:
+        for reason in entry["unavailable"]:
+            cli.warn(f"{entry['name']} cannot be listed: {reason}")
+
+
+async def _problems(cli: Cli) -> dict[str, list[str]]:
+    """Return why servers could not be listed last, by server; nothing where no hub runs."""
+    try:
+        status = await cli.running().get("/status")
+    except Unavailable:
+        return {}
+    found: dict[str, list[str]] = {}
+    for entry in status.get("unavailable", []):
+        reasons = found.setdefault(entry["server"], [])
+        if entry["reason"] not in reasons:
+            reasons.append(entry["reason"])
+    return found
+
+
+def _state(entry: dict[str, Any]) -> str:
+    if not entry["enabled"]:
+        return "disabled"
+    return "not listed" if entry["unavailable"] else "enabled"
 
 
 async def show_server(cli: Cli, name: ServerName) -> None:

@@ -72,7 +72,8 @@ async def explain(
 
 async def list_instances(cli: Cli) -> None:
     """List the running instances of the hub: whose, of which server, since when."""
-    found: list[dict[str, Any]] = (await cli.running().get("/instances"))["instances"]
+    answer = await cli.running().get("/instances")
+    found: list[dict[str, Any]] = answer["instances"]
     async with cli.ground() as ground:
         names = {user.id: user.name for user in await ground.directory.users()}
     data = [
@@ -95,6 +96,9 @@ async def list_instances(cli: Cli) -> None:
     ]
     columns = ("ID", "USER", "SERVER", "STATE", "CALLS", "AGE", "IDLE", "PID", "REFUSED EGRESS")
     cli.show(data, Rows(columns, rows, "No instance runs. They start with a user's first call."))
+    for missing in answer.get("unavailable", []):
+        whom = names.get(missing["user"], missing["user"]) or "everybody"
+        cli.warn(f"{missing['server']} cannot be listed for {whom}: {missing['reason']}")
 
 
 async def stop_instance(cli: Cli, instance: InstanceId) -> None:

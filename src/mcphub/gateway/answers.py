@@ -15,23 +15,22 @@ from mcphub import __version__
 from mcphub.catalog.guide import missing_credential_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, InvalidInput, MissingCredential
-from mcphub.gateway.calls import SEPARATOR, Call
+from mcphub.gateway.calls import Call
 from mcphub.gateway.catalogs import KINDS, PROMPTS, RESOURCES, TOOLS, Item, Kind, Offer
+from mcphub.gateway.naming import exposed
 from mcphub.gateway.plane import DataPlane, lease, ready_instance
-from mcphub.gateway.replies import Protocol
 from mcphub.policy.model import Permit
 from mcphub.wire import envelope, translate
 from mcphub.wire.codes import (
-    INVALID_PARAMS,
     LATEST_LEGACY,
     LEGACY_VERSIONS,
     LOG_LEVELS,
     MODERN_VERSIONS,
 )
 from mcphub.wire.envelope import Members
+from mcphub.wire.extensions import routed
 
 _log = structlog.get_logger()
-_LIST_BUDGET_S: Final = 20.0
 _UNAVAILABLE: Final = "dev.mcphub/unavailable"
 _HUB_INFO: Final = msgspec.json.encode(
     {"name": "mcphub", "title": "MCPHub", "version": __version__}
@@ -72,21 +71,24 @@ async def discover(plane: DataPlane, call: Call) -> bytes:
 
 
 async def list_items(plane: DataPlane, call: Call) -> bytes:
-    """Answer a list method: the whole list on one page."""
-    if "cursor" in call.params and bytes(call.params["cursor"]) != b"null":
-        raise Protocol(
-            INVALID_PARAMS, "This cursor is not one of the hub's: its lists have one page."
-        )
+    """Answer a list method, page by page."""
     kind = KINDS[call.method]
     if call.target.server:
         spec, permit = plane.access.permit(call.principal, call.target.server)
         call.server = spec.name
         items = await _items(plane, call, spec, permit, kind, start=True)
-        value: Members = {kind.member: msgspec.Raw(envelope.array([item.raw for item in items]))}
+        page, cursor = plane.pages.cut(call, [(spec.name, items)])
+        value: Members = {kind.member: _raws([item.raw for _, item in page])}
         info = (await plane.catalogs.offer(spec)).server_info
     else:
-        value = await _aggregated(plane, call, kind)
+        lists, unavailable = await _lists(plane, call, kind)
+        page, cursor = plane.pages.cut(call, lists)
+        value = {kind.member: _raws([_prefixed(server, kind, item) for server, item in page])}
+        if unavailable:
+            value["_meta"] = envelope.raw({_UNAVAILABLE: unavailable})
         info = _HUB_INFO
+    if cursor:
+        value["nextCursor"] = envelope.raw(cursor)
     result = envelope.join(value)
     return (
         translate.result_for_modern(call.method, result, info)
@@ -139,7 +141,7 @@ async def _opening(plane: DataPlane, call: Call) -> Members:
         if not plane.access.permitted(call.principal, call.target.group) and call.target.group:
             raise InvalidInput(f"No server of group '{call.target.group}' is there for you.")
         return {
-            "capabilities": msgspec.Raw(_AGGREGATED),
+            "capabilities": _capabilities(plane, call),
             "serverInfo": msgspec.Raw(_HUB_INFO),
             "instructions": _INSTRUCTIONS,
         }
@@ -153,31 +155,58 @@ async def _opening(plane: DataPlane, call: Call) -> Members:
     return envelope.object_of(instance.upstream.opening)
 
 
-async def _aggregated(plane: DataPlane, call: Call, kind: Kind) -> Members:
-    """Join the lists of all servers of the endpoint; one that fails or is slow is named, not waited for."""
+def _capabilities(plane: DataPlane, call: Call) -> msgspec.Raw:
+    """Return what an endpoint of several servers can do: what the hub does, and extensions of its servers."""
+    merged = envelope.object_of(_AGGREGATED)
+    found: Members = {}
+    for spec, _ in plane.access.permitted(call.principal, call.target.group):
+        offer = plane.catalogs.known(spec)
+        if offer is not None:
+            found = routed(offer.capabilities) | found
+    if found:
+        merged["extensions"] = msgspec.Raw(envelope.join(found))
+    return msgspec.Raw(envelope.join(merged))
+
+
+async def _lists(
+    plane: DataPlane, call: Call, kind: Kind
+) -> tuple[list[tuple[str, tuple[Item, ...]]], dict[str, str]]:
+    """Return the lists of all servers of the endpoint by server, and why the others are missing.
+
+    A server that fails or is slow is named, not waited for.
+    """
     permitted = plane.access.permitted(call.principal, call.target.group)
+    user_id, budget_s = call.principal.user_id, plane.limits.list_budget_s
 
     async def one(spec: ServerSpec, permit: Permit) -> tuple[Item, ...] | str:
         try:
-            async with asyncio.timeout(_LIST_BUDGET_S):
-                return await _items(plane, call, spec, permit, kind, start=False)
+            async with asyncio.timeout(budget_s):
+                items = await _items(plane, call, spec, permit, kind, start=False)
         except TimeoutError:
-            return "It did not answer in time."
+            problem = f"It did not answer within {budget_s:g} s."
+        except MissingCredential as error:
+            return str(error)  # the user's to mend, no trouble of the server
         except HubError as error:
-            return str(error)
+            problem = str(error)
+        else:
+            plane.catalogs.note(spec.name, user_id, "")
+            return items
+        plane.catalogs.note(spec.name, user_id, problem)
+        return problem
 
-    lists = await asyncio.gather(*(one(spec, permit) for spec, permit in permitted))
-    raws: list[msgspec.Raw] = []
+    found = await asyncio.gather(*(one(spec, permit) for spec, permit in permitted))
+    lists: list[tuple[str, tuple[Item, ...]]] = []
     unavailable: dict[str, str] = {}
-    for (spec, _), items in zip(permitted, lists, strict=True):
+    for (spec, _), items in zip(permitted, found, strict=True):
         if isinstance(items, str):
             unavailable[spec.name] = items
         else:
-            raws += [_prefixed(spec.name, kind, item) for item in items]
-    value: Members = {kind.member: msgspec.Raw(envelope.array(raws))}
-    if unavailable:
-        value["_meta"] = envelope.raw({_UNAVAILABLE: unavailable})
-    return value
+            lists.append((spec.name, items))
+    return lists, unavailable
+
+
+def _raws(items: list[msgspec.Raw]) -> msgspec.Raw:
+    return msgspec.Raw(envelope.array(items))
 
 
 async def _items(
@@ -219,5 +248,5 @@ def _prefixed(server: str, kind: Kind, item: Item) -> msgspec.Raw:
     if kind not in (TOOLS, PROMPTS):
         return item.raw
     members = envelope.object_of(item.raw)
-    members["name"] = envelope.raw(f"{server}{SEPARATOR}{item.name}")
+    members["name"] = envelope.raw(exposed(server, item.name))
     return msgspec.Raw(envelope.join(members))

@@ -7,6 +7,7 @@ instance; that list lives and dies with the instance. Tool definitions are relay
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,21 +16,24 @@ import structlog
 
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerStates, StoredCatalog
-from mcphub.errors import HubError
+from mcphub.errors import HubError, Unavailable
 from mcphub.ids import Clock
 from mcphub.policy.model import Transport
 from mcphub.spawn.instance import Instance
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.pool import InstancePool
+from mcphub.tasks import Tasks
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.upstream.upstream import Upstream
 from mcphub.wire import envelope
 from mcphub.wire.envelope import Members
+from mcphub.wire.extensions import ui_resource
 from mcphub.wire.parameters import Mirrored, mirrored
 
 _log = structlog.get_logger()
 _MAX_PAGES: Final = 100
 _LIST_TIMEOUT_S: Final = 30.0
+_MAX_FAILURES: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +66,13 @@ class Item:
 
     Attributes:
         mirrored: Arguments of a tool that modern clients repeat in headers.
+        ui: URI of the page that a tool shows itself with (MCP Apps), or "".
     """
 
     name: str
     raw: msgspec.Raw
     mirrored: tuple[Mirrored, ...] = ()
+    ui: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,11 @@ class Catalogs:
         launcher: Says which exact version a spec runs.
         states: Keeps catalogs across restarts.
         clock: Wall clock.
+        tasks: Where catalogs are learned; a caller that waits no longer stops nothing.
+        on_late: Told the name of a server whose catalog came when somebody had given up waiting.
+
+    Attributes:
+        failures: Why a server's lists are missing: (server, user id or "" for everybody) -> reason.
     """
 
     def __init__(
@@ -112,12 +123,16 @@ class Catalogs:
         launcher: Launcher,
         states: ServerStates,
         clock: Clock,
+        tasks: Tasks,
+        on_late: Callable[[str], None],
     ) -> None:
         self._pool, self._launcher, self._states, self._clock = pool, launcher, states, clock
+        self._tasks, self._on_late = tasks, on_late
         self._offers: dict[tuple[str, str], Offer] = {}
         self._own: dict[tuple[str, str], tuple[Item, ...]] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
-        self.failures: dict[str, str] = {}
+        self._learning: dict[tuple[str, str], asyncio.Future[Offer]] = {}
+        self._given_up: set[str] = set()
+        self.failures: dict[tuple[str, str], str] = {}
 
     def known(self, spec: ServerSpec) -> Offer | None:
         """Return the neutral catalog when it is in memory."""
@@ -125,8 +140,9 @@ class Catalogs:
 
     def forget(self, name: str) -> None:
         """Drop a server's catalog from memory: its spec or its pin changed."""
-        for key in [key for key in self._offers if key[0] == name]:
-            del self._offers[key]
+        for known in (self._offers, self.failures):
+            for key in [key for key in known if key[0] == name]:
+                del known[key]
 
     def forget_instance(self, instance: Instance) -> None:
         """Drop the lists that were asked of an instance."""
@@ -143,17 +159,24 @@ class Catalogs:
         known = self.known(spec)
         if known is not None:
             return known
-        async with self._locks.setdefault(spec.name, asyncio.Lock()):
-            known = self.known(spec)
-            if known is None:
-                try:
-                    known = await self._load(spec)
-                except HubError as error:
-                    self.failures[spec.name] = str(error)
-                    raise
-                self.failures.pop(spec.name, None)
-                self._offers[(spec.name, spec.revision)] = known
-            return known
+        key = (spec.name, spec.revision)
+        pending = self._learning.get(key)
+        if pending is None:
+            pending = asyncio.get_running_loop().create_future()
+            self._learning[key] = pending
+            self._tasks.start("catalog.learn", self._learn(spec, pending))
+        try:
+            return await asyncio.shield(pending)
+        except asyncio.CancelledError:
+            self._given_up.add(spec.name)
+            raise
+
+    def note(self, server: str, user_id: str, problem: str) -> None:
+        """Remember why a user misses a server's lists, or with "" that nothing is missing."""
+        if not problem:
+            self.failures.pop((server, user_id), None)
+        elif len(self.failures) < _MAX_FAILURES:
+            self.failures[(server, user_id)] = problem
 
     def listed(self, spec: ServerSpec, instance: Instance | None, kind: Kind) -> tuple[Item, ...]:
         """Return what is known of a list without asking: the instance's own, else the neutral one."""
@@ -170,6 +193,26 @@ class Catalogs:
             known = await read_list(instance.upstream, kind)
             self._own[(instance.id, kind.method)] = known
         return known
+
+    async def _learn(self, spec: ServerSpec, pending: "asyncio.Future[Offer]") -> None:
+        key = (spec.name, spec.revision)
+        try:
+            offer = self._offers[key] = await self._load(spec)
+            self.note(spec.name, "", "")
+            if not pending.done():
+                pending.set_result(offer)
+            if spec.name in self._given_up:
+                self._on_late(spec.name)
+        except HubError as error:
+            self.note(spec.name, "", str(error))
+            pending.set_exception(error)
+            pending.exception()  # those who waited may be gone
+        finally:
+            self._given_up.discard(spec.name)
+            self._learning.pop(key, None)
+            if not pending.done():
+                pending.set_exception(Unavailable(f"Server '{spec.name}' cannot be listed now."))
+                pending.exception()
 
     async def _load(self, spec: ServerSpec) -> Offer:
         version = await self._launcher.version(spec)
@@ -228,7 +271,7 @@ async def read_list(upstream: Upstream, kind: Kind) -> tuple[Item, ...]:
 
 def _item(kind: Kind, raw: msgspec.Raw) -> Item:
     name = envelope.text(envelope.object_of(raw).get(kind.key))
-    return Item(name, raw, mirrored(raw) if kind is TOOLS else ())
+    return Item(name, raw, mirrored(raw), ui_resource(raw)) if kind is TOOLS else Item(name, raw)
 
 
 def _columns(lists: dict[str, bytes]) -> dict[str, bytes]:

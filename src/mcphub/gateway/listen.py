@@ -151,11 +151,12 @@ class Outlets:
                     outlet.offer(instance.server, message)
 
     def changed(self, server: str) -> None:
-        """Tell everyone who sees `server` that its tools may be others: its spec or its pin changed."""
-        message = envelope.parse(envelope.notification("notifications/tools/list_changed", None))
-        for outlets in list(self._by_user.values()):
-            for outlet in outlets:
-                outlet.offer(server, message)
+        """Tell everyone who sees `server` that its lists may be others: its spec or its pin changed."""
+        for method in LIST_CHANGED:
+            message = envelope.parse(envelope.notification(method, None))
+            for outlets in list(self._by_user.values()):
+                for outlet in outlets:
+                    outlet.offer(server, message)
 
 
 def severe_enough(level: str, wanted: str) -> bool:

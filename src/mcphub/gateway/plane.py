@@ -11,19 +11,23 @@ from mcphub.errors import Denied, NotFound
 from mcphub.gateway.access import Access
 from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.calls import SEPARATOR, Call
-from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Kind
+from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Item, Kind
 from mcphub.gateway.listen import Outlets
+from mcphub.gateway.naming import own_name
+from mcphub.gateway.paging import Pages
 from mcphub.gateway.replies import Protocol
 from mcphub.gateway.sessions import Sessions
 from mcphub.gateway.states import States
+from mcphub.gateway.task_owners import TaskOwners
 from mcphub.gateway.watching import Watches
 from mcphub.ids import Clock, RequestIds
-from mcphub.policy.model import Isolation, Permit
+from mcphub.policy.model import Isolation, Permit, Transport
 from mcphub.spawn.instance import Instance
 from mcphub.spawn.pool import InstancePool
 from mcphub.tasks import Tasks
 from mcphub.wire import envelope, eras, parameters
 from mcphub.wire.codes import METHOD_NOT_FOUND
+from mcphub.wire.extensions import TASK_METHODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class CallLimits:
     call_timeout_s: float
     call_timeout_max_s: float
     calls_per_user: int
+    list_budget_s: float
 
 
 @dataclass(slots=True)
@@ -46,6 +51,8 @@ class DataPlane:
         parked: Calls that wait for their modern clients.
         states: Seals what a modern client carries from one round of a call to the next.
         watches: Resources that are watched.
+        pages: Cuts lists into pages.
+        task_owners: Where tasks are and whose they are.
         in_flight: Calls per user now.
         listening: Open `subscriptions/listen` streams per user.
         seen_keys: Key id -> when it was used last; written to the store now and then.
@@ -63,6 +70,8 @@ class DataPlane:
     parked: ParkedCalls
     states: States
     watches: Watches
+    pages: Pages
+    task_owners: TaskOwners = field(default_factory=TaskOwners)
     hub_url: str = ""
     ids: RequestIds = field(default_factory=RequestIds)
     in_flight: Counter[str] = field(default_factory=Counter)
@@ -109,6 +118,8 @@ def route(plane: DataPlane, call: Call) -> Route:
             ref["name"] = envelope.raw(found.name)
             call.params["ref"] = msgspec.Raw(envelope.join(ref))
         return Route(found.spec, found.permit, found.name)
+    if method in TASK_METHODS or method == "tasks/list":
+        return _by_task(plane, call, envelope.text(params.get("taskId")))
     if not call.target.server:
         raise Protocol(METHOD_NOT_FOUND, f"There is no method {method[:128]} here.")
     spec, permit = plane.access.permit(call.principal, call.target.server)
@@ -182,12 +193,15 @@ def _split(plane: DataPlane, call: Call, kind: Kind, name: str) -> tuple[ServerS
         for spec, permit in plane.access.permitted(call.principal, call.target.group)
     }
     if found and server in permitted:
-        return (*permitted[server], own)
+        spec, permit = permitted[server]
+        known = _listed(plane, call, spec, permit, kind)
+        original = own_name(server, own, (item.name for item in known))
+        if original is not None:
+            return spec, permit, original
     owners = [
         (spec, permit)
         for spec, permit in permitted.values()
-        if (offer := plane.catalogs.known(spec)) is not None
-        and any(item.name == name for item in offer.lists.get(kind.method, ()))
+        if any(item.name == name for item in _listed(plane, call, spec, permit, kind))
         and (kind is not TOOLS or permit.allows_tool(name))
     ]
     if len(owners) == 1:
@@ -200,11 +214,41 @@ def _split(plane: DataPlane, call: Call, kind: Kind, name: str) -> tuple[ServerS
     )
 
 
+def _by_task(plane: DataPlane, call: Call, task_id: str) -> Route:
+    """Return where a request about a task goes; a task of another user is not found."""
+    own = plane.task_owners.servers(call.principal.user_id, task_id) if task_id else frozenset()
+    if call.target.server:
+        spec, permit = plane.access.permit(call.principal, call.target.server)
+        if spec.name in own or not _mixes_users(spec, permit):
+            return Route(spec, permit)
+    else:
+        permitted = plane.access.permitted(call.principal, call.target.group)
+        owners = [pair for pair in permitted if pair[0].name in own]
+        if len(owners) == 1:
+            return Route(*owners[0])
+        if owners:
+            names = ", ".join(spec.name for spec, _ in owners)
+            raise NotFound(
+                "More than one server gave you a task of this id.",
+                hint=f"Use /mcp/NAME of one of: {names}.",
+            )
+    if not task_id:
+        raise Protocol(METHOD_NOT_FOUND, f"There is no method {call.method[:128]} here.")
+    raise NotFound("There is no such task for you.")
+
+
+def _mixes_users(spec: ServerSpec, permit: Permit) -> bool:
+    """Whether the server cannot tell whose task it is: it serves several users as one."""
+    if permit.isolation is Isolation.SHARED:
+        return True
+    return spec.transport is Transport.HTTP and not (spec.slots or spec.user_aware)
+
+
 def _by_uri(plane: DataPlane, call: Call, uri: str) -> Route:
     if call.target.server:
         return Route(*plane.access.permit(call.principal, call.target.server), uri)
     permitted = plane.access.permitted(call.principal, call.target.group)
-    for matches in (_lists_uri, _covers_uri):
+    for matches in (_lists_uri, _shows_uri, _covers_uri):
         owners = [pair for pair in permitted if matches(plane, call, *pair, uri)]
         if owners:
             return _only(owners, uri)
@@ -223,16 +267,24 @@ def _only(owners: list[tuple[ServerSpec, Permit]], uri: str) -> Route:
     )
 
 
+def _listed(
+    plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, kind: Kind
+) -> tuple[Item, ...]:
+    """Return what is known of a server's list for this caller, without asking anybody."""
+    return plane.catalogs.listed(spec, ready_instance(plane, call, spec, permit), kind)
+
+
 def _lists_uri(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, uri: str) -> bool:
-    instance = ready_instance(plane, call, spec, permit)
-    items = plane.catalogs.listed(spec, instance, RESOURCES)
-    return any(item.name == uri for item in items)
+    return any(item.name == uri for item in _listed(plane, call, spec, permit, RESOURCES))
+
+
+def _shows_uri(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, uri: str) -> bool:
+    """Whether a tool shows itself with this page, which no list needs to name (MCP Apps)."""
+    return any(item.ui == uri for item in _listed(plane, call, spec, permit, TOOLS))
 
 
 def _covers_uri(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, uri: str) -> bool:
-    instance = ready_instance(plane, call, spec, permit)
-    items = plane.catalogs.listed(spec, instance, TEMPLATES)
-    heads = (item.name.partition("{")[0] for item in items)
+    heads = (item.name.partition("{")[0] for item in _listed(plane, call, spec, permit, TEMPLATES))
     return any(head and uri.startswith(head) for head in heads)
 
 

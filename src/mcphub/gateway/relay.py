@@ -77,6 +77,7 @@ async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outc
         if not questions:
             answer = await _exchange(call, instance, exchange, questions)
             if answer is not None:
+                plane.task_owners.take(call.principal.user_id, instance.server, answer)
                 return shaped(plane.states, call, instance, exchange, answer)
         result = plane.parked.park(call, instance, exchange, questions, plane.pool.now())
         waits = True

@@ -12,6 +12,7 @@ from mcphub.upstream.exchange import Exchange
 from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import MISSING_CAPABILITY, Era
 from mcphub.wire.envelope import Message
+from mcphub.wire.extensions import TASK, TASKS, declares
 
 
 def shaped(
@@ -30,8 +31,15 @@ def shaped(
         return _error(states, call, instance, exchange, answer)
     raw_result = members.get("result", msgspec.Raw(b"{}"))
     if modern_server and call.modern is not None:
-        if translate.result_type(raw_result) == translate.INPUT_REQUIRED:
+        kind = translate.result_type(raw_result)
+        if kind == translate.INPUT_REQUIRED:
             members["result"] = _bound(states, call, instance, exchange, raw_result)
+        elif kind == TASK and not declares(call.modern.capabilities, TASKS):
+            raise Protocol(
+                MISSING_CAPABILITY,
+                f"Server '{instance.server}' answered with a task, which your client did not declare.",
+                {"requiredCapabilities": {"extensions": {TASKS: {}}}},
+            )
     elif modern_server:
         if translate.result_type(raw_result) != translate.COMPLETE:
             raise UpstreamFailed(

@@ -32,10 +32,10 @@ from mcphub.wire.codes import (
 )
 from mcphub.wire.envelope import Members
 from mcphub.wire.eras import ELICIT, NAMED, NEEDS, encode_header
+from mcphub.wire.extensions import TASKS
 
 COMPLETE: Final = "complete"
 INPUT_REQUIRED: Final = "input_required"
-TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 
 _CACHEABLE: Final = frozenset(
     {
@@ -169,7 +169,7 @@ def capabilities_for_modern(version: str, capabilities: Members) -> bytes:
         if name in capabilities:
             out[name] = capabilities[name]
     extensions = envelope.object_of(capabilities.get("extensions"))
-    extensions.pop(TASKS_EXTENSION, None)
+    extensions.pop(TASKS, None)
     if extensions:
         out["extensions"] = msgspec.Raw(envelope.join(extensions))
     return envelope.join(out)
@@ -188,7 +188,7 @@ def capabilities_without(capabilities: Members, *, roots: bool, tasks: bool) -> 
         out = {name: value for name, value in out.items() if name != "roots"}
     if not tasks and "extensions" in out:
         extensions = envelope.object_of(out["extensions"])
-        extensions.pop(TASKS_EXTENSION, None)
+        extensions.pop(TASKS, None)
         out = out | {"extensions": msgspec.Raw(envelope.join(extensions))}
     return envelope.join(out)
 
