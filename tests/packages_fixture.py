@@ -6,6 +6,7 @@ so that a package is downloaded once per checkout; the store's own file locks ma
 parallel test processes. `install` also remembers pins there, so that nothing asks a registry twice.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,6 +18,7 @@ import pytest
 from mcphub.catalog.packages import Installed, PackageStore
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.toolchain import find_toolchain
+from mcphub.errors import InvalidInput
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "test-packages"
 
@@ -47,6 +49,16 @@ async def pin_of(store: PackageStore, command: str, *args: str) -> Pin:
     fresh.write_text(json.dumps(dataclasses.asdict(pin)))
     fresh.replace(known)
     return pin
+
+
+async def library(store: PackageStore, package: str) -> Path:
+    """Install an npm package that has no program of its own; returns the directory to load it from."""
+    pin = await pin_of(store, "npx", "-y", package)
+    with contextlib.suppress(InvalidInput):
+        await store.install(pin)
+    found = store._place(pin)
+    assert (found / "node_modules").is_dir()
+    return found
 
 
 async def install(store: PackageStore, command: str, *args: str) -> Installed:

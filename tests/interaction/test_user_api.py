@@ -216,6 +216,9 @@ class SmallHub:
     def instances(self) -> list[dict[str, object]]:
         return [{"id": "i_1", "user": "u_1"}]
 
+    def unavailable(self) -> list[dict[str, str]]:
+        return [{"server": "s", "user": "", "reason": "slow"}]
+
     async def stop_instance(self, instance_id: str) -> None:
         if instance_id != "i_1":
             raise NotFound("There is no such instance.", hint="See `mcphub instances`.")
@@ -240,7 +243,10 @@ async def test_the_control_api_steers_a_running_hub() -> None:
         assert await ask("GET", "/status") == (200, {"url": "http://127.0.0.1:1"})
         assert await ask("GET", "/instances") == (
             200,
-            {"instances": [{"id": "i_1", "user": "u_1"}]},
+            {
+                "instances": [{"id": "i_1", "user": "u_1"}],
+                "unavailable": [{"server": "s", "user": "", "reason": "slow"}],
+            },
         )
         assert await ask("GET", "/instances/i_1/stderr") == (200, {"lines": ["line of i_1"]})
         assert await ask("DELETE", "/instances/i_1") == (204, None)

@@ -19,8 +19,8 @@ from mcphub.catalog.versions import exact_version
 from mcphub.cli.servers_file import add_entries
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import when
-from mcphub.cli.verdicts import facts_of, host_facts
-from mcphub.errors import Conflict, HubError, InvalidInput, NotFound, Unavailable
+from mcphub.cli.verdicts import facts_of, host_facts, problems_of
+from mcphub.errors import Conflict, HubError, InvalidInput, NotFound
 from mcphub.identity.model import did_you_mean
 from mcphub.policy.decide import decide
 from mcphub.policy.model import EVERYONE, Denial, HostFacts, Principal, RiskLevel, Role, Transport
@@ -146,7 +146,7 @@ async def list_servers(cli: Cli) -> None:
     async with cli.ground() as ground:
         states = await ground.states.all()
         host = await host_facts(cli)
-        problems = await _problems(cli)
+        problems = await problems_of(cli)
         data = [
             _summary(spec, states.get(spec.name), host)
             | {"unavailable": problems.get(spec.name, [])}
@@ -173,20 +173,6 @@ async def list_servers(cli: Cli) -> None:
     for entry in data:
         for reason in entry["unavailable"]:
             cli.warn(f"{entry['name']} cannot be listed: {reason}")
-
-
-async def _problems(cli: Cli) -> dict[str, list[str]]:
-    """Return why servers could not be listed last, by server; nothing where no hub runs."""
-    try:
-        status = await cli.running().get("/status")
-    except Unavailable:
-        return {}
-    found: dict[str, list[str]] = {}
-    for entry in status.get("unavailable", []):
-        reasons = found.setdefault(entry["server"], [])
-        if entry["reason"] not in reasons:
-            reasons.append(entry["reason"])
-    return found
 
 
 def _state(entry: dict[str, Any]) -> str:

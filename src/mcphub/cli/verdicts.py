@@ -1,4 +1,4 @@
-"""What the command line tells policy: facts of the host and of a server, as the hub would see them."""
+"""What the command line knows of host and servers: facts for policy as the hub would see them, and what fails."""
 
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerState
@@ -34,3 +34,17 @@ def facts_of(spec: ServerSpec, state: ServerState | None) -> ServerFacts:
     return spec.facts(
         version=exact_version(spec, state.pin), enabled=state.enabled, evidence=state.evidence
     )
+
+
+async def problems_of(cli: Cli) -> dict[str, list[str]]:
+    """Return why servers could not be listed last, by server; nothing where no hub runs."""
+    try:
+        status = await cli.running().get("/status")
+    except NotRunning:
+        return {}
+    found: dict[str, list[str]] = {}
+    for entry in status.get("unavailable", []):
+        reasons = found.setdefault(entry["server"], [])
+        if entry["reason"] not in reasons:
+            reasons.append(entry["reason"])
+    return found
