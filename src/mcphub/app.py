@@ -43,7 +43,7 @@ from mcphub.listening import (
     the_only_hub,
     url_of,
 )
-from mcphub.policy.model import Denial, HostFacts, Permit, Principal
+from mcphub.policy.model import Denial, Permit, Principal
 from mcphub.settings import HubSettings
 from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.egress.events import EgressEvent
@@ -70,9 +70,7 @@ async def running(
         services = await stack.enter_async_context(ground(settings, clock))
         refusals = Refusals()
         spawner = await _spawner(stack, settings, refusals.take)
-        host = HostFacts(
-            spawner.level, settings.sandbox.minimum_level, settings.sandbox.allow_unsandboxed
-        )
+        host = settings.sandbox.host_facts(spawner.level)
         launcher = Launcher(
             homes=settings.homes,
             packages=services.packages,
@@ -186,6 +184,7 @@ def application(hub: Hub) -> Front:
         body = {
             "status": "ready" if ready else "sandbox below the minimum level",
             "sandboxLevel": hub.spawner.level,
+            "sandbox": hub.spawner.means,
             "minimumLevel": hub.host.minimum_level,
             "warning": hub.spawner.warning,
         }

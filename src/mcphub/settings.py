@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mcphub.errors import InvalidInput
+from mcphub.policy.model import HostFacts
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -80,7 +81,16 @@ class Sandbox(_Strict):
     """How instances are confined."""
 
     minimum_level: int = Field(
-        default=3, ge=0, le=5, description="Critical servers are refused below it."
+        default=3, ge=0, le=5, description="Critical and unclassified servers are refused below it."
+    )
+    minimum_level_high: int = Field(
+        default=3, ge=0, le=5, description="Likewise for servers of high risk."
+    )
+    minimum_level_medium: int = Field(
+        default=1, ge=0, le=5, description="Likewise for servers of medium risk."
+    )
+    minimum_level_low: int = Field(
+        default=1, ge=0, le=5, description="Likewise for servers of low risk."
     )
     allow_unsandboxed: bool = Field(
         default=False, description="Run without a sandbox, administrators only."
@@ -88,6 +98,19 @@ class Sandbox(_Strict):
     uid_base: int = Field(
         default=200_000, ge=10_000, description="Kernel uid of a user = base + number."
     )
+
+    def host_facts(self, level: int, *, allow_unsandboxed: bool | None = None) -> HostFacts:
+        """Return what policy needs to know of a machine with this sandbox level."""
+        return HostFacts(
+            sandbox_level=level,
+            minimum_level=self.minimum_level,
+            allow_unsandboxed=(
+                self.allow_unsandboxed if allow_unsandboxed is None else allow_unsandboxed
+            ),
+            minimum_high=self.minimum_level_high,
+            minimum_medium=self.minimum_level_medium,
+            minimum_low=self.minimum_level_low,
+        )
 
 
 class Keys(_Strict):

@@ -10,8 +10,9 @@ import anyio
 import pytest
 
 from mcphub.catalog.spec import SandboxSpec
-from mcphub.errors import UpstreamFailed
+from mcphub.errors import Unavailable, UpstreamFailed
 from mcphub.ids import instance_id
+from mcphub.spawn.building import Layer
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Launch, Process, Spawner
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
@@ -21,17 +22,31 @@ pytestmark = pytest.mark.anyio
 PYTHON = "/usr/bin/python3"
 
 
+# Each way of building a sandbox, by what the machine is made to lack; and none.
+WITHOUT = {
+    "bubblewrap": frozenset(),
+    "own-code": frozenset({Layer.BUBBLEWRAP}),
+    "no-namespaces": frozenset({Layer.NAMESPACES}),
+}
+
+
 def make(kind: str, state: Path) -> AbstractAsyncContextManager[Spawner]:
-    if kind == "sandboxed":
-        return SandboxedSpawner(SandboxSettings(state))
+    if kind in WITHOUT:
+        return SandboxedSpawner(SandboxSettings(state, without=WITHOUT[kind]))
     return UnsandboxedSpawner()
 
 
-@pytest.fixture(params=["sandboxed", "unsandboxed"])
+@pytest.fixture(params=[*WITHOUT, "unsandboxed"])
 async def spawner(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Spawner]:
+    if request.param == "no-namespaces":
+        for place in (tmp_path, *tmp_path.parents):  # the users' uids must get to their homes
+            if place.stat().st_uid == os.geteuid():
+                place.chmod(place.stat().st_mode | 0o011)
     async with make(request.param, tmp_path / "run") as found:
-        if request.param == "sandboxed" and not found.level:
-            pytest.fail("this machine has no sandbox: run `mcphub doctor`")
+        if request.param in WITHOUT:
+            assert found.level, found.problem
+            assert (found.level > 2) == (request.param != "no-namespaces"), found.problem
+            assert (found.means == "bubblewrap") == (request.param == "bubblewrap"), found.problem
         yield found
 
 
@@ -272,7 +287,7 @@ async def test_only_three_descriptors_are_inherited(spawner, tmp_path):
 
 
 async def test_leaving_the_spawner_ends_what_still_runs(tmp_path):
-    for kind in ("sandboxed", "unsandboxed"):
+    for kind in ("bubblewrap", "own-code", "unsandboxed"):
         async with make(kind, tmp_path / "run") as spawner:
             process = await spawner.start(launch(tmp_path / kind, "/bin/sleep", "600"))
         assert process.exited.done()
@@ -292,3 +307,13 @@ async def test_limits_reach_the_instance(spawner, tmp_path):
     wanted = python(tmp_path / "h", code, sandbox=SandboxSpec(files=128))
     _, out, _ = await run(spawner, wanted)
     assert out == "(128, 128) (0, 0)\n"
+
+
+async def test_a_server_that_needs_a_network_is_refused_where_none_can_be_confined(
+    spawner, tmp_path
+):
+    if spawner.level not in {1, 2}:
+        return  # every other level confines it; none promises nothing
+    wanted = launch(tmp_path / "h", "/bin/true", sandbox=SandboxSpec(egress=("example.org",)))
+    with pytest.raises(Unavailable, match="network"):
+        await spawner.start(wanted)

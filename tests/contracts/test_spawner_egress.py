@@ -14,6 +14,7 @@ import pytest
 from mcphub.catalog.spec import SandboxSpec
 from mcphub.errors import InvalidInput, Unavailable
 from mcphub.ids import instance_id
+from mcphub.spawn.building import Layer
 from mcphub.spawn.egress.dns import Names
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.egress.relay import Relay
@@ -71,10 +72,14 @@ def events() -> list[EgressEvent]:
     return []
 
 
-@pytest.fixture
-async def spawner(tmp_path: Path, events: list[EgressEvent]) -> AsyncIterator[SandboxedSpawner]:
-    async with SandboxedSpawner(SandboxSettings(tmp_path / "run"), events.append) as found:
-        assert found.level, found.problem
+@pytest.fixture(params=["bubblewrap", "own code"])
+async def spawner(
+    request: pytest.FixtureRequest, tmp_path: Path, events: list[EgressEvent]
+) -> AsyncIterator[SandboxedSpawner]:
+    without = frozenset({Layer.BUBBLEWRAP}) if request.param == "own code" else frozenset()
+    settings = SandboxSettings(tmp_path / "run", without=without)
+    async with SandboxedSpawner(settings, events.append) as found:
+        assert found.means == request.param, found.problem
         yield found
 
 

@@ -84,6 +84,9 @@ hosts = st.builds(
     sandbox_level=st.integers(0, 5),
     minimum_level=st.integers(0, 5),
     allow_unsandboxed=st.booleans(),
+    minimum_high=st.integers(0, 5),
+    minimum_medium=st.integers(0, 5),
+    minimum_low=st.integers(0, 5),
 )
 
 

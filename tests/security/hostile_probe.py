@@ -80,6 +80,27 @@ def shadow():
 
 
 @row
+def hub_file_readable_for_all():
+    return holds(FACTS["open_file"], FACTS["secret"])
+
+
+@row
+def hub_path_exists():
+    os.lstat(FACTS["open_file"])
+    return "seen"
+
+
+@row
+def other_home_in_mountinfo():
+    return holds("/proc/self/mountinfo", FACTS["other_home"])
+
+
+@row
+def own_home_path_in_mountinfo():
+    return holds("/proc/self/mountinfo", FACTS["own_home"])
+
+
+@row
 def other_home_read():
     return holds(Path(FACTS["other_home"]) / "note", FACTS["secret"])
 
@@ -173,6 +194,43 @@ def read_other_memory():
 
 
 @row
+def read_other_memory_by_call():
+    buffer = ctypes.create_string_buffer(8)
+    local = struct.pack("PN", ctypes.addressof(buffer), 8)
+    try:
+        syscall(310, FACTS["victim_pid"], address(local), 1, address(local), 1, 0)
+    except OSError as error:
+        if error.errno != errno.EFAULT:  # that is: allowed, and nothing of the victim's is there
+            raise
+    return "read"
+
+
+def address(data):
+    kept = ctypes.create_string_buffer(data, len(data))
+    KEPT.append(kept)
+    return ctypes.addressof(kept)
+
+
+KEPT = []
+
+
+@row
+def descriptor_of_other():
+    pidfd = os.pidfd_open(FACTS["victim_pid"])
+    os.close(syscall(438, pidfd, 0, 0))  # pidfd_getfd
+    return "taken" if victim_is_there() else False
+
+
+@row
+def limits_of_other():
+    import resource
+
+    now = resource.prlimit(FACTS["victim_pid"], resource.RLIMIT_NOFILE)
+    resource.prlimit(FACTS["victim_pid"], resource.RLIMIT_NOFILE, now)
+    return "set" if victim_is_there() else False
+
+
+@row
 def path_socket():
     return dial(socket.SOCK_STREAM, FACTS["path_socket"])
 
@@ -252,6 +310,30 @@ def sysv_shared_memory():
     if found < 0:
         raise Refused
     return "found"
+
+
+@row
+def sysv_message_queue():
+    found = LIBC.msgget(FACTS["shm_key"], 0)
+    if found < 0:
+        raise Refused
+    return "found"
+
+
+@row
+def sysv_semaphore():
+    found = LIBC.semget(FACTS["shm_key"], 0, 0)
+    if found < 0:
+        raise Refused
+    return "found"
+
+
+@row
+def posix_message_queue():
+    library = ctypes.CDLL("librt.so.1", use_errno=True)
+    if library.mq_open(FACTS["mqueue"].encode(), os.O_RDONLY) < 0:
+        raise Refused
+    return "opened"
 
 
 @row
@@ -340,6 +422,51 @@ def setuid_program():
 def keyring():
     syscall(250, 0, -4 & 0xFFFFFFFFFFFFFFFF, 1)  # KEYCTL_GET_KEYRING_ID, user keyring
     return "reached"
+
+
+@row
+def add_key():
+    syscall(
+        248,
+        address(b"user\0"),
+        address(b"mcphub-probe\0"),
+        address(b"x"),
+        1,
+        -2 & 0xFFFFFFFFFFFFFFFF,
+    )
+    return "added"
+
+
+@row
+def bpf():
+    attributes = struct.pack("IIIII", 1, 4, 4, 1, 0) + bytes(100)
+    os.close(syscall(321, 0, address(attributes), len(attributes)))
+    return "made"
+
+
+@row
+def perf_events():
+    attributes = struct.pack("IIQ", 1, 112, 0) + bytes(96)
+    os.close(
+        syscall(298, address(attributes), 0, -1 & 0xFFFFFFFFFFFFFFFF, -1 & 0xFFFFFFFFFFFFFFFF, 0)
+    )
+    return "made"
+
+
+@row
+def open_by_handle():
+    try:
+        syscall(304, -100 & 0xFFFFFFFFFFFFFFFF, address(bytes(32)), 0)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that is: allowed, and the handle is none
+            raise
+    return "opened"
+
+
+@row
+def change_root():
+    os.chroot("/")
+    return "changed"
 
 
 @row

@@ -255,6 +255,18 @@ def test_a_server_that_is_not_critical_runs_below_the_minimum_level() -> None:
     assert permit.warnings == ()
 
 
+@pytest.mark.parametrize("risk", [None, *RiskLevel])
+def test_each_class_of_risk_has_its_own_minimum_level(risk: RiskLevel | None) -> None:
+    minima = {RiskLevel.HIGH: 4, RiskLevel.MEDIUM: 3, RiskLevel.LOW: 2}
+    needed = minima.get(risk or RiskLevel.CRITICAL, 5)
+    for level in range(6):
+        host = HostFacts(level, 5, minimum_high=4, minimum_medium=3, minimum_low=2)
+        decision = decide(ALICE, server(risk=risk), host)
+        assert isinstance(decision, Permit) == (level >= needed), (level, decision)
+        if isinstance(decision, Denial):
+            assert decision.rule == "sandbox-unavailable"
+
+
 def test_no_sandbox_is_asked_of_servers_that_do_not_run_here() -> None:
     assert isinstance(decide(ALICE, http(user_aware=True), HostFacts(0, 3)), Permit)
     assert isinstance(decide(ALICE, server(Transport.BUILTIN), HostFacts(0, 3)), Permit)

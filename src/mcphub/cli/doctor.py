@@ -14,6 +14,7 @@ from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import Cli, Rows, command
 from mcphub.errors import HubError
 from mcphub.ids import system_clock
+from mcphub.policy.model import RiskLevel
 from mcphub.settings import HubSettings
 from mcphub.spawn.selftest import Row, report
 from mcphub.store.database import Database
@@ -81,14 +82,17 @@ async def _sandbox(settings: HubSettings) -> list[Check]:
         if row.layer != "level"
     ]
     level = _level_of(rows)
-    needed = settings.sandbox.minimum_level
+    host = settings.sandbox.host_facts(level)
+    needed = host.minimum_level
+    too_high = [risk.value for risk in RiskLevel if level < host.needed(risk)]
     unsandboxed = settings.sandbox.allow_unsandboxed
     checks.append(
         Check(
             "sandbox level",
             level >= needed,
             not unsandboxed,
-            f"level {level} of 5; critical servers need {needed}",
+            f"level {level} of 5; critical servers need {needed}"
+            + (f"; refused here by risk: {', '.join(too_high)}" if too_high else ""),
             "The rows above say what is missing; a lower sandbox.minimum_level weakens isolation.",
         )
     )

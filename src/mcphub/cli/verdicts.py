@@ -24,7 +24,7 @@ async def host_facts(cli: Cli) -> HostFacts:
         sandbox = SandboxSettings(state=settings.run, uid_base=settings.sandbox.uid_base)
         async with SandboxedSpawner(sandbox) as spawner:
             level = spawner.level
-    return HostFacts(level, settings.sandbox.minimum_level, allow)
+    return settings.sandbox.host_facts(level, allow_unsandboxed=allow)
 
 
 def facts_of(spec: ServerSpec, state: ServerState | None) -> ServerFacts:

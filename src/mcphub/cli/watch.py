@@ -90,11 +90,12 @@ async def list_instances(cli: Cli) -> None:
             _age(entry.get("age_s")),
             _age(entry.get("idle_s")),
             entry.get("pid"),
+            entry.get("sandbox_level"),
             ", ".join(entry.get("refused") or {}),
         )
         for entry in data
     ]
-    columns = ("ID", "USER", "SERVER", "STATE", "CALLS", "AGE", "IDLE", "PID", "REFUSED EGRESS")
+    columns = ("ID", "USER", "SERVER", "STATE", "CALLS", "AGE", "IDLE", "PID", "LEVEL", "REFUSED")
     cli.show(data, Rows(columns, rows, "No instance runs. They start with a user's first call."))
     for missing in answer.get("unavailable", []):
         whom = names.get(missing["user"], missing["user"]) or "everybody"

@@ -295,7 +295,7 @@ def _sandbox(course: _Course, isolation: Isolation) -> Isolation | Denial:
     """What the host's sandbox level means for a process on it."""
     server, host = course.server, course.host
     level, critical = host.sandbox_level, _is_critical(server)
-    needed = max(1, host.minimum_level) if critical else 1
+    needed = host.needed(server.risk)
     if level >= needed:
         course.note("sandbox", f"level {level}, at least {needed} is needed", "go on")
         return isolation

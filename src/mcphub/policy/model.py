@@ -129,13 +129,26 @@ class HostFacts:
 
     Attributes:
         sandbox_level: 0 (nothing) to 5 (uid per user, all namespaces, cgroups), found by trying.
-        minimum_level: What the administrator demands for critical servers.
+        minimum_level: What the administrator demands for critical and unclassified servers.
+        minimum_high, minimum_medium, minimum_low: Likewise for the other classes of risk.
         allow_unsandboxed: `--allow-unsandboxed` was given.
     """
 
     sandbox_level: int
     minimum_level: int = 1
     allow_unsandboxed: bool = False
+    minimum_high: int = 1
+    minimum_medium: int = 1
+    minimum_low: int = 1
+
+    def needed(self, risk: RiskLevel | None) -> int:
+        """Return the lowest level at which a server of this risk runs; never 0."""
+        minimum = {
+            RiskLevel.HIGH: self.minimum_high,
+            RiskLevel.MEDIUM: self.minimum_medium,
+            RiskLevel.LOW: self.minimum_low,
+        }.get(risk or RiskLevel.CRITICAL, self.minimum_level)
+        return max(1, minimum)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,11 @@ _EXEC: Final = "/run/mcp/exec"
 _MIB: Final = 1024 * 1024
 # Places that the profile itself fills; nothing of the host may be laid over them.
 _RESERVED: Final = tuple(map(Path, ("/", "/usr", "/proc", "/dev", "/sys", "/etc", "/run", "/home")))
+_PASSWD: Final = "root:x:0:0:root:/:/bin/false\n{user}:x:{uid}:{uid}::{home}:/bin/sh\n"  # noqa: S105
+_GROUP: Final = "root:x:0:\n{user}:x:{uid}:\n"
 _ETC: Final = {
-    "passwd": f"root:x:0:0:root:/:/bin/false\n{USER}:x:{UID}:{UID}::{HOME}:/bin/sh\n",
-    "group": f"root:x:0:\n{USER}:x:{UID}:\n",
+    "passwd": _PASSWD.format(user=USER, uid=UID, home=HOME),
+    "group": _GROUP.format(user=USER, uid=UID),
     "hosts": "127.0.0.1 localhost\n127.0.1.1 mcp\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     # `use-vc` is not set: the gateway answers UDP and TCP.
@@ -35,7 +37,8 @@ _ETC: Final = {
     "hostname": "mcp\n",
 }
 _ETC_COPIES: Final = ("ld.so.cache", "localtime", "timezone", "mime.types", "services", "protocols")
-_ETC_BINDS: Final = ("alternatives", "ssl/certs", "pki/tls/certs", "ca-certificates", "fonts")
+ETC_BINDS: Final = ("alternatives", "ssl/certs", "pki/tls/certs", "ca-certificates", "fonts")
+"""Directories of the machine's `/etc` that appear inside when they exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,19 @@ def write_etc(folder: Path) -> None:
         source = Path("/etc", name)
         if source.is_file():
             shutil.copyfile(source, folder / name)
-    for name in _ETC_BINDS:
+    for name in ETC_BINDS:
         if Path("/etc", name).is_dir():
             (folder / name).mkdir(parents=True, exist_ok=True)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def account_files(uid: int) -> tuple[tuple[str, str], ...]:
+    """Return what stands for `passwd` and `group` where the uid inside is the kernel's own."""
+    return (
+        ("/etc/passwd", _PASSWD.format(user=USER, uid=uid, home=HOME)),
+        ("/etc/group", _GROUP.format(user=USER, uid=uid)),
+    )
 
 
 def options(
@@ -154,7 +165,7 @@ def _system_directories() -> list[str]:
             args += ["--symlink", f"usr/{name}", f"/{name}"]
         elif place.is_dir():
             args += ["--ro-bind", f"/{name}", f"/{name}"]
-    for name in _ETC_BINDS:
+    for name in ETC_BINDS:
         args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return args
 
@@ -165,13 +176,21 @@ def pack(args: Sequence[str]) -> bytes:
     Raises:
         InvalidInput: A value holds a NUL character.
     """
-    text = "\0".join([*args, ""])
-    if text.count("\0") != len(args):
+    refuse_nul(args)
+    return os.fsencode("\0".join([*args, ""]))
+
+
+def refuse_nul(values: Sequence[str]) -> None:
+    """Refuse what no program can be given.
+
+    Raises:
+        InvalidInput: A value holds a NUL character.
+    """
+    if any("\0" in value for value in values):
         raise InvalidInput(
             "A value of the server's environment or arguments holds a NUL character.",
             hint="Set the credential again without it.",
         )
-    return os.fsencode(text)
 
 
 def command(

@@ -11,7 +11,7 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from mcphub.catalog.spec import SandboxSpec
 
@@ -89,6 +89,13 @@ class Cgroups:
         self.controllers: frozenset[str] = frozenset(found)
         for base in self._bases:
             _sweep(base)
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return one that limits nothing."""
+        self = cls.__new__(cls)
+        self._bases, self._v2, self.controllers = {}, False, frozenset()
+        return self
 
     def create(self, name: str, spec: SandboxSpec) -> Group:
         """Make the groups of one instance with its limits.

@@ -44,12 +44,13 @@ def readable_of(program: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def check(argv: Sequence[str | Secret], places: Sequence[Path]) -> None:
+def check(argv: Sequence[str | Secret], places: Sequence[Path], home: str) -> None:
     """Refuse a program that the sandbox will not find, where the hub can tell.
 
     Args:
         argv: Program and arguments.
         places: What is shown besides the system directories, as `bubblewrap.readable_places` gives it.
+        home: Where the sandbox shows the home.
 
     Raises:
         UpstreamFailed: It is not there, not executable, or needs something that is not shown.
@@ -66,7 +67,7 @@ def check(argv: Sequence[str | Secret], places: Sequence[Path]) -> None:
             hint="Check `command` of the server.",
         )
     path = Path(os.path.normpath(program))
-    if path.is_relative_to(bubblewrap.HOME):
+    if path.is_relative_to(home):
         return  # of the tenant: only the sandbox may look
     if not _is_shown(path, places) or not path.is_file() or not os.access(path, os.X_OK):
         raise UpstreamFailed(

@@ -12,11 +12,10 @@ Not here: what the profile contains (`bubblewrap`, `confinement`, `seccomp`), wh
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -24,10 +23,13 @@ from typing import Final, Self
 import structlog
 
 from mcphub.errors import HubError, InvalidInput, Unavailable
-from mcphub.spawn import bubblewrap, cgroups, program, reaper, seccomp
+from mcphub.spawn import bubblewrap, bubblewrapped, cgroups, program, reaper
+from mcphub.spawn.building import OUTER_ENV, Builder, Layer, Order, owned
+from mcphub.spawn.confined import Confined
+from mcphub.spawn.confinement import kernel, landlock
 from mcphub.spawn.egress.client import EgressGateway, Network
 from mcphub.spawn.egress.events import EgressEvent
-from mcphub.spawn.process import ChildProcess, NamespaceInit, children, signal_pid, spawn
+from mcphub.spawn.process import ChildProcess, NamespaceInit, signal_pid, spawn
 from mcphub.spawn.spawner import Launch
 from mcphub.spawn.staging import Staging
 from mcphub.spawn.stderr import StderrBuffer, names_of
@@ -35,24 +37,19 @@ from mcphub.vault.secret import Secret
 
 _log = structlog.get_logger()
 
-PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-_OUTER_ENV: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 _GATEWAY_NUMBER: Final = 2
 _MAX_NUMBER: Final = 1_000_000_000
 _PROBE_TIMEOUT_S: Final = 10.0
-_PROGRAMS: Final = ("bwrap", "setpriv", "unshare", "nsenter", "sh", "mount", "prlimit")
-_SHELL: Final = "mcphub-sandbox"  # what the script calls itself: a server may be a script of `sh`
-_SPEAKERS: Final = (_SHELL, *(name for name in _PROGRAMS if name != "sh"))
-# $1 hub pid, $2 open files, $3 descriptor of the staging table or empty, then cgroup files up to
-# `--`, then the rest of the chain. Dying with the hub is armed before; a hub that died even earlier
-# shows as another parent.
-_SCRIPT: Final = """
-read -r _ _ _ parent _ < /proc/self/stat && [ "$parent" = "$1" ] || exit 1
-ulimit -c 0 && ulimit -n "$2" || exit 1
-table=$3; shift 3
-while [ "$1" != -- ]; do echo 0 > "$1" || exit 1; shift; done; shift
-[ -z "$table" ] || mount -a -T "/proc/self/fd/$table" || exit 1
-exec "$@"
+# Runs inside at start-up, for each way until one passes. What it looks at must hold on every level.
+_PROBE: Final = """
+while read -r name value; do
+  case $name in
+    Seccomp:) filter=$value ;; NoNewPrivs:) nnp=$value ;; CapEff:) caps=$value ;;
+  esac
+done < /proc/self/status
+[ "$filter" = 2 ] && [ "$nnp" = 1 ] && [ "$caps" = 0000000000000000 ] || { echo "rights were not dropped" >&2; exit 1; }
+[ ! -r "$1" ] || { read -r found < "$1" && [ "$found" = secret ] && echo "the hub's files can be read" >&2 && exit 1; }
+echo x > "$HOME/probe" || exit 1
 """
 
 
@@ -63,12 +60,12 @@ class SandboxSettings:
     Attributes:
         state: Directory of the hub for files of the spawner (`run/`); made when missing.
         uid_base: Kernel uid of a user = base + number, where the hub is root.
-        highest_level: Do not try levels above this one; for tests and for trouble-shooting.
+        without: Layers not to use although the machine has them; for tests and trouble-shooting.
     """
 
     state: Path
     uid_base: int = 200_000
-    highest_level: int = 5
+    without: frozenset[Layer] = frozenset()
 
 
 class SandboxedSpawner:
@@ -89,41 +86,38 @@ class SandboxedSpawner:
         self.problem = ""
         self._settings = settings
         self._root = os.geteuid() == 0
-        self._cgroups = cgroups.Cgroups()
+        limited = Layer.CGROUPS not in settings.without
+        self._cgroups = cgroups.Cgroups() if limited else cgroups.Cgroups.none()
         self._etc = settings.state / "etc"
-        self._staging: Staging | None = None
+        self._builder: Builder | None = None
         self._running: set[ChildProcess] = set()
-        # Dying with the hub is bubblewrap's work; in its first milliseconds it is not armed yet.
+        # Dying with the hub is the sandbox's own work; in its first milliseconds it is not armed yet.
         self._watchdog = reaper.Watchdog()
         uid = settings.uid_base + _GATEWAY_NUMBER if self._root else None
         self.on_egress = on_egress
         self._egress = EgressGateway(self._heard, uid=uid)
 
     async def __aenter__(self) -> Self:
-        """Find the level by starting a program at each, best first."""
+        """Find the level: try each way of building a sandbox, best first, until one holds."""
         self._watchdog.__enter__()
-        missing = [
-            name for name in _PROGRAMS if shutil.which(name, path=_OUTER_ENV["PATH"]) is None
-        ]
-        if missing:
-            self.problem = f"missing programs: {', '.join(missing)}"
+        bubblewrap.write_etc(self._etc)
+        problems: list[str] = []
+        for level, name, make in self._ways(problems):
+            self._builder = make()
+            self.problem = ""
+            if await self._works():
+                self.level = level
+                break
+            problems.append(f"{name}: {self.problem}")
         else:
-            bubblewrap.write_etc(self._etc)
-            if self._root:
-                self._staging = Staging.best(self._settings.state / "slots")
-            full = {"memory", "pids"} <= self._cgroups.controllers
-            best = (5 if full else 4) if self._root else 3
-            if best <= self._settings.highest_level or not self._root:
-                self.level = best if await self._works(best) else 0
-        self.warning = (
-            ""
-            if self.level
-            else (
+            self._builder = None
+        self.problem = "" if self.level >= self._best_level() else "; ".join(problems)
+        if not self.level:
+            self.warning = (
                 "This machine offers no sandbox: instances cannot be started. "
                 "Run `mcphub doctor` to see what is missing."
             )
-        )
-        _log.info("sandbox.level", level=self.level, problem=self.problem)
+        _log.info("sandbox.level", level=self.level, by=self.means, problem=self.problem)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -137,10 +131,16 @@ class SandboxedSpawner:
         """Cgroup controllers that limit instances here."""
         return self._cgroups.controllers
 
+    @property
+    def means(self) -> str:
+        """What builds the sandboxes here: `bubblewrap`, `own code`, or empty."""
+        if self._builder is None:
+            return ""
+        return "own code" if isinstance(self._builder, Confined) else "bubblewrap"
+
     def home_inside(self, launch_home: Path) -> str:
         """Return the path at which the instance sees its home."""
-        del launch_home
-        return bubblewrap.HOME
+        return bubblewrap.HOME if self._builder is None else self._builder.home_inside(launch_home)
 
     def _heard(self, event: EgressEvent) -> None:
         if self.on_egress is not None:
@@ -162,23 +162,72 @@ class SandboxedSpawner:
             UpstreamFailed: The program does not exist or is not executable.
             InvalidInput: The spec cannot be realised (a bad egress entry, a reserved path).
         """
-        if not self.level:
+        if not self.level or self._builder is None:
             # why is for the log and `mcphub doctor`: it may hold paths of the host
             raise Unavailable(self.warning, hint="Ask an administrator.")
-        return await self._start(launch)
+        return await self._start(launch, self._builder)
 
-    async def _start(self, launch: Launch) -> ChildProcess:
+    def _best_level(self) -> int:
+        """The level that this account could have at best."""
+        if not self._root:
+            return 3
+        return 5 if {"memory", "pids"} <= self._cgroups.controllers else 4
+
+    def _ways(self, problems: list[str]) -> list[tuple[int, str, Callable[[], Builder]]]:
+        """Return (level, name, how to make it), best first, of what this machine is not known to lack."""
+        without = self._settings.without
+        found: list[tuple[int, str, Callable[[], Builder]]] = []
+        missing = bubblewrapped.missing()
+        if Layer.BUBBLEWRAP in without or Layer.NAMESPACES in without:
+            missing = ["bubblewrap (not allowed)"]
+        if missing:
+            problems.append(f"missing programs: {', '.join(missing)}")
+        else:
+            found.append((self._best_level(), "bubblewrap", self._with_bubblewrap))
+        if not kernel.supported():
+            problems.append(f"own code: not made for {kernel.MACHINE}")
+            return found
+        version = 0 if Layer.LANDLOCK in without else landlock.abi()
+        if Layer.NAMESPACES not in without:
+            for overlay in (True, False):
+                if not overlay or Layer.OVERLAY not in without:
+                    name = "own code" if overlay else "own code without overlay"
+                    make = self._with_own_code(
+                        namespaces=True, overlay=overlay, landlock=version > 0
+                    )
+                    found.append((self._best_level(), name, make))
+        if version >= landlock.SCOPES_ABI:
+            make = self._with_own_code(namespaces=False, overlay=False, landlock=True)
+            found.append((2 if self._root else 1, "own code without namespaces", make))
+        else:
+            problems.append(f"Landlock has ABI {version}, {landlock.SCOPES_ABI} is needed")
+        return found
+
+    def _with_bubblewrap(self) -> Builder:
+        slots = self._settings.state / "slots"
+        overlay = Layer.OVERLAY not in self._settings.without
+        staging = Staging.best(slots, overlay=overlay) if self._root else None
+        return bubblewrapped.Bubblewrapped(self._etc, staging)
+
+    def _with_own_code(
+        self, *, namespaces: bool, overlay: bool, landlock: bool
+    ) -> Callable[[], Builder]:
+        return lambda: Confined(
+            self._etc, namespaces=namespaces, overlay=overlay, landlock=landlock
+        )
+
+    async def _start(self, launch: Launch, builder: Builder) -> ChildProcess:
         if not 0 <= launch.number <= _MAX_NUMBER:
             raise InvalidInput("The owner's number is out of range.")
         places = bubblewrap.readable_places([*launch.readable, *map(Path, launch.sandbox.readable)])
-        program.check(launch.argv, places)
+        program.check(launch.argv, places, builder.home_inside(launch.home))
         self._prepare_home(launch)
         async with contextlib.AsyncExitStack() as undo:
             network = await self._egress.register(launch.instance_id, launch.sandbox)
             undo.push_async_callback(network.close)
             group = self._make_group(launch)
             undo.push_async_callback(group.remove)
-            process = self._popen(launch, places, network, group)
+            process = self._popen(launch, builder, places, network, group)
             undo.pop_all()
         return process
 
@@ -193,18 +242,14 @@ class SandboxedSpawner:
             ) from None
 
     def _popen(
-        self, launch: Launch, places: list[Path], network: Network, group: cgroups.Group
+        self,
+        launch: Launch,
+        builder: Builder,
+        places: list[Path],
+        network: Network,
+        group: cgroups.Group,
     ) -> ChildProcess:
-        env = _environment(launch.env)
-        tail = self._tail(launch, places)
-        own_limit = None if "pids" in self._cgroups.controllers else launch.sandbox.pids
-        command, script = bubblewrap.command(launch.argv, most_processes=own_limit)
-        if self._staging is not None:
-            mounts, table = self._staging.plan(self._etc, launch.home, places)
-        else:
-            same = tuple((str(place), str(place)) for place in places)
-            mounts = bubblewrap.Mounts("/usr", str(self._etc), str(launch.home), same)
-            table = ""
+        tail = self._tail(launch, builder, places)
         init: NamespaceInit | None = None
 
         async def cleanup() -> None:
@@ -217,43 +262,33 @@ class SandboxedSpawner:
             _report(launch, tail)
 
         with contextlib.ExitStack() as fds:
-            seccomp_fd = _owned(fds, seccomp.filter_fd())
-            script_fd = None if script is None else _memory_file(fds, script)
-            args = bubblewrap.options(
-                mounts,
-                env=env,
-                cwd=launch.cwd,
-                tmp_mb=launch.sandbox.tmp_mb,
-                own_network=network.own,
-                seccomp_fd=seccomp_fd,
-                script_fd=script_fd,
-            )
-            closing: list[str] = []
-            table_fd = None if not table else _memory_file(fds, table.encode())
-            if table_fd is not None:
-                # `mount` opens it anew and reads all; bubblewrap finds the shared offset at the end,
-                # so this adds no option: it is how the descriptor gets closed before the server.
-                os.lseek(table_fd, 0, os.SEEK_END)
-                closing = ["--args", str(table_fd)]
             info_read, info_write = os.pipe2(os.O_CLOEXEC)
-            _owned(fds, info_write)
+            owned(fds, info_write)
             info = contextlib.ExitStack()
             fds.enter_context(info)
-            _owned(info, info_read)
-            args += ["--info-fd", str(info_write)]
-            args_fd = _memory_file(fds, bubblewrap.pack(args))
-            passed = (seccomp_fd, script_fd, table_fd, info_write, args_fd)
+            owned(info, info_read)
+            order = Order(
+                launch=launch,
+                places=places,
+                network=network,
+                join_files=group.join_files,
+                processes=None if "pids" in self._cgroups.controllers else launch.sandbox.pids,
+                uid=self._settings.uid_base + launch.number if self._root else None,
+                info_fd=info_write,
+            )
+            start = builder.build(order, fds)
+            marks = {reaper.HUB_MARK: self._watchdog.mark}
             process = spawn(
-                [
-                    *self._chain(launch, table_fd, group, network),
-                    *("bwrap", *closing, "--args", str(args_fd), "--", *command),
-                ],
-                env=_OUTER_ENV | {reaper.HUB_MARK: self._watchdog.mark},
+                start.argv,
+                env=OUTER_ENV | (marks if builder.namespaces else {}),
                 cwd="/",
-                pass_fds=[fd for fd in passed if fd is not None],
+                pass_fds=start.passed,
                 tail=tail,
-                terminate=_terminate,
-                kill=lambda pid: signal_pid(pid, signal.SIGKILL),
+                terminate=lambda pid: _terminate(builder, pid),
+                # a guard without namespaces ends everything below itself first; KILL would orphan it
+                kill=lambda pid: signal_pid(
+                    pid, signal.SIGKILL if builder.namespaces else signal.SIGTERM
+                ),
                 cleanup=cleanup,
             )
             info.pop_all()
@@ -261,31 +296,15 @@ class SandboxedSpawner:
         self._running.add(process)
         return process
 
-    def _tail(self, launch: Launch, places: list[Path]) -> StderrBuffer:
+    def _tail(self, launch: Launch, builder: Builder, places: list[Path]) -> StderrBuffer:
         secrets = [
             value.reveal()
             for value in (*launch.argv, *launch.env.values())
             if isinstance(value, Secret)
         ]
-        shown = names_of(launch.home, bubblewrap.HOME, [*places, self._settings.state])
-        return StderrBuffer(secrets, shown=shown, programs=_SPEAKERS)
-
-    def _chain(
-        self, launch: Launch, table_fd: int | None, group: cgroups.Group, network: Network
-    ) -> list[str]:
-        """Return everything of the chain before bubblewrap."""
-        uid = str(self._settings.uid_base + launch.number)
-        chain = ["setpriv", "--pdeathsig", "KILL", "--"]
-        if self._root:
-            chain += ["unshare", "--mount", "--propagation", "private", "--"]
-        table = "" if table_fd is None else str(table_fd)
-        chain += ["sh", "-c", _SCRIPT, _SHELL, str(os.getpid()), str(launch.sandbox.files), table]
-        chain += [*group.join_files, "--"]
-        chain += network.enter(with_user=not self._root)
-        if self._root:
-            chain += ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups"]
-            chain += ["--pdeathsig", "KILL", "--"]
-        return chain
+        inside = builder.home_inside(launch.home)
+        shown = names_of(launch.home, inside, [*places, self._settings.state])
+        return StderrBuffer(secrets, shown=shown, programs=builder.speakers)
 
     def _prepare_home(self, launch: Launch) -> None:
         """Make the home (0700) and give it to the user's kernel uid; never follow a link."""
@@ -303,17 +322,21 @@ class SandboxedSpawner:
                 hint="Check the free space and the owner of the hub's `homes` directory.",
             ) from None
 
-    async def _works(self, level: int) -> bool:
-        """Start `/bin/true` in the full sandbox."""
+    async def _works(self) -> bool:
+        """Start a probe in the full sandbox; it looks at its own rights and for a file of the hub."""
+        if self._builder is None:
+            return False
+        secret = self._settings.state / "probe-secret"
+        secret.write_text("secret\n")
         launch = Launch(
             instance_id=f"probe-{os.getpid()}",
             owner="neutral",
             number=0,
-            argv=("/bin/true",),
+            argv=("/bin/sh", "-c", _PROBE, "sh", str(secret)),
             home=self._settings.state / "probe-home",
         )
         try:
-            process = await self._start(launch)
+            process = await self._start(launch, self._builder)
             try:
                 await asyncio.wait([process.exited], timeout=_PROBE_TIMEOUT_S)
                 works = process.exited.done() and process.exited.result() == 0
@@ -323,32 +346,14 @@ class SandboxedSpawner:
             self.problem = str(error)
             return False
         if not works:
-            said = process.stderr.launcher
-            self.problem = f"level {level}: {said[-1] if said else 'bubblewrap did not start'}"
+            said = process.stderr.launcher or process.stderr.lines()
+            self.problem = said[-1].strip() if said else "the sandbox did not start"
         return works
 
 
-def _terminate(pid: int) -> None:
-    """Send TERM to the server: the child of the sandbox's init, which ignores the signal itself."""
-    for init in children(pid):
-        for server in children(init):
-            signal_pid(server, signal.SIGTERM)
-
-
-def _environment(given: Mapping[str, str | Secret]) -> dict[str, str]:
-    defaults = {
-        "HOME": bubblewrap.HOME,
-        "PATH": PATH,
-        "TMPDIR": "/tmp",  # noqa: S108  inside the sandbox
-        "USER": bubblewrap.USER,
-        "LOGNAME": bubblewrap.USER,
-        "LANG": "C.UTF-8",
-    }
-    plain = {
-        name: value.reveal() if isinstance(value, Secret) else value
-        for name, value in given.items()
-    }
-    return defaults | plain
+def _terminate(builder: Builder, pid: int) -> None:
+    for server in builder.server_of(pid):
+        signal_pid(server, signal.SIGTERM)
 
 
 def _report(launch: Launch, tail: StderrBuffer) -> None:
@@ -356,17 +361,3 @@ def _report(launch: Launch, tail: StderrBuffer) -> None:
     if tail.launcher:
         said = " / ".join(line.strip() for line in tail.launcher)
         _log.error("sandbox.not_started", instance=launch.instance_id, said=said)
-
-
-def _owned(fds: contextlib.ExitStack, fd: int) -> int:
-    fds.callback(os.close, fd)
-    return fd
-
-
-def _memory_file(fds: contextlib.ExitStack, content: bytes) -> int:
-    fd = _owned(fds, os.memfd_create("mcphub", os.MFD_CLOEXEC))
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd

@@ -137,6 +137,40 @@ _MACHINES: Final = {
     "x86_64": (0xC000003E, 56, 272, 16, 41, _X86_64),
     "aarch64": (0xC00000B7, 220, 97, 29, 198, _AARCH64),
 }
+# What an ipc namespace would make harmless.
+_SHARED: Final = {
+    "x86_64": {
+        "shmget": 29,
+        "shmat": 30,
+        "shmctl": 31,
+        "semget": 64,
+        "semop": 65,
+        "semctl": 66,
+        "msgget": 68,
+        "msgsnd": 69,
+        "msgrcv": 70,
+        "msgctl": 71,
+        "semtimedop": 220,
+        "mq_open": 240,
+        "mq_unlink": 241,
+    },
+    "aarch64": {
+        "mq_open": 180,
+        "mq_unlink": 181,
+        "msgget": 186,
+        "msgctl": 187,
+        "msgrcv": 188,
+        "msgsnd": 189,
+        "semget": 190,
+        "semctl": 191,
+        "semtimedop": 192,
+        "semop": 193,
+        "shmget": 194,
+        "shmctl": 195,
+        "shmat": 196,
+    },
+}
+_PRLIMIT: Final = {"x86_64": 302, "aarch64": 261}
 _CLONE3: Final = 435
 
 
@@ -146,8 +180,14 @@ def supported(machine: str | None = None) -> bool:
 
 
 @lru_cache(maxsize=4)
-def program(machine: str | None = None) -> bytes:
+def program(machine: str | None = None, *, alone: bool = False) -> bytes:
     """Return the filter as an array of `struct sock_filter`.
+
+    Args:
+        machine: Processor; default is this one.
+        alone: Without namespaces behind it: refuses also what they would close. Every socket but
+            pairs (UDP, path and abstract sockets, the loopback network), System V IPC, message
+            queues, and limits of other processes.
 
     Raises:
         ValueError: There is no table for this processor.
@@ -162,7 +202,8 @@ def program(machine: str | None = None) -> bytes:
         code += [(_JGE, 0, 1, _X32), (_RET, 0, 0, refuse)]
     # clone3 hides its flags behind a pointer: ENOSYS makes libc fall back to clone.
     code += [(_JEQ, 0, 1, _CLONE3), (_RET, 0, 0, _ERRNO | errno.ENOSYS)]
-    for number in sorted({*refused.values(), *_COMMON.values()}):
+    shared = _SHARED[name] if alone else {}
+    for number in sorted({*refused.values(), *_COMMON.values(), *shared.values()}):
         code += [(_JEQ, 0, 1, number), (_RET, 0, 0, refuse)]
     code += _branch(clone, [(_LD, 0, 0, _ARG0), (_JSET, 0, 1, _NAMESPACES), (_RET, 0, 0, refuse)])
     code += _branch(
@@ -173,11 +214,18 @@ def program(machine: str | None = None) -> bytes:
     for request in _TERMINAL:
         terminal += [(_JEQ, 0, 1, request), (_RET, 0, 0, refuse)]
     code += _branch(ioctl, terminal)
-    sockets = [(_LD, 0, 0, _ARG0)]
-    for family in _FAMILIES:
+    if alone:
+        own = [(_LD, 0, 0, _ARG0), (_JEQ, 1, 0, 0), (_RET, 0, 0, refuse)]  # pid 0 is the caller
+        code += _branch(_PRLIMIT[name], own)
+    sockets = [] if alone else [(_LD, 0, 0, _ARG0)]
+    for family in () if alone else _FAMILIES:
         sockets += [(_JEQ, 0, 1, family), (_RET, 0, 0, _ALLOW)]
     # NETLINK_ROUTE (0) only: libc and Node list interfaces with it.
-    sockets += [(_JEQ, 0, 3, _NETLINK), (_LD, 0, 0, _ARG2), (_JEQ, 0, 1, 0), (_RET, 0, 0, _ALLOW)]
+    sockets += (
+        []
+        if alone
+        else [(_JEQ, 0, 3, _NETLINK), (_LD, 0, 0, _ARG2), (_JEQ, 0, 1, 0), (_RET, 0, 0, _ALLOW)]
+    )
     sockets += [(_RET, 0, 0, _ERRNO | errno.EAFNOSUPPORT)]
     code += _branch(socket, sockets)
     code += [(_RET, 0, 0, _ALLOW)]

@@ -20,7 +20,9 @@ from mcphub.catalog.spec import SandboxSpec
 from mcphub.errors import HubError
 from mcphub.ids import instance_id
 from mcphub.spawn import seccomp
+from mcphub.spawn.building import Layer
 from mcphub.spawn.cgroups import Cgroups
+from mcphub.spawn.confinement import landlock
 from mcphub.spawn.process import ChildProcess
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Launch
@@ -90,9 +92,15 @@ async def _report(uid_base: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="mcphub-doctor-") as folder:
         state = Path(folder)
         async with SandboxedSpawner(SandboxSettings(state / "run", uid_base)) as spawner:
-            tried = "start /bin/true with the full profile"
+            tried = "start a program with the full profile"
             rows.append(
-                Row("sandbox", spawner.level > 0, tried, spawner.problem, _hint_for(spawner))
+                Row(
+                    "sandbox",
+                    spawner.level > 0,
+                    f"{tried}: {spawner.means}",
+                    "" if spawner.level > 2 else spawner.problem,
+                    _hint_for(spawner),
+                )
             )
             if spawner.level:
                 trial = _Trial(spawner, state, uid_base)
@@ -106,8 +114,27 @@ async def _report(uid_base: int) -> list[Row]:
                     await trial.egress(),
                 ]
             rows.append(await _parent_death(state, uid_base))
-            rows.append(Row("level", spawner.level > 0, f"level {spawner.level} of 5"))
+            found = Row("level", spawner.level > 0, f"level {spawner.level} of 5")
+        rows += [await _own_code(state, uid_base), _landlock(), found]
     return rows
+
+
+async def _own_code(state: Path, uid_base: int) -> Row:
+    """The second way of building a sandbox: what there is when bubblewrap goes missing."""
+    tried = "start a program in a sandbox of the hub's own code"
+    settings = SandboxSettings(state / "own", uid_base, frozenset({Layer.BUBBLEWRAP}))
+    async with SandboxedSpawner(settings) as spawner:
+        ok = spawner.level > 2
+        return Row(
+            "own sandbox code", ok, f"{tried}: level {spawner.level}", spawner.problem * (not ok)
+        )
+
+
+def _landlock() -> Row:
+    version = landlock.abi()
+    ok = version >= landlock.SCOPES_ABI
+    error = "" if ok else f"ABI {version}, {landlock.SCOPES_ABI} is needed (Linux 6.12)"
+    return Row("landlock", ok, f"ask the kernel: ABI {version}", error)
 
 
 def _hint_for(spawner: SandboxedSpawner) -> str:

@@ -2,7 +2,7 @@
 
 Above it: `spawn.pool` decides when; below it: the operating system. A spawner knows nothing of MCP,
 of users' names or of policy beyond the permit it demands. Implementations: `spawn.sandboxed`
-(bubblewrap, default) and `spawn.unsandboxed` (warns everywhere). One contract suite runs on both.
+(bubblewrap or own code) and `spawn.unsandboxed` (warns everywhere). One contract suite runs on all.
 """
 
 from asyncio import Future
@@ -102,6 +102,11 @@ class Spawner(Protocol):
 
     level: int
     warning: str
+
+    @property
+    def means(self) -> str:
+        """What confines instances: `bubblewrap`, `own code`, or empty for nothing."""
+        ...
 
     def home_inside(self, launch_home: Path) -> str:
         """Return the path at which the instance sees its home (`${USER_HOME}`)."""

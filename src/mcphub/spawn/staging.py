@@ -39,12 +39,19 @@ class Staging:
     slots: Path
 
     @classmethod
-    def best(cls, slots: Path) -> Self:
-        """Return the staging that works here, found by mounting an overlay of `/usr`; makes the slots."""
+    def best(cls, slots: Path, *, overlay: bool = True) -> Self:
+        """Return the staging that works here, found by mounting an overlay of `/usr`; makes the slots.
+
+        Args:
+            slots: Where to make them.
+            overlay: Try overlays at all.
+        """
         slots.mkdir(parents=True, exist_ok=True)
         slots.chmod(0o755)
         for index in range(_SLOTS):
             (slots / str(index)).touch(0o644)
+        if not overlay:
+            return cls(False, slots)
         _, table = cls(True, slots).plan(Path("/usr"), Path("/usr"), [])
         argv = ("unshare", "--mount", "--propagation", "private", "--", "mount", "-a", "-T")
         with tempfile.NamedTemporaryFile() as file:

@@ -37,6 +37,8 @@ _WARNING: Final = (
 class UnsandboxedSpawner:
     """Implements `spawner.Spawner` at level 0. Enter it on the event loop's main thread."""
 
+    means = ""
+
     def __init__(self) -> None:
         self.level = 0
         self.warning = _WARNING

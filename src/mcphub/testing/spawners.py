@@ -114,6 +114,7 @@ class ThreadSpawner:
     """
 
     level = 5
+    means = "threads"
     warning = ""
 
     def __init__(self) -> None:
@@ -179,6 +180,7 @@ class SpawnerByServer:
     """Another spawner for some servers, by the last part of the home's path. Implements `Spawner`."""
 
     level = 5
+    means = "threads"
     warning = ""
 
     def __init__(self, default: ThreadSpawner, others: Mapping[str, ThreadSpawner]) -> None:

@@ -2,22 +2,25 @@
 
     python -I -S -c BOOT PROFILE_FD COMMAND_FD INFO_FD HUB_PID < stdin > stdout
 
-PROFILE_FD holds a profile as JSON. COMMAND_FD holds `{"argv", "env", "cwd"}` and is read only by the
+PROFILE_FD holds a profile as JSON. COMMAND_FD holds `{"argv", "env", "cwd", "tmp"}` and is read only by the
 process that becomes the command, so credentials are in no other. INFO_FD is told the pid of the first
 process inside, as bubblewrap's `--info-fd` does. Standard library only.
 """
 
+import contextlib
 import json
 import os
 import signal
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Final, NoReturn
 
 from mcphub.spawn.confinement import entering, kernel
 from mcphub.spawn.confinement.profile import Profile
 
-NAME = "mcphub-sandbox"
+NAME: Final = "mcphub-sandbox"
 """How it calls itself when it says on stderr why a start failed."""
+_MOST_ROUNDS: Final = 10_000
 
 
 def main(profile_fd: int, command_fd: int, info_fd: int, hub: int) -> NoReturn:
@@ -42,25 +45,75 @@ def _run(profile_fd: int, command_fd: int, info_fd: int, hub: int) -> None:
         os.write(info_fd, f'{{"child-pid": {pid}}}\n'.encode())
         os.close(info_fd)
 
-    entering.enter(profile, kept=(command_fd,), told=told, waits=True)
     if not profile.namespaces:
-        _execute(command_fd)
+        _guard(profile, command_fd, told)
+    entering.enter(profile, kept=(command_fd,), told=told, waits=True)
     server = os.fork()
     if not server:
         _execute(command_fd)
     os.close(command_fd)
-    _be_init(server)
+    _detach()
+    _end_with(server)
+
+
+def _guard(profile: Profile, command_fd: int, told: Callable[[int], None]) -> NoReturn:
+    """Stay outside of a sandbox without a pid namespace, adopt what the server leaves, end it with it.
+
+    What leaves its session or its parent still becomes a child of this process (prctl(2),
+    PR_SET_CHILD_SUBREAPER), so nothing escapes. When the hub ends, this process is told by TERM.
+    """
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+
+    def on_term(*_: object) -> None:
+        _end_descendants()
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, on_term)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGTERM)
+    server = os.fork()
+    if not server:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        entering.enter(profile, kept=(command_fd,))
+        _execute(command_fd)
+    told(server)
+    _detach()
+    kernel.close_all_but(())
+    _end_with(server, at_last=_end_descendants)
+
+
+def _end_descendants() -> None:
+    """KILL every process below this one, and those that appear meanwhile."""
+    own = os.getpid()
+    for _ in range(_MOST_ROUNDS):
+        found = _below(own)
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _below(pid: int) -> list[int]:
+    direct: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                direct += map(int, file.read().split())
+    return [each for child in direct for each in (child, *_below(child))]
 
 
 def _execute(command_fd: int) -> None:
     """Become the command, as the user, in a session of its own."""
     with open(command_fd, "rb") as file:
         command = json.loads(file.read())
-    if os.getsid(0) != os.getpid():
-        os.setsid()
+    os.setsid()  # no terminal and no group in common with anything outside
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, exec would keep that
         signal.signal(number, signal.SIG_DFL)
-    os.makedirs(command["cwd"], exist_ok=True)
+    for place in (command["tmp"], command["cwd"]):
+        os.makedirs(place, exist_ok=True)
     os.chdir(command["cwd"])
     try:
         os.execve(command["argv"][0], command["argv"], command["env"])
@@ -69,18 +122,20 @@ def _execute(command_fd: int) -> None:
         os._exit(127)
 
 
-def _be_init(server: int) -> NoReturn:
-    """Reap every orphan; end with the server's status, and everything in here ends with it.
-
-    Its pipes are the server's business: this process keeps none of them.
-    """
+def _detach() -> None:
+    """Hold none of the server's pipes: they must end with the server."""
     empty = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
         os.dup2(empty, fd)
     os.close(empty)
+
+
+def _end_with(server: int, at_last: Callable[[], None] = lambda: None) -> NoReturn:
+    """Reap every orphan; end with the server's status."""
     while True:
         pid, result = os.waitpid(-1, 0)
         if pid == server:
+            at_last()
             code = os.waitstatus_to_exitcode(result)
             os._exit(128 - code if code < 0 else code)
 
