@@ -92,6 +92,7 @@ async def running(
             PoolLimits(
                 instances=limits.instances,
                 instances_per_user=limits.instances_per_user,
+                instances_per_group=limits.instances_per_group,
                 starts_at_once=limits.starts_at_once,
             ),
             hurry,

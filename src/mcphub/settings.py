@@ -68,6 +68,10 @@ class Limits(_Strict):
         default=10, gt=0, description="Time that one server may take of a list of several servers."
     )
     instances_per_user: int = Field(default=32, ge=1, description="Running instances of one user.")
+    instances_per_group: Mapping[str, int] = Field(
+        default={},
+        description="Running instances of all members of a group together, by its name.",
+    )
     instances: int = Field(default=2000, ge=1, description="Running instances in all.")
     starts_at_once: int = Field(
         default=4, ge=1, description="Instances being started at the same time."

@@ -299,7 +299,9 @@ class SpecBuilder:
             cpu=entry.cpu,
             files=entry.files,
             tmp_mb=entry.tmp_mb,
+            home_mb=entry.home_mb,
             idle_s=entry.idle_s,
+            pause=entry.when_idle == "pause",
         )
 
     # ------------------------------------------------------------------------- advice
@@ -363,6 +365,7 @@ def _revision(
 ) -> str:
     """Digest of what a running instance is made of: another digest, another instance."""
     limits = (sandbox.memory_mb, sandbox.pids, sandbox.cpu, sandbox.files, sandbox.tmp_mb)
+    limits = (*limits, sandbox.home_mb)
     content = [
         transport.value,
         command,

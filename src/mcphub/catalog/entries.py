@@ -31,7 +31,9 @@ class SandboxEntry(BaseModel):
     cpu: float = Field(default=1.0, ge=0.05, le=1024)
     files: int = Field(default=1024, ge=32, le=1_048_576)
     tmp_mb: int = Field(default=64, alias="tmpMb", ge=1, le=65_536)
+    home_mb: int = Field(default=2048, alias="homeMb", ge=1, le=16_777_216)
     idle_s: float = Field(default=600.0, alias="idleSeconds", ge=1, le=604_800)
+    when_idle: Literal["stop", "pause"] = Field(default="stop", alias="whenIdle")
 
 
 class ToolsEntry(BaseModel):

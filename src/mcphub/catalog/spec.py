@@ -51,7 +51,9 @@ class SandboxSpec:
         cpu: Most processor time, in cores.
         files: Most open files for one process.
         tmp_mb: Size of `/tmp` and of `/dev/shm` in MiB.
-        idle_s: Seconds without a call after which an instance is stopped.
+        home_mb: Most that the home may hold, in MiB; also the largest file.
+        idle_s: Seconds without a call after which an instance is stopped or paused.
+        pause: Pause it then and keep its memory, because its state is worth more.
     """
 
     egress: tuple[str, ...] = ()
@@ -62,7 +64,9 @@ class SandboxSpec:
     cpu: float = 1.0
     files: int = 1024
     tmp_mb: int = 64
+    home_mb: int = 2048
     idle_s: float = 600.0
+    pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)

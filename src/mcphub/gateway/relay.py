@@ -15,6 +15,7 @@ from mcphub.gateway.onward import outgoing
 from mcphub.gateway.plane import DataPlane, Route, lease, route
 from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
 from mcphub.gateway.shaping import shaped
+from mcphub.gateway.starting import leased
 from mcphub.gateway.watching import SUBSCRIBE, UNSUBSCRIBE
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
@@ -99,7 +100,7 @@ async def _begin(
             parked.exchange.progress_token = call.progress_token
             return parked.instance, parked.exchange, parked.questions
         params = plane.states.open(call, to.spec.name)
-    instance = await lease(plane, call, to.spec, to.permit)
+    instance = await leased(plane, call, to.spec, to.permit)
     try:
         exchange = await instance.upstream.send(outgoing(plane, call, to, instance, params))
     except BaseException:

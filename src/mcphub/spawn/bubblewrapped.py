@@ -22,14 +22,15 @@ from mcphub.spawn.process import children
 from mcphub.spawn.staging import Staging
 
 _PROGRAMS: Final = ("bwrap", "setpriv", "unshare", "nsenter", "sh", "mount", "prlimit")
+_BLOCKS_PER_MIB: Final = 2048
 _SHELL: Final = "mcphub-sandbox"  # what the script calls itself: a server may be a script of `sh`
-# $1 hub pid, $2 open files, $3 descriptor of the staging table or empty, then cgroup files up to
+# $1 hub pid, $2 open files, $3 largest file in 512 bytes, $4 descriptor of the staging table or empty, then cgroup files up to
 # `--`, then the rest of the chain. Dying with the hub is armed before; a hub that died even earlier
 # shows as another parent.
 _SCRIPT: Final = """
 read -r _ _ _ parent _ < /proc/self/stat && [ "$parent" = "$1" ] || exit 1
-ulimit -c 0 && ulimit -n "$2" || exit 1
-table=$3; shift 3
+ulimit -c 0 && ulimit -n "$2" && ulimit -f "$3" || exit 1
+table=$4; shift 4
 while [ "$1" != -- ]; do echo 0 > "$1" || exit 1; shift; done; shift
 [ -z "$table" ] || mount -a -T "/proc/self/fd/$table" || exit 1
 exec "$@"
@@ -111,7 +112,8 @@ class Bubblewrapped:
             chain += ["unshare", "--mount", "--propagation", "private", "--"]
         table = "" if table_fd is None else str(table_fd)
         files = str(order.launch.sandbox.files)
-        chain += ["sh", "-c", _SCRIPT, _SHELL, str(os.getpid()), files, table]
+        largest = str(order.launch.sandbox.home_mb * _BLOCKS_PER_MIB)
+        chain += ["sh", "-c", _SCRIPT, _SHELL, str(os.getpid()), files, largest, table]
         chain += [*order.join_files, "--"]
         chain += order.network.enter(with_user=order.uid is None)
         if order.uid is not None:

@@ -20,6 +20,11 @@ _WANTED: Final = ("memory", "pids", "cpu")
 _PERIOD_US: Final = 100_000
 _EMPTY_WAIT_S: Final = 5.0
 _STALE_S: Final = 120.0
+_EVENTS: Final = (
+    ("memory", "memory.events", "oom_kill"),  # v2
+    ("memory", "memory.oom_control", "oom_kill"),  # v1
+    ("pids", "pids.events", "max"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,22 @@ class Group:
             with contextlib.suppress(OSError):
                 found |= {int(line) for line in (path / "cgroup.procs").read_text().split()}
         return found
+
+    def reached(self) -> set[str]:
+        """Return which of `memory` and `pids` were at their limit: a process was killed, a fork refused."""
+        return {
+            kind
+            for path in self.paths
+            for kind, file, key in _EVENTS
+            if _count(path / file, key) > 0
+        }
+
+    def page_out(self) -> None:
+        """Give the memory to swap, where the kernel can; blocks for some tenths of a second."""
+        for path in self.paths:
+            for file, text in (("memory.reclaim", "1G"), ("memory.force_empty", "0")):
+                with contextlib.suppress(OSError):  # not in every version; nothing more to give
+                    (path / file).write_text(text)
 
     def kill(self) -> None:
         """Send KILL to every process in the groups."""
@@ -202,6 +223,15 @@ def _sweep(base: Path) -> None:
             if stale.is_dir() and now - stale.stat().st_mtime > _STALE_S:
                 _rmdir(stale)  # fails, rightly, where processes still live
         probe.rmdir()
+
+
+def _count(path: Path, key: str) -> int:
+    with contextlib.suppress(OSError):
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
+    return 0
 
 
 def _try_write(path: Path, text: str) -> None:

@@ -124,6 +124,7 @@ class Confined:
             cgroups=tuple(order.join_files),
             tmp_bytes=order.launch.sandbox.tmp_mb * _MIB,
             files=order.launch.sandbox.files,
+            file_bytes=order.launch.sandbox.home_mb * _MIB,
             processes=order.processes or 0,
             seccomp=seccomp.program(),
             # A second fence behind the mounts: a hole in one of them is not a hole in both.
@@ -138,6 +139,7 @@ class Confined:
             uid=order.uid,
             cgroups=tuple(order.join_files),
             files=order.launch.sandbox.files,
+            file_bytes=order.launch.sandbox.home_mb * _MIB,
             # Counted over all processes of a uid: only for a uid that is the user's own.
             processes=order.processes or 0 if order.uid is not None else 0,
             seccomp=seccomp.program(alone=True),

@@ -1,6 +1,7 @@
 """What callers are told when an instance ends or never starts. Parts of `spawn.pool`."""
 
 import asyncio
+import signal
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,10 +21,20 @@ def stopped(server: str) -> Unavailable:
     return Unavailable(f"Server '{server}' was stopped.", hint="Call again.", retry_after_s=0)
 
 
-def ended(server: str, exited: "asyncio.Future[int] | None") -> UpstreamFailed:
-    """Return what calls get whose server ended by itself."""
+def home_full(server: str, limit_bytes: int) -> UpstreamFailed:
+    """Return what calls get whose instance wrote more into its home than it may."""
     return UpstreamFailed(
-        f"Server '{server}' ended unexpectedly{status_of(exited)}.",
+        f"Server '{server}' was stopped: its files take more than the {limit_bytes // 2**20} MiB that "
+        "they may (`sandbox.homeMb`).",
+        hint="Call again and delete what is not needed: it may run as long as it adds nothing.",
+    )
+
+
+def ended(server: str, exited: "asyncio.Future[int] | None", why: str = "") -> UpstreamFailed:
+    """Return what calls get whose server ended by itself; `why` says which limit it had reached."""
+    said = f"Server '{server}' ended unexpectedly{status_of(exited)}."
+    return UpstreamFailed(
+        f"{said} {why}" if why else said,
         hint="Call again: the hub starts it anew.",
     )
 
@@ -40,4 +51,6 @@ def status_of(exited: "asyncio.Future[int] | None") -> str:
     if exited is None or not exited.done() or exited.cancelled():
         return ""
     status = exited.result()
+    if status in {-signal.SIGXFSZ, 128 + signal.SIGXFSZ}:
+        return " (it wrote a file that is larger than its home may be, `sandbox.homeMb`)"
     return f" (killed by signal {-status})" if status < 0 else f" (exit status {status})"

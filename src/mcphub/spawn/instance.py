@@ -6,6 +6,7 @@ Made and moved through its states by `spawn.pool` only; `gateway` reads it while
 from asyncio import Future
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from mcphub.spawn.spawner import Process
 from mcphub.upstream.upstream import Upstream
@@ -16,6 +17,7 @@ class State(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    PAUSED = "paused"
     DRAINING = "draining"
     STOPPED = "stopped"
 
@@ -30,7 +32,12 @@ class Instance:
         server: Name of the spec.
         session: Digest of the legacy session for `isolation: session`, else "".
         revision: (settings revision, credential revision).
-        idle_s: Seconds without a call after which it is culled.
+        idle_s: Seconds without a call after which it is culled or paused.
+        pauses: It is paused when idle.
+        groups: Groups of its owner, for their limits.
+        home: Its home on the host, None for what has none here.
+        home_bytes: Most that the home may hold.
+        home_seen: What the home held at the first look; 0 before. More than both ends it.
         in_flight: Leases now.
         lists_changed: The server announced other tools, prompts or resources than the catalog has.
     """
@@ -47,6 +54,11 @@ class Instance:
     in_flight: int = 0
     calls: int = 0
     lists_changed: bool = False
+    pauses: bool = False
+    groups: frozenset[str] = frozenset()
+    home: Path | None = None
+    home_bytes: int = 0
+    home_seen: int = 0
     _process: Process | None = None
     _upstream: Upstream | None = None
 
@@ -73,6 +85,10 @@ class Instance:
     def exited(self) -> "Future[int] | None":
         """Done when its process is gone; None before it has one."""
         return self._process.exited if self._process is not None else None
+
+    def why(self) -> str:
+        """Return which limit its process has reached, as a sentence; empty for none."""
+        return self._process.why() if self._process is not None else ""
 
     def stderr(self) -> list[str]:
         """Return its last lines on stderr, redacted; for its owner and administrators."""

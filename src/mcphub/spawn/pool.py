@@ -19,8 +19,9 @@ import structlog
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, LimitExceeded, Unavailable
 from mcphub.ids import instance_id
-from mcphub.policy.model import Isolation, Permit
+from mcphub.policy.model import Isolation, Permit, Transport
 from mcphub.spawn import failing
+from mcphub.spawn.homes import HomeWatch
 from mcphub.spawn.instance import Instance, State
 from mcphub.spawn.launching import NEUTRAL, SHARED, Dial, Launcher
 from mcphub.spawn.opening import Opener, Opening
@@ -34,6 +35,7 @@ _SWEEP_S: Final = 0.25
 _STABLE_S: Final = 30.0
 _DRAIN_S: Final = 30.0
 _GRACE_S: Final = 5.0
+_HOMES_S: Final = 1.0
 
 
 class Listener(Protocol):
@@ -81,11 +83,13 @@ class InstancePool:
         self._current: dict[_Key, Instance] = {}
         self._all: dict[str, Instance] = {}
         self._starting: dict[tuple[_Key, tuple[str, int]], asyncio.Future[Instance]] = {}
+        self._groups_starting: dict[tuple[_Key, tuple[str, int]], frozenset[str]] = {}
         self._back_off = BackOff()
         self._slots = StartSlots(limits.starts_at_once)
         self._tasks: Tasks | None = None
         self._stopping: set[str] = set()
         self._hurry = hurry or asyncio.Event()
+        self._homes = HomeWatch(self._home_is_full)
 
     def follow(self, listener: Listener) -> None:
         """Tell `listener` what happens from now on; there is one."""
@@ -100,9 +104,13 @@ class InstancePool:
     ) -> Instance | None:
         """Return the caller's ready instance of this very revision, or None; never waits."""
         instance = self._current.get(_key(permit, session))
-        if instance is None or instance.state is not State.READY or instance.revision != revision:
+        if instance is None or instance.revision != revision:
             return None
-        return instance
+        if instance.state is State.PAUSED:
+            instance.process.resume()
+            instance.state = State.READY
+            instance.last_used = self.now()
+        return instance if instance.state is State.READY else None
 
     async def lease(
         self, permit: Permit, spec: ServerSpec, revision: tuple[str, int], session: str = ""
@@ -169,6 +177,7 @@ class InstancePool:
             self._tasks = tasks
             tasks.start("pool.sweep", self._sweep())
             tasks.start("pool.hurry", self._kill_when_hurried())
+            tasks.start("pool.homes", self._watch_homes())
             try:
                 yield
             finally:
@@ -187,17 +196,18 @@ class InstancePool:
         key = _key(permit, session)
         pending = self._starting.get((key, revision))
         if pending is None:
-            self._admit(key, spec)
+            self._admit(key, spec, permit)
             if self._tasks is None:
                 raise Unavailable("The hub is stopping.")
             pending = asyncio.get_running_loop().create_future()
             self._starting[(key, revision)] = pending
+            self._groups_starting[(key, revision)] = permit.principal.groups
             self._tasks.start(
                 "instance.start", self._start(pending, key, permit, spec, revision, session)
             )
         return await asyncio.shield(pending)
 
-    def _admit(self, key: _Key, spec: ServerSpec) -> None:
+    def _admit(self, key: _Key, spec: ServerSpec, permit: Permit) -> None:
         self._back_off.check(key, spec.name, self.now())
         # those that start count too, wherever they wait: asking for all at once gets no more
         owners = Counter(
@@ -214,6 +224,24 @@ class InstancePool:
                 hint="Wait until idle ones stop, or ask an administrator to stop some.",
                 retry_after_s=30,
             )
+        if owner != SHARED:
+            self._admit_group(permit.principal.groups)
+
+    def _admit_group(self, groups: frozenset[str]) -> None:
+        for group in sorted(groups & self._limits.instances_per_group.keys()):
+            most = self._limits.instances_per_group[group]
+            running = sum(
+                group in each.groups
+                for each in self._all.values()
+                if each.state is not State.STARTING
+            ) + sum(group in waiting for waiting in self._groups_starting.values())
+            if running >= most:
+                raise LimitExceeded(
+                    f"The members of the group '{group}' run {running} servers already, the most "
+                    "that they may together.",
+                    hint="Wait until idle ones stop, or ask an administrator.",
+                    retry_after_s=30,
+                )
 
     async def _start(
         self,
@@ -230,6 +258,10 @@ class InstancePool:
             async with self._slots.held_by(key[0]):
                 launch = await self._launcher.launch(permit, spec, instance_id())
                 instance = self._new(launch.instance_id, launch.owner, spec, revision, session)
+                if launch.owner != SHARED:
+                    instance.groups = permit.principal.groups
+                if isinstance(launch, Launch):
+                    instance.home = launch.home
                 await self._bring_up(instance, spec, launch)
             if self._listener is not None and self._listener.is_over(instance):
                 unwanted, instance = instance, None
@@ -252,6 +284,7 @@ class InstancePool:
                 )
                 pending.exception()
             self._starting.pop((key, revision), None)
+            self._groups_starting.pop((key, revision), None)
 
     async def _failed(
         self,
@@ -286,6 +319,8 @@ class InstancePool:
         instance = Instance(
             id=new_id, owner=owner, server=spec.name, session=session, revision=revision,
             idle_s=spec.sandbox.idle_s, started_at=now, last_used=now,
+            pauses=spec.sandbox.pause and spec.transport is Transport.STDIO,
+            home_bytes=spec.sandbox.home_mb * 2**20,
         )  # fmt: skip
         self._all[instance.id] = instance
         return instance
@@ -309,9 +344,9 @@ class InstancePool:
             return
         was = instance.state
         self._retire(instance)
-        ended = failing.ended(instance.server, instance.exited)
+        ended = failing.ended(instance.server, instance.exited, instance.why())
         instance.upstream.fail_all(failing.with_last_words(ended, _last_words(instance)))
-        if was is State.READY:
+        if was in {State.READY, State.PAUSED}:
             self._changed("crashed", instance)
             if self.now() - instance.started_at < _STABLE_S:
                 key = (instance.owner, instance.server, instance.session)
@@ -330,7 +365,7 @@ class InstancePool:
         key = (instance.owner, instance.server, instance.session)
         if self._current.get(key) is instance:
             del self._current[key]
-        if instance.state in {State.READY, State.STARTING}:
+        if instance.state in {State.READY, State.PAUSED, State.STARTING}:
             instance.state = State.DRAINING
             instance.last_used = self.now()
 
@@ -372,13 +407,34 @@ class InstancePool:
                     and not instance.in_flight
                     and quiet > instance.idle_s
                 ):
-                    self._retire(instance)
+                    self._rest(instance)
                 if instance.state is State.DRAINING and (
                     not instance.in_flight or quiet > _DRAIN_S
                 ):
                     self._stop_soon(instance)
                 if instance.state is State.READY and now - instance.started_at > _STABLE_S:
                     self._back_off.worked((instance.owner, instance.server, instance.session))
+
+    def _rest(self, instance: Instance) -> None:
+        """Pause an idle instance where its settings say so, else take it out of use."""
+        if not instance.pauses or self._tasks is None:
+            self._retire(instance)
+            return
+        instance.state = State.PAUSED
+        self._tasks.start("instance.pause", instance.process.pause())
+        _log.info("instance.paused", instance=instance.id, server=instance.server)
+
+    async def _watch_homes(self) -> None:
+        while True:
+            await asyncio.sleep(_HOMES_S)
+            await self._homes.look(self.instances(), self.now())
+
+    def _home_is_full(self, instance: Instance) -> None:
+        _log.warning("instance.home_full", instance=instance.id, server=instance.server)
+        self._retire(instance)
+        if instance._upstream is not None:  # noqa: SLF001
+            instance.upstream.fail_all(failing.home_full(instance.server, instance.home_bytes))
+        self._stop_soon(instance)
 
     @staticmethod
     def now() -> float:

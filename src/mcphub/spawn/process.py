@@ -16,10 +16,13 @@ from typing import Final
 
 from mcphub.errors import Unavailable, UpstreamFailed
 from mcphub.spawn.stderr import StderrBuffer
+from mcphub.upstream.pace import Pace
 
 EOF_S: Final = 2.0
 """Seconds that a server has to notice the end of its stdin before it gets TERM; many never look."""
 _CHUNK: Final = 64 * 1024
+_STDERR_BYTES_PER_S: Final = 4 * 1024 * 1024
+_PAUSE_ROUNDS: Final = 50
 _DRAIN_ROUNDS: Final = 16
 _CHILD_PID: Final = re.compile(rb'"child-pid": ?(\d+)\D')
 
@@ -40,6 +43,9 @@ class ChildProcess:
         terminate: Sends TERM to the server itself.
         kill: Sends KILL to the whole tree.
         cleanup: Waits until all is gone and removes what the spawner made for it.
+        reached: Says which limit it has reached, for its user.
+        page_out: Gives its memory to swap; blocks.
+        outermost_serves: The outermost process is the server itself, and is paused with it.
     """
 
     def __init__(
@@ -53,6 +59,9 @@ class ChildProcess:
         terminate: Callable[[int], None],
         kill: Callable[[int], None],
         cleanup: Callable[[], Awaitable[None]],
+        reached: Callable[[], str] = lambda: "",
+        page_out: Callable[[], None] = lambda: None,
+        outermost_serves: bool = False,
     ) -> None:
         self.pid = popen.pid
         self.stdin = stdin
@@ -69,8 +78,45 @@ class ChildProcess:
         self._stopping = asyncio.Lock()
         self._urgent: asyncio.Future[None] = self._loop.create_future()
         self._stopped = False
+        self._reached, self._page_out = reached, page_out
+        self._outermost_serves = outermost_serves
+        self._why = ""
+        self._paused = False
+        self._stderr_pace = Pace(_STDERR_BYTES_PER_S)
         self._loop.add_reader(self._pidfd, self._on_exit)
         self._loop.add_reader(stderr_fd, self._on_stderr)
+
+    def why(self) -> str:
+        """Return which limit it has reached; still known when it is gone."""
+        if not self._stopped:
+            self._why = self._reached()
+        return self._why
+
+    async def pause(self) -> None:
+        """Stop every process of the tree, those that start meanwhile too."""
+        if self._paused or self._stopped:
+            return
+        self._paused = True  # no await before all are stopped: `resume` comes before or after
+        stopped: set[int] = set()
+        for _ in range(_PAUSE_ROUNDS):
+            new = self._tree() - stopped
+            if not new:
+                break
+            for pid in new:
+                signal_pid(pid, signal.SIGSTOP)
+            stopped |= new
+        if swap_exists():
+            await asyncio.to_thread(self._page_out)
+
+    def resume(self) -> None:
+        """Continue every process of the tree."""
+        if self._paused:
+            self._paused = False
+            for pid in self._tree():
+                signal_pid(pid, signal.SIGCONT)
+
+    def _tree(self) -> set[int]:
+        return descendants(self.pid) | ({self.pid} if self._outermost_serves else set())
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """End the tree: close stdin, wait at most `EOF_S`; TERM, wait `grace_s`; KILL. Idempotent.
@@ -82,6 +128,7 @@ class ChildProcess:
         async with self._stopping:
             if self._stopped:
                 return
+            self.resume()  # else it could not end by itself
             self._close_stdin()
             try:
                 if not await self._gone(min(grace_s, EOF_S)):
@@ -94,6 +141,7 @@ class ChildProcess:
 
     async def _finish(self) -> None:
         await self.exited
+        self.why()
         self._on_stderr(rounds=_DRAIN_ROUNDS)
         self._close_stderr()
         if self.stdout >= 0:
@@ -136,6 +184,15 @@ class ChildProcess:
                 self._close_stderr()
                 return
             self.stderr.feed(data)
+            rest = self._stderr_pace.take(len(data))
+            if rest:  # a flood waits in the pipe, and its writer with it
+                self._loop.remove_reader(self._stderr_fd)
+                self._loop.call_later(rest, self._read_on)
+                return
+
+    def _read_on(self) -> None:
+        if self._stderr_fd >= 0:
+            self._loop.add_reader(self._stderr_fd, self._on_stderr)
 
     def _close_stderr(self) -> None:
         if self._stderr_fd >= 0:
@@ -154,6 +211,9 @@ def spawn(
     terminate: Callable[[int], None],
     kill: Callable[[int], None],
     cleanup: Callable[[], Awaitable[None]],
+    reached: Callable[[], str] = lambda: "",
+    page_out: Callable[[], None] = lambda: None,
+    outermost_serves: bool = False,
 ) -> ChildProcess:
     """Start `argv` in its own session with three pipes. Call on the event loop's thread.
 
@@ -193,6 +253,9 @@ def spawn(
         terminate=terminate,
         kill=kill,
         cleanup=cleanup,
+        reached=reached,
+        page_out=page_out,
+        outermost_serves=outermost_serves,
     )
 
 
@@ -216,6 +279,28 @@ def children(pid: int) -> list[int]:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:  # noqa: PTH123
         return [int(word) for word in file.read().split()]
     return []
+
+
+def descendants(pid: int) -> set[int]:
+    """Return all processes below one, by whichever of its threads they were started."""
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        one = waiting.pop()
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{one}/task"):  # noqa: PTH208  names
+                with open(f"/proc/{one}/task/{thread}/children") as file:  # noqa: PTH123
+                    new = {int(word) for word in file.read().split()} - found
+                found |= new
+                waiting += new
+    return found
+
+
+def swap_exists() -> bool:
+    """Whether the machine has anywhere to put memory that is not in use."""
+    with contextlib.suppress(OSError), open("/proc/swaps") as file:  # noqa: PTH123
+        return len(file.readlines()) > 1
+    return False
 
 
 def signal_pid(pid: int, number: int) -> None:

@@ -290,6 +290,8 @@ class SandboxedSpawner:
                     pid, signal.SIGKILL if builder.namespaces else signal.SIGTERM
                 ),
                 cleanup=cleanup,
+                reached=lambda: _reached(group, launch),
+                page_out=group.page_out,
             )
             info.pop_all()
             init = NamespaceInit(info_read)
@@ -349,6 +351,22 @@ class SandboxedSpawner:
             said = process.stderr.launcher or process.stderr.lines()
             self.problem = said[-1].strip() if said else "the sandbox did not start"
         return works
+
+
+def _reached(group: cgroups.Group, launch: Launch) -> str:
+    """Tell the user which limit ended an instance or hindered it."""
+    reached = group.reached()
+    if "memory" in reached:
+        return (
+            f"It needed more than the {launch.sandbox.memory_mb} MiB of memory that it may use "
+            "(`sandbox.memoryMb`)."
+        )
+    if "pids" in reached:
+        return (
+            f"It tried to run more than the {launch.sandbox.pids} processes and threads that it may "
+            "(`sandbox.pids`)."
+        )
+    return ""
 
 
 def _terminate(builder: Builder, pid: int) -> None:

@@ -84,6 +84,18 @@ class Process(Protocol):
         """
         ...
 
+    def why(self) -> str:
+        """Return which limit it has reached, as a sentence for its user; empty for none."""
+        ...
+
+    async def pause(self) -> None:
+        """Take processor time away from the whole tree, and its memory where there is swap. Idempotent."""
+        ...
+
+    def resume(self) -> None:
+        """Undo `pause`; at once."""
+        ...
+
     async def stop(self, grace_s: float = 5.0) -> None:
         """End the whole tree: close stdin, wait a moment; TERM, wait `grace_s`; KILL.
 

@@ -5,8 +5,8 @@ Parts of `spawn.pool`; they know no instance and no process.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Hashable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from mcphub.errors import Unavailable
@@ -22,6 +22,7 @@ class PoolLimits:
     instances: int
     instances_per_user: int
     starts_at_once: int
+    instances_per_group: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -117,6 +117,7 @@ class UnsandboxedSpawner:
             terminate=lambda pid: _signal_group(pid, signal.SIGTERM),
             kill=lambda pid: _signal_group(pid, signal.SIGKILL),
             cleanup=cleanup,
+            outermost_serves=True,
         )
         self._running.add(process)
         return process

@@ -41,12 +41,14 @@ class ThreadProcess:
     Attributes:
         launch: What it was started with, for tests that ask whose it is.
         heard: Methods that it was sent, in order.
+        paused: Whether it would get no processor time.
     """
 
     def __init__(self, launch: Launch, *, answers: bool = True, last_words: str = "") -> None:
         self.launch = launch
         self.pid = next(_PIDS)
         self.heard: list[str] = []
+        self.paused = False
         self.stderr = Words(*([last_words] if last_words else []))
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = self._loop.create_future()
@@ -71,6 +73,18 @@ class ThreadProcess:
         if self._open:
             os.close(self.stdin)
             self.stdin = -1
+
+    def why(self) -> str:
+        """Return nothing: threads have no limits."""
+        return ""
+
+    async def pause(self) -> None:
+        """Note it; a thread runs on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Note it."""
+        self.paused = False
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Close its input, wait for its end."""

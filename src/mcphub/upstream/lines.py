@@ -12,7 +12,13 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from mcphub.upstream.pace import Pace
+
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+BYTES_PER_S: Final = 64 * 1024 * 1024
+"""What a server may say each second before it has to wait."""
+LINE_COST: Final = 4096
+"""What a line counts beside its bytes: looking at it costs the hub more than reading it."""
 _READ: Final = 256 * 1024
 _VECTORS: Final = 64
 _HIGH_WATER: Final = 1024 * 1024
@@ -97,6 +103,7 @@ class LinePipe:
         self._drained: asyncio.Future[None] | None = None
         self._open = True
         self._waits = False
+        self._pace = Pace(BYTES_PER_S)
         self._loop.add_reader(reader, self._readable)
 
     @property
@@ -156,6 +163,14 @@ class LinePipe:
             self.close()
             return
         self._feed(data)
+        rest = self._pace.take(len(data) + data.count(b"\n") * LINE_COST)
+        if rest and self._open:
+            self._loop.remove_reader(self._reader)
+            self._loop.call_later(rest, self._read_on)
+
+    def _read_on(self) -> None:
+        if self._open:
+            self._loop.add_reader(self._reader, self._readable)
 
     def _feed(self, data: bytes) -> None:
         if b"\n" not in data:

@@ -183,6 +183,8 @@ def _prefer_when_out_of_memory() -> None:
 def _set_limits(profile: Profile) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold credentials
     resource.setrlimit(resource.RLIMIT_NOFILE, (profile.files, profile.files))
+    if profile.file_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (profile.file_bytes, profile.file_bytes))
     if profile.processes:
         resource.setrlimit(resource.RLIMIT_NPROC, (profile.processes, profile.processes))
 

@@ -47,6 +47,7 @@ class Profile:
         cgroups: `cgroup.procs` files to join.
         tmp_bytes: Size of `/tmp` and of `/dev/shm`.
         files: Most open files of a process.
+        file_bytes: Largest file; 0 sets none.
         processes: Most processes of the kernel uid; 0 sets none.
         seccomp: Filter, array of `struct sock_filter`; empty loads none.
         readable, writable: Places of the Landlock rules; both empty uses no Landlock.
@@ -62,6 +63,7 @@ class Profile:
     cgroups: tuple[str, ...] = ()
     tmp_bytes: int = 64 * 1024 * 1024
     files: int = 1024
+    file_bytes: int = 0
     processes: int = 0
     seccomp: bytes = b""
     readable: tuple[str, ...] = ()
