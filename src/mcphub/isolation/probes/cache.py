@@ -1,4 +1,4 @@
-"""Priming: A asks a service through the server, and B asks the same right after.
+"""Priming: A asks something a few times, and B asks the same right after.
 
 An answer to B that no longer needs the service came from a cache, and so tells B what A asked; a
 refusal for too many calls tells B that A called. Alone, B's question goes out and is answered.
@@ -13,6 +13,7 @@ from mcphub.isolation.oracle import RATE_LIMITED, excerpt
 from mcphub.isolation.surface import Rank
 
 _MOST: Final = 8
+_BURST: Final = 4
 _REMEDY: Final = "Of public data only traces leak. Run an instance for each user where even these are confidential."
 
 
@@ -22,16 +23,18 @@ class CacheProbe:
     name = "cache"
 
     def applies(self, case: Case) -> bool:
-        """When anything went out at all."""
-        return bool(_outgoing(case))
+        """When B was answered anything alone."""
+        return bool(_answered(case))
 
     async def run(self, case: Case) -> list[Finding]:
         """Return the first answer that came from a cache, or was refused for A's calls."""
         try:
             async with case.lab.start(with_a=False) as running:
                 await case.join(running)
-                for alone in _outgoing(case):
+                for alone in _answered(case):
                     first = await running.call("A", alone.call)
+                    for _ in range(_BURST):
+                        await running.call("A", alone.call)
                     second = await running.call("B", alone.call)
                     if running.dead:
                         break
@@ -42,20 +45,23 @@ class CacheProbe:
         return []
 
 
-def _outgoing(case: Case) -> list[Observation]:
-    """Return B's answered questions that went out, one of each tool."""
+def _answered(case: Case) -> list[Observation]:
+    """Return B's answered questions, one of each tool, those that went out first."""
     found: dict[str, Observation] = {}
     for seen in case.control.b:
-        if seen.egress and seen.ok and seen.call.name in case.surface.tools:
+        tool = case.surface.tools.get(seen.call.name)
+        if seen.ok and tool is not None and (seen.egress or tool.rank is not Rank.CREATE):
             found.setdefault(seen.call.name, seen)
-    return list(found.values())[:_MOST]
+    return sorted(found.values(), key=lambda seen: not seen.egress)[:_MOST]
 
 
 def _told(first: Observation, second: Observation) -> bool:
-    """Tell whether the second answer was made without the service, because of the first."""
-    if not first.ok or not first.egress or second.egress or second.timed_out:
+    """Tell whether the second answer is another one because of the first."""
+    if not first.ok or second.timed_out:
         return False
-    return second.ok or bool(RATE_LIMITED.search(second.text))
+    if not second.ok and RATE_LIMITED.search(second.text):
+        return True
+    return second.ok and bool(first.egress) and not second.egress
 
 
 def _finding(case: Case, first: Observation, second: Observation) -> Finding:
@@ -71,8 +77,8 @@ def _finding(case: Case, first: Observation, second: Observation) -> Finding:
         severity=Severity.MEDIUM if changes else Severity.LOW,
         title=title,
         trace=(first, second),
-        seen=f"no request left the server. {excerpt(second.text)}",
-        control="Alone, B's question goes out to the service.",
+        seen=f"B's question did not leave the server. {excerpt(second.text)}",
+        control="Alone, B's question is answered, by the service where there is one.",
         confidence=0.9,
         reproduced=1,
         remedy=_REMEDY,

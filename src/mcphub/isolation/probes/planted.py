@@ -78,10 +78,11 @@ def _order(sighting: Sighting[Planted], seen: Observation) -> int:
 
 
 def _class_of(case: Case, seen: Observation, found: list[Sighting[Planted]]) -> LeakClass:
-    if any(sighting.about.kind in {"seed", "outside"} for sighting in found):
-        return LeakClass.FILESYSTEM
     tool = case.surface.tools.get(seen.call.name)
     by_path = tool is not None and uses_paths(seen.call.arguments, tool)
+    if any(sighting.about.kind in {"seed", "outside"} for sighting in found):
+        # without a path B looks where A has led the server
+        return LeakClass.FILESYSTEM if by_path else LeakClass.STATE
     kept = [s for s in found if not (s.about.reads or not _succeeded(case, s))]
     if len(kept) < len(found) and not by_path:
         return LeakClass.HISTORY_CACHE
