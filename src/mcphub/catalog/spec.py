@@ -13,6 +13,8 @@ from mcphub.policy.model import Evidence, Isolation, RiskLevel, ServerFacts, Tra
 from mcphub.wire.codes import Dialect
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
+CHECKED_SETTINGS = "check:"
+"""Who gives the evidence of an isolation check: this, and the revision of the settings."""
 
 
 class FactName(StrEnum):
@@ -123,7 +125,13 @@ class ServerSpec:
     def facts(
         self, *, version: str = "", enabled: bool = True, evidence: Evidence | None = None
     ) -> ServerFacts:
-        """Return what policy needs to know; `version`, `enabled` and `evidence` come from the store."""
+        """Return what policy needs to know; `version`, `enabled` and `evidence` come from the store.
+
+        A check speaks of one revision of the settings only: of another one it is no evidence.
+        """
+        if evidence is not None and evidence.by.startswith(CHECKED_SETTINGS):
+            checked = evidence.by.removeprefix(CHECKED_SETTINGS)
+            evidence = evidence if self.revision.startswith(checked) else None
         # Of an HTTP server only what travels with a request counts; of a process everything does.
         travels = ("headers.", "url") if self.transport is Transport.HTTP else ("",)
         per_user = any(place.startswith(travels) for slot in self.slots for place in slot.places)

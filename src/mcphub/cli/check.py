@@ -3,16 +3,21 @@
 import asyncio
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from mcphub.catalog.names import is_server_name
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.toolchain import find_toolchain
+from mcphub.cli import check_evidence
+from mcphub.cli.check_told import told
 from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import Cli, command
 from mcphub.cli.values import clean
@@ -20,7 +25,7 @@ from mcphub.errors import HubError, InvalidInput, Unavailable
 from mcphub.isolation import acquire
 from mcphub.isolation.check import Options, check
 from mcphub.isolation.manifest import read, subject
-from mcphub.isolation.model import Finding, Result, Verdict
+from mcphub.isolation.model import Result, Verdict
 from mcphub.isolation.page import page
 from mcphub.isolation.report import as_json
 from mcphub.isolation.sarif import sarif
@@ -42,6 +47,15 @@ Egress = Annotated[
         "--allow-egress", metavar="HOST", help="Host it may really reach; stand-ins otherwise."
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Then:
+    """What is done with a result: apply it, compare it with the one before, without asking."""
+
+    apply: bool
+    compare: bool
+    yes: bool
 
 
 def register(app: typer.Typer) -> None:
@@ -72,6 +86,17 @@ async def check_servers(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="ID", help="Of the manifest; repeatable.")
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Check every server of the settings.")
+    ] = False,
+    apply: Annotated[
+        bool,
+        typer.Option("--apply", help="Write the recommendation into the settings, after asking."),
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Say what changed since the last check.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a page.")
     ] = None,
@@ -85,10 +110,22 @@ async def check_servers(
     The server runs in the sandbox against stand-ins; no real service or credential is used.
     Exit status: 0 no leak seen, 1 leak, 2 inconclusive, 3 the check could not run.
     """
+    options = Options(tuple(allow_egress or ()), seconds)
+    given = dict(_pair(text) for text in env or [])
+    then = _Then(apply, compare, yes)
     try:
-        results = await _results(
-            cli, words or [], url, env, manifest, only, Options(tuple(allow_egress or ()), seconds)
-        )
+        if manifest is not None:
+            results = await _of_manifest(cli, manifest, only, options)
+        elif everything or _names_a_server(cli, words or [], url):
+            name = None if everything else (words or [""])[0]
+            results = await _of_settings(cli, name, given, options, then)
+        elif words:
+            results = await _of_command(cli, words, url, given, options)
+        else:
+            raise InvalidInput(
+                "Nothing to check is named.",
+                hint="mcphub check NAME for a server of the settings, or mcphub check -- COMMAND ARGS…",
+            )
     except HubError as error:
         cli.note(f"error: {error.message}")
         if error.hint:
@@ -128,40 +165,31 @@ async def _of_manifest(
                 )
                 result = await _one(cli, found, spawner, options)
             except HubError as error:
-                result = Result(
-                    entry.id,
-                    "",
-                    Verdict.INCONCLUSIVE,
-                    None,
-                    f"It could not be installed: {error.message} {error.hint}".strip(),
-                )
+                result = _not_installed(entry.id, error)
             print(json.dumps(as_json(result), ensure_ascii=False), flush=True)
             results.append(result)
     return results
 
 
-async def _results(
-    cli: Cli,
-    words: list[str],
-    url: str,
-    env: list[str] | None,
-    manifest: Path | None,
-    only: list[str] | None,
-    options: Options,
+async def _of_command(
+    cli: Cli, words: list[str], url: str, env: Mapping[str, str], options: Options
 ) -> list[Result]:
-    if manifest is not None:
-        return await _of_manifest(cli, manifest, only, options)
-    if not words:
-        raise InvalidInput(
-            "Nothing to check is named.",
-            hint="mcphub check NAME for a server of the settings, or mcphub check -- COMMAND ARGS…",
-        )
-    subjects = [await _subject(cli, words, url, env)]
+    store, path = await _store(cli)
+    subject = await acquire.from_words(
+        words, store, env=env, url=url, search_path=path, progress=cli.note
+    )
     async with _sandbox(cli) as spawner:
-        results = [await _one(cli, subject, spawner, options) for subject in subjects]
-    for result in results:
-        _print(cli, result)
-    return results
+        result = await _one(cli, subject, spawner, options)
+    _print(cli, result)
+    return [result]
+
+
+def _names_a_server(cli: Cli, words: list[str], url: str) -> bool:
+    """Tell whether one word is a server of the settings, and not a program."""
+    if len(words) != 1 or url or "/" in words[0] or not cli.settings().config_file.exists():
+        return False
+    path = cli.settings().operator_env.get("PATH", _PATH)
+    return is_server_name(words[0]) and shutil.which(words[0], path=path) is None
 
 
 async def _one(cli: Cli, subject: Subject, spawner: SandboxedSpawner, options: Options) -> Result:
@@ -191,34 +219,49 @@ async def _sandbox(cli: Cli) -> AsyncIterator[SandboxedSpawner]:
             yield spawner
 
 
-async def _subject(cli: Cli, words: list[str], url: str, env: list[str] | None) -> Subject:
-    settings = cli.settings()
-    path = settings.operator_env.get("PATH", _PATH)
-    given = dict(_pair(text) for text in env or [])
-    if len(words) == 1 and settings.config_file.exists():
-        async with cli.ground() as ground:
-            if words[0] in ground.live.current.specs or not url:
-                spec = spec_of(ground, words[0])
-                state = (await ground.states.all()).get(spec.name)
-                if not spec.command:
-                    raise InvalidInput(
-                        f"{spec.name} is reached by a URL: it runs where the check cannot look.",
-                        hint="Check the command that starts it: mcphub check --url "
-                        "http://127.0.0.1:{port}/mcp -- COMMAND",
-                    )
-                return await acquire.from_words(
+async def _of_settings(
+    cli: Cli, name: str | None, env: Mapping[str, str], options: Options, then: _Then
+) -> list[Result]:
+    """Check one server of the settings, or all that the hub starts itself."""
+    results: list[Result] = []
+    async with cli.ground() as ground, _sandbox(cli) as spawner:
+        specs = [spec_of(ground, name)] if name else list(ground.live.current.specs.values())
+        for spec in specs:
+            if not spec.command:
+                cli.note(
+                    f"{spec.name} is reached by a URL: it runs where the check cannot look. Check the "
+                    "command that starts it: mcphub check --url http://127.0.0.1:{port}/mcp -- COMMAND"
+                )
+                continue
+            state = (await ground.states.all()).get(spec.name)
+            try:
+                subject = await acquire.from_words(
                     [spec.command, *spec.args],
                     ground.packages,
-                    env={**spec.env, **given},
+                    env={**spec.env, **env},
                     name=spec.name,
                     pin=state.pin if state is not None else None,
-                    search_path=path,
+                    search_path=cli.settings().operator_env.get("PATH", _PATH),
                     progress=cli.note,
                 )
-    store, path = await _store(cli)
-    return await acquire.from_words(
-        words, store, env=given, url=url, search_path=path, progress=cli.note
-    )
+            except HubError as error:
+                results.append(_not_installed(spec.name, error))
+                _print(cli, results[-1])
+                continue
+            result = await _one(cli, subject, spawner, options)
+            _print(cli, result)
+            results.append(result)
+            await check_evidence.keep(cli, ground, spec, result, compare=then.compare)
+            if then.apply:
+                await check_evidence.apply(cli, ground, spec, result, yes=then.yes)
+    if not results:
+        raise InvalidInput("There is no server to check.", hint="Run: mcphub server list")
+    return results
+
+
+def _not_installed(name: str, error: HubError) -> Result:
+    reason = f"It could not be installed: {error.message} {error.hint}".strip()
+    return Result(name, "", Verdict.INCONCLUSIVE, None, reason)
 
 
 async def _store(cli: Cli) -> tuple[PackageStore, str]:
@@ -241,53 +284,3 @@ def _status(results: list[Result]) -> int:
     """Return the worst of the results' exit statuses: a leak, then what is not known."""
     found = {EXIT[result.verdict] for result in results}
     return next((status for status in (1, 2) if status in found), 0)
-
-
-_WORDS = {
-    Verdict.LEAK: "LEAK",
-    Verdict.NO_LEAK_SEEN: "no leak seen",
-    Verdict.INCONCLUSIVE: "inconclusive",
-}
-_SAFE = {True: "yes", False: "no", None: "not known"}
-
-
-def told(result: Result) -> str:
-    """Return a result for people."""
-    coverage = result.coverage
-    lines = [
-        f"{result.id} {result.version}: {_WORDS[result.verdict]}",
-        f"  {result.reason}",
-        f"  safe to share: {_SAFE[result.safe_to_share]}",
-        "",
-    ]
-    for number, finding in enumerate(result.findings, 1):
-        lines += [*_finding(number, finding), ""]
-    lines.append(
-        f"  coverage: {len(coverage.succeeded)} of {coverage.tools} tools with success, "
-        f"{coverage.calls} calls, {coverage.starts} starts, {result.seconds:.0f} s"
-    )
-    if coverage.skipped:
-        lines.append(f"  not called (look destructive): {', '.join(coverage.skipped)}")
-    lines += [f"  note: {note}" for note in result.notes]
-    if result.recommendation:
-        lines.append(f"  settings: {json.dumps(dict(result.recommendation))}")
-    return "\n".join(lines) + "\n"
-
-
-def _finding(number: int, finding: Finding) -> list[str]:
-    lines = [f"  {number}. {finding.leak.value} ({finding.severity.value}): {finding.title}"]
-    for seen in finding.trace:
-        what = f"{seen.call.name or seen.call.method} {_short(dict(seen.call.arguments))}".strip()
-        lines.append(f"       {seen.user}: {what}")
-        lines.append(f"          -> {_short(seen.text)}")
-    if finding.control:
-        lines.append(f"       without A: {_short(finding.control)}")
-    shown = f", shown again {finding.reproduced}x" if finding.reproduced else ""
-    lines.append(f"       confidence {finding.confidence:.2f}{shown}. {finding.remedy}")
-    return lines
-
-
-def _short(value: Any, size: int = 160) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    return text if len(text) <= size else f"{text[:size]}…"

@@ -16,6 +16,7 @@ from mcphub.catalog.settings_file import read_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerState
 from mcphub.catalog.versions import exact_version
+from mcphub.cli.check_evidence import told_of
 from mcphub.cli.servers_file import add_entries
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import when
@@ -218,6 +219,7 @@ async def show_server(cli: Cli, name: ServerName) -> None:
         ("egress", ", ".join(spec.sandbox.egress) or "no network"),
         *(("redirect", f"{key} -> {to}") for key, to in spec.sandbox.redirect.items()),
         *(("evidence", f"{e.kind} for {e.version} by {e.by}: {e.note}") for e in evidence),
+        *(("check", line) for line in told_of(cli, spec, str(data["version"]))),
         *((f"policy: {role}", told) for role, told in data["policy"].items()),
     ]
     cli.show(data, Rows(("FACT", "VALUE"), rows))

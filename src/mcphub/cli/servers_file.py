@@ -1,6 +1,6 @@
 """Edits `mcp_settings.json` and leaves everything else as its author wrote it, comments included.
 
-Entries are only ever added; the new text is checked as a whole before it replaces the old one.
+Entries are added and single members set; the new text is checked as a whole before it replaces the old one.
 """
 
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcphub.catalog.merging import merge_entries
+from mcphub.catalog.patching import patch_entry
 from mcphub.catalog.settings_file import LoadedSettings, parse_settings, read_text
 
 
@@ -26,6 +27,22 @@ def add_entries(
     old = read_text(path)
     parse_settings(old, operator_env, file=path.name, hub_dir=path.parent)
     new = merge_entries(old, entries)
+    loaded = parse_settings(new, operator_env, file=path.name, hub_dir=path.parent)
+    _replace(path, new)
+    return loaded
+
+
+def patch_server(
+    path: Path, name: str, members: Mapping[str, Any], operator_env: Mapping[str, str]
+) -> LoadedSettings:
+    """Set members of a server in the file, if the result is right; return what it then says.
+
+    Raises:
+        NotFound: The file has no such server.
+        InvalidInput: The text cannot be changed without changing the rest.
+        SettingsError: The result would not load; the file is unchanged.
+    """
+    new = patch_entry(read_text(path), name, members)
     loaded = parse_settings(new, operator_env, file=path.name, hub_dir=path.parent)
     _replace(path, new)
     return loaded
