@@ -296,13 +296,42 @@ def test_explain_names_the_group_the_row_and_the_tool_pattern() -> None:
     facts = server(tools_deny=("drop_*",))
     steps = explain(ALICE, facts, HOST, tool="drop_table")
     assert [s.rule for s in steps] == [
-        "groups", "enabled", "stdio-own-process", "sandbox", "permit", "tools.deny",
+        "groups", "enabled", "stdio-own-process", "sandbox", "permit", "mechanism", "tools.deny",
     ]  # fmt: skip
     assert steps[-1].outcome == "hidden"
     assert explain(ALICE, facts, HOST, tool="list")[-1].outcome == "allowed"
     allow = server(tools_allow=("list",))
     assert explain(ALICE, allow, HOST, tool="list")[-1].finding == '"list" matches "list"'
     assert explain(ALICE, allow, HOST, tool="drop")[-1].outcome == "hidden"
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (server(), "own process in an own sandbox for each user"),
+        (server(isolation=Isolation.SESSION), "own sandbox for each session"),
+        (server(**SHAREABLE), "evidence says"),
+        (server(**SHAREABLE, user_aware=True), "the user that the hub tells it"),
+        (http(user_aware=True), "the user that the hub tells it"),
+        (http(per_user_credential=True), "the user's own credential"),
+        (http(**SHAREABLE), "evidence says"),
+        (http(), "nothing but an own connection"),
+    ],
+    ids=[
+        "program",
+        "session",
+        "shared",
+        "shared aware",
+        "aware",
+        "credential",
+        "evidence",
+        "nothing",
+    ],
+)
+def test_explain_says_what_keeps_the_users_apart(facts: ServerFacts, words: str) -> None:
+    who = ROOT if facts == http() else ALICE
+    steps = {step.rule: step.finding for step in explain(who, facts, HOST)}
+    assert words in steps["mechanism"]
 
 
 def test_explain_of_a_denial_ends_with_the_hint() -> None:

@@ -324,6 +324,26 @@ def _sandbox(course: _Course, isolation: Isolation) -> Isolation | Denial:
     return isolation if _WIDTH[isolation] <= _WIDTH[Isolation.USER] else Isolation.USER
 
 
+def mechanism(server: ServerFacts, isolation: Isolation) -> str:
+    """Return what keeps the users of a server apart, in one sentence part."""
+    if server.transport is Transport.BUILTIN:
+        return "code of the hub: the caller's credential with each call, no state between calls"
+    if server.transport is Transport.STDIO:
+        own = {Isolation.USER: "user", Isolation.SESSION: "session"}.get(isolation)
+        if own is not None:
+            return f"an own process in an own sandbox for each {own}"
+        if server.user_aware:
+            return "the server itself, by the user that the hub tells it with each request"
+        return "nothing: evidence says that this version keeps nothing of its users"
+    if server.user_aware:
+        return "the server itself, by the user that the hub tells it; own connection for each user"
+    if server.per_user_credential:
+        return "the service behind it, by the user's own credential; own connection for each user"
+    if server.evidence is not None and _has_evidence(server) and not _is_sensitive(server):
+        return "own connection for each user; evidence says that this version keeps nothing else"
+    return "nothing but an own connection for each user: for administrators only"
+
+
 def explain(
     principal: Principal, server: ServerFacts, host: HostFacts, tool: str | None = None
 ) -> list[Step]:
@@ -334,6 +354,7 @@ def explain(
         if decision.hint:
             steps.append(Step("hint", decision.hint, ""))
         return steps
+    steps.append(Step("mechanism", mechanism(server, decision.isolation), "keeps users apart"))
     steps.extend(Step("warning", warning, "shown everywhere") for warning in decision.warnings)
     if tool is not None:
         steps.append(tool_rule(server.tools_allow, server.tools_deny).explain(tool))
