@@ -10,6 +10,7 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,6 +25,7 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.gateway.access import Access
 from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.catalogs import Catalogs
+from mcphub.gateway.context import UserContexts
 from mcphub.gateway.door import Door
 from mcphub.gateway.front import Front
 from mcphub.gateway.listen import Outlets
@@ -56,6 +58,8 @@ from mcphub.spawn.starts import PoolLimits
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
 from mcphub.tasks import Tasks
 
+CONTEXT_PATH: Final = "/.well-known/mcphub-user-context"
+
 
 @asynccontextmanager
 async def running(
@@ -76,6 +80,7 @@ async def running(
             packages=services.packages,
             states=services.states,
             vault=services.vault,
+            signer=services.signer,
             home_inside=spawner.home_inside,
             search_path=settings.operator_env.get("PATH", ""),
         )
@@ -98,8 +103,9 @@ async def running(
             hurry,
         )
         access = Access(
-            services.directory, services.vault, services.states, services.live, host, clock
-        )
+            services.directory, services.vault, services.states, services.live, host, clock,
+            lambda: services.signer.revision,
+        )  # fmt: skip
         tasks = Tasks()
         outlets = Outlets()
         watches = Watches()
@@ -128,6 +134,7 @@ async def running(
             clock=clock,
             tasks=tasks,
             parked=ParkedCalls(pool.release),
+            contexts=UserContexts(services.signer, clock, settings.context.lifetime_s),
             states=States(clock),
             watches=watches,
             pages=Pages(limits.page_items),
@@ -191,10 +198,23 @@ def application(hub: Hub) -> Front:
         }
         return JSONResponse(body, 200 if ready else 503)
 
+    signer = hub.ground.signer
+    fresh = {
+        "Cache-Control": "no-cache"
+    }  # a stale copy on the way would fail calls after a rotation
+
+    async def jwks(_: Request) -> Response:
+        return JSONResponse(signer.jwks(), headers=fresh)
+
+    async def context(_: Request) -> Response:
+        return JSONResponse(signer.description(hub.url + CONTEXT_PATH), headers=fresh)
+
     rest = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            Route(CONTEXT_PATH, context),
+            Route(f"{CONTEXT_PATH}/jwks.json", jwks),
             Mount("/api", routes=user_routes(_user_services(hub))),
         ]
     )

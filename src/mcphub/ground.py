@@ -22,6 +22,7 @@ from mcphub.ids import Clock, system_clock
 from mcphub.settings import HubSettings
 from mcphub.store.database import Database
 from mcphub.vault.keys import CommandKeys, EnvironmentKeys, FileKeys, KeyProvider, KeyRing
+from mcphub.vault.signing import ContextSigner
 from mcphub.vault.vault import Vault
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -39,6 +40,7 @@ class Ground:
     states: ServerStates
     requests: RequestLog
     audit: AuditLog
+    install_id: str
 
     @cached_property
     def live(self) -> LiveSettings:
@@ -56,6 +58,18 @@ class Ground:
         return PackageStore(
             self.settings.packages, toolchain, self.settings.operator_env, self.clock
         )
+
+    @cached_property
+    def signer(self) -> ContextSigner:
+        """Signs user contexts. Blocking at first use: it reads the keys, or makes them.
+
+        Raises:
+            InvalidInput: A key file cannot be used.
+        """
+        ring = KeyRing.load(context_keys(self.settings))
+        subjects = FileKeys(self.settings.subject_key_file, "the users' ids at servers").keys()
+        issuer = self.settings.context.issuer or self.settings.listen.public_url.rstrip("/")
+        return ContextSigner(ring, subjects[0], self.install_id, issuer)
 
 
 @asynccontextmanager
@@ -78,9 +92,16 @@ async def ground(settings: HubSettings, clock: Clock = system_clock) -> AsyncIte
             states=ServerStates(db, clock),
             requests=RequestLog(db),
             audit=AuditLog(db, clock),
+            install_id=await db.install_id(),
         )
     finally:
         await db.close()
+
+
+def context_keys(settings: HubSettings) -> FileKeys:
+    """Return where the keys that sign user contexts are."""
+    settings.context_key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return FileKeys(settings.context_key_file, "the user context")
 
 
 def key_provider(settings: HubSettings) -> KeyProvider:

@@ -200,7 +200,8 @@ class Hub:
             await asyncio.sleep(_POLL_S)
             polls += 1
             try:
-                if await self.ground.db.revision() != self.revision:
+                keys_changed = self.ground.signer.refresh()
+                if keys_changed or await self.ground.db.revision() != self.revision:
                     await self.refresh()
                 self.outlets.recheck()
                 self.sessions.sweep()

@@ -134,6 +134,19 @@ class Keys(_Strict):
     )
 
 
+class Context(_Strict):
+    """How servers that know their user are told who that is (docs/reference/user-context.md)."""
+
+    issuer: str = Field(
+        default="",
+        description="Who the hub says it is; default is listen.public_url, else a URN.",
+    )
+    lifetime_s: int = Field(default=60, ge=5, le=300, description="Validity of one assertion.")
+    key_file: str = Field(
+        default="", description="Signing keys; default keys/context.keys in the hub's directory."
+    )
+
+
 class HubSettings(_Strict):
     """All settings of one hub.
 
@@ -152,6 +165,7 @@ class HubSettings(_Strict):
     limits: Limits = Limits()
     sandbox: Sandbox = Sandbox()
     keys: Keys = Keys()
+    context: Context = Context()
     operator_env: Mapping[str, str] = Field(default_factory=dict, exclude=True, repr=False)
     origins: Mapping[str, str] = Field(default_factory=dict, exclude=True, repr=False)
 
@@ -194,6 +208,17 @@ class HubSettings(_Strict):
     def key_file(self) -> Path:
         """Key file of the vault; apart from the database so that a copy of one is not both."""
         return Path(self.keys.file) if self.keys.file else self.dir / "keys" / "vault.keys"
+
+    @property
+    def context_key_file(self) -> Path:
+        """Keys that sign user contexts."""
+        given = self.context.key_file
+        return Path(given) if given else self.dir / "keys" / "context.keys"
+
+    @property
+    def subject_key_file(self) -> Path:
+        """The secret that pairwise subjects are derived from; never rotated."""
+        return self.context_key_file.with_name("subjects.keys")
 
     @property
     def homes(self) -> Path:

@@ -75,16 +75,21 @@ async def test_nothing_of_the_clients_headers_passes_through(hub_of):
                 assert headers.get("mcp-session-id") != alice.headers["Mcp-Session-Id"]
 
 
-async def test_a_user_aware_server_is_told_the_opaque_user_id(hub_of):
+@pytest.mark.parametrize("subject", ["pairwise", "global"])
+async def test_a_user_aware_server_is_told_the_opaque_user_id(hub_of, subject):
     async with recording_server() as server:
-        async with hub_of({"remote": remote(server.url, userAware=True)}) as hub:
+        context = {"subject": subject}
+        aware = remote(server.url, userAware=True, userContext=context)
+        async with hub_of({"remote": aware}) as hub:
             await tokens(hub, "alice", "bob")
             told = {}
             for user in ("alice", "bob"):
                 async with connected(hub, user, "remote") as client:
                     await text_of(client, "recall")
                 principal = await hub.hub.ground.directory.principal_of(user)
-                told[f"Bearer token-of-{user}"] = principal.user_id
+                pairwise = hub.hub.ground.signer.subject(principal.user_id, server.url)
+                own = pairwise if subject == "pairwise" else principal.user_id
+                told[f"Bearer token-of-{user}"] = own
             seen = {
                 headers["authorization"]: headers["x-mcphub-user-id"]
                 for _, headers, _ in server.requests

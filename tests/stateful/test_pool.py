@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.nobody import nobodys_signer
 
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.spec import SandboxSpec, ServerSpec
@@ -102,6 +103,7 @@ class Pool(RuleBasedStateMachine):
             packages=PackageStore(self.folder / "packages", TOOLCHAIN, {}),
             states=ServerStates(db, system_clock),
             vault=Vault(db, KeyRing.load(FileKeys(self.folder / "keys")), system_clock),
+            signer=nobodys_signer(),
             home_inside=str,
             search_path="/usr/bin:/bin",
         )

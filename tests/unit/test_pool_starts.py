@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.nobody import nobodys_signer
 from tests.polling import until
 
 from mcphub.catalog.packages import PackageStore
@@ -86,6 +87,7 @@ async def pool_of(
         packages=PackageStore(tmp_path / "packages", find_toolchain("/usr/bin:/bin"), {}),
         states=ServerStates(db, system_clock),
         vault=Vault(db, KeyRing.load(FileKeys(tmp_path / "keys")), system_clock),
+        signer=nobodys_signer(),
         home_inside=str,
         search_path="/usr/bin:/bin",
     )

@@ -16,6 +16,12 @@ from urllib.parse import urlsplit
 
 from mcphub.catalog.destinations import destination, forward, readable_path
 from mcphub.catalog.entries import SandboxEntry, ServerEntry
+from mcphub.catalog.identity import (
+    REQUEST_PLACE,
+    UserContextSpec,
+    problems_of,
+    user_context_of,
+)
 from mcphub.catalog.known import KnownServer, known_date, known_server
 from mcphub.catalog.launchers import requirement
 from mcphub.catalog.problems import Problem, json_path
@@ -81,6 +87,7 @@ class SpecBuilder:
         url = self._url(entry)
         cwd = self._cwd(entry)
         sandbox = self._sandbox(entry.sandbox, known)
+        user_context = self._identity(name, entry, transport, url)
         self._advise(entry, transport, known)
         return ServerSpec(
             name=name,
@@ -96,6 +103,7 @@ class SpecBuilder:
             risk=None if entry.risk is None else RiskLevel(entry.risk),
             requires_user_isolation=entry.requires_user_isolation,
             user_aware=entry.user_aware,
+            user_context=user_context,
             isolation=None if entry.isolation is None else Isolation(entry.isolation),
             admin_only=entry.admin_only,
             enabled=not entry.disabled if entry.enabled is None else entry.enabled,
@@ -108,9 +116,27 @@ class SpecBuilder:
             sse=_is_sse(entry),
             roots=entry.roots,
             revision=_revision(
-                transport, command, args, env, url, headers, cwd, sandbox, _protocol(entry)
+                transport,
+                command,
+                args,
+                env,
+                url,
+                headers,
+                cwd,
+                sandbox,
+                [*_protocol(entry), *_told(entry, user_context)],
             ),
         )
+
+    def _identity(
+        self, name: str, entry: ServerEntry, transport: Transport, url: str
+    ) -> UserContextSpec | None:
+        """How the server is told its user, and the slots whose credential goes with each request."""
+        for message, hint, where in problems_of(entry, transport, url):
+            self._problem(message, hint, *where)
+        for slot in entry.credential_slots:
+            self._slots.setdefault(slot, []).append(REQUEST_PLACE)
+        return user_context_of(name, entry, transport, url)
 
     # ------------------------------------------------------------------------- telling
 
@@ -352,6 +378,14 @@ def _protocol(entry: ServerEntry) -> list[str]:
     return [word for word in (entry.era or "", sse, roots) if word]
 
 
+def _told(entry: ServerEntry, context: UserContextSpec | None) -> list[object]:
+    """What an instance's requests tell of its user, for the digest; nothing where they tell nothing."""
+    if context is None and not entry.credential_slots:
+        return []
+    slots = sorted(entry.credential_slots)
+    return [slots, entry.user_aware, *(context.content if context is not None else ())]
+
+
 def _revision(
     transport: Transport,
     command: str,
@@ -361,7 +395,7 @@ def _revision(
     headers: Mapping[str, str],
     cwd: str,
     sandbox: SandboxSpec,
-    protocol: list[str],
+    more: list[object],
 ) -> str:
     """Digest of what a running instance is made of: another digest, another instance."""
     limits = (sandbox.memory_mb, sandbox.pids, sandbox.cpu, sandbox.files, sandbox.tmp_mb)
@@ -378,7 +412,7 @@ def _revision(
         sorted(sandbox.redirect.items()),
         sorted(sandbox.readable),
         limits,
-        *protocol,
+        *more,
     ]
     text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

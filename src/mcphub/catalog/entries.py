@@ -45,6 +45,19 @@ class ToolsEntry(BaseModel):
     deny: list[Text] = []
 
 
+class UserContextEntry(BaseModel):
+    """The `userContext` object: how a server that knows its user is told who that is."""
+
+    model_config = _SHAPE
+
+    send: Literal["auto", "always", "never"] = "auto"
+    audience: Annotated[str, Field(max_length=1024)] = ""
+    subject: Literal["pairwise", "global"] = "pairwise"
+    groups: bool | list[Text] = False
+    permissions: dict[str, list[Text]] = {}
+    encrypt_to: dict[str, Text] | None = Field(default=None, alias="encryptTo")
+
+
 class ServerEntry(BaseModel):
     """One server as written."""
 
@@ -66,6 +79,8 @@ class ServerEntry(BaseModel):
     risk: Literal["critical", "high", "medium", "low"] | None = Field(None, alias="riskLevel")
     requires_user_isolation: bool = Field(default=False, alias="requiresUserIsolation")
     user_aware: bool = Field(default=False, alias="userAware")
+    user_context: UserContextEntry | None = Field(default=None, alias="userContext")
+    credential_slots: list[Text] = Field(default=[], alias="credentialSlots")
     isolation: Literal["builtin", "user", "session", "shared"] | None = None
     admin_only: bool = Field(default=False, alias="adminOnly")
     groups: list[Annotated[str, Field(min_length=1, max_length=128)]] = []
@@ -74,7 +89,11 @@ class ServerEntry(BaseModel):
     timeout_s: float = Field(default=60.0, alias="timeoutSeconds", gt=0, le=86_400)
 
 
-_SHAPES: Mapping[str, type[BaseModel]] = {"tools": ToolsEntry, "sandbox": SandboxEntry}
+_SHAPES: Mapping[str, type[BaseModel]] = {
+    "tools": ToolsEntry,
+    "sandbox": SandboxEntry,
+    "userContext": UserContextEntry,
+}
 
 _OF_CLIENTS: Mapping[str, str] = {
     "autoApprove": 'It is a setting of the client. To limit tools write "tools": {"allow": [...]}.',

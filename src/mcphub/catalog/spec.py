@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from mcphub.catalog.identity import REQUEST_PLACE, UserContextSpec
 from mcphub.policy.model import Evidence, Isolation, RiskLevel, ServerFacts, Transport
-from mcphub.wire.codes import Dialect
+from mcphub.wire.codes import META_USER_CONTEXT, Dialect
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 CHECKED_SETTINGS = "check:"
@@ -84,6 +85,7 @@ class ServerSpec:
         slots: Credential slots, found from the templates.
         risk, requires_user_isolation, user_aware, isolation, admin_only, enabled, groups,
         tools_allow, tools_deny, sandbox: As in the settings.
+        user_context: How the server is told its user; None when it is not.
         timeout_s: Default time limit of one call.
         dialect: What the administrator says that it speaks; None to find out.
         sse: It is reached over HTTP with SSE (2024-11-05), as far as the settings know.
@@ -104,6 +106,7 @@ class ServerSpec:
     risk: RiskLevel | None = None
     requires_user_isolation: bool = False
     user_aware: bool = False
+    user_context: UserContextSpec | None = None
     isolation: Isolation | None = None
     admin_only: bool = False
     enabled: bool = True
@@ -122,6 +125,22 @@ class ServerSpec:
         """Names of the credential slots, sorted."""
         return tuple(sorted(slot.name for slot in self.slots))
 
+    @property
+    def request_slots(self) -> tuple[str, ...]:
+        """Names of the slots whose credential goes with each request (`credentialSlots`), sorted."""
+        return tuple(sorted(slot.name for slot in self.slots if REQUEST_PLACE in slot.places))
+
+    @property
+    def offers(self) -> Mapping[str, object]:
+        """Capabilities that the hub has towards this server: that it can say who the user is.
+
+        Servers of the legacy era know extensions under either name (docs/reference/user-context.md).
+        """
+        if self.user_context is None or self.user_context.send == "never":
+            return {}
+        offer = {META_USER_CONTEXT: {"versions": ["1"]}}
+        return {"extensions": offer, "experimental": offer}
+
     def facts(
         self, *, version: str = "", enabled: bool = True, evidence: Evidence | None = None
     ) -> ServerFacts:
@@ -133,7 +152,7 @@ class ServerSpec:
             checked = evidence.by.removeprefix(CHECKED_SETTINGS)
             evidence = evidence if self.revision.startswith(checked) else None
         # Of an HTTP server only what travels with a request counts; of a process everything does.
-        travels = ("headers.", "url") if self.transport is Transport.HTTP else ("",)
+        travels = ("headers.", "url", REQUEST_PLACE) if self.transport is Transport.HTTP else ("",)
         per_user = any(place.startswith(travels) for slot in self.slots for place in slot.places)
         texts = (*self.args, *self.env.values(), *self.headers.values(), self.url, self.cwd)
         return ServerFacts(

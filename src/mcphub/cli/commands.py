@@ -49,6 +49,7 @@ _ENTRIES = (
     _Entry("server", "servers", "register", "Servers: what can be called, pinned."),
     _Entry("check", "check", "register", "Can users share a server? Tried, with evidence.", False),
     _Entry("vault", "evidence", "register_vault", "Keys that seal credentials."),
+    _Entry("context", "context", "register", "What servers are told of users, and its keys."),
     _Entry("audit", "evidence", "register_audit", "Who did what to the hub."),
     _Entry("explain", "watch", "register_explain", "Why a user may use a server, or not.", False),
     _Entry("instances", "watch", "register_instances", "Running instances of servers.", bare=True),

@@ -5,7 +5,7 @@ whole new state and swaps it in, so a revocation takes effect on the next call. 
 decisions (`policy.decide`), the rows (`identity`, `vault`, `catalog`).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from mcphub.catalog.live import LiveSettings
@@ -17,7 +17,7 @@ from mcphub.identity.directory import Directory
 from mcphub.identity.snapshot import PrincipalSnapshot
 from mcphub.ids import Clock
 from mcphub.policy.decide import decide
-from mcphub.policy.model import Denial, HostFacts, Isolation, Permit, Principal
+from mcphub.policy.model import Denial, HostFacts, Isolation, Permit, Principal, Transport
 from mcphub.spawn.launching import NEUTRAL, SHARED
 from mcphub.vault.vault import CredentialState, Vault
 
@@ -44,6 +44,7 @@ class Access:
         states: Pins, switches and evidence of servers.
         live: The settings file as it is now.
         host: What this machine enforces.
+        signing_keys: Names the public keys that servers are told; changes when they do.
         clock: Wall clock.
     """
 
@@ -55,7 +56,9 @@ class Access:
         live: LiveSettings,
         host: HostFacts,
         clock: Clock,
+        signing_keys: Callable[[], str],
     ) -> None:
+        self._signing_keys = signing_keys
         self._directory, self._vault, self._states, self._live = directory, vault, states, live
         self._host = host
         self._clock = clock
@@ -143,7 +146,10 @@ class Access:
         stored = state.credentials.get((owner, spec.name))
         pin = state.states.get(spec.name)
         version = pin.pin.version if pin is not None and pin.pin is not None else ""
-        return (spec.revision + version, stored.revision if stored is not None else 0)
+        # a program is told the keys once, at its start: other keys, another instance
+        tells = spec.transport is Transport.STDIO and spec.user_context is not None
+        keys = self._signing_keys() if tells else ""
+        return (spec.revision + version + keys, stored.revision if stored is not None else 0)
 
     def is_current(self, owner: str, server: str, revision: tuple[str, int]) -> bool:
         """Whether an instance of this owner and these revisions is what a start would make now."""

@@ -62,6 +62,7 @@ class Call:
     Attributes:
         request_id: The hub's id of the request, on every record, log line and error.
         params: Raw members of `params`.
+        assertions: User contexts that were made for it so far.
         progress_token: Raw token that the caller wants progress with, or b"".
         modern: What a modern request declares; None in the legacy era.
         session: The legacy session; None in the modern era and for `initialize`.
@@ -86,6 +87,7 @@ class Call:
     name: str = ""
     instance_id: str = ""
     decision: str = "permit"
+    assertions: int = 0
 
     @property
     def method(self) -> str:

@@ -5,6 +5,8 @@ client can be asked. Nothing of the caller's HTTP request is. How it is written 
 the upstream's business.
 """
 
+import msgspec
+
 from mcphub.gateway.calls import Call
 from mcphub.gateway.catalogs import TOOLS
 from mcphub.gateway.plane import DataPlane, Route
@@ -13,10 +15,11 @@ from mcphub.spawn.instance import Instance
 from mcphub.upstream.lines import NO_HEADERS
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.wire import envelope, parameters, translate
-from mcphub.wire.codes import METHOD_NOT_FOUND, Era
+from mcphub.wire.codes import META_USER_CONTEXT, METHOD_NOT_FOUND, Era
 from mcphub.wire.envelope import Members
 from mcphub.wire.eras import ROOTS
 
+_OFFER = envelope.raw({"versions": ["1"]})
 DEFAULT_LEVEL = "info"
 """What a legacy client hears that named no level: it expects that the server decides."""
 
@@ -45,6 +48,7 @@ def outgoing(
         capabilities=_capabilities(call, to, instance) if modern else b"{}",
         one_by_one=call.modern is None,
         headers=_headers(plane, call, to, instance) if modern else NO_HEADERS,
+        tell=plane.contexts.teller(call, to.spec, instance),
     )
 
 
@@ -60,9 +64,21 @@ def _capabilities(call: Call, to: Route, instance: Instance) -> bytes:
         declared = envelope.object_of(call.session.capabilities if call.session else b"{}")
     else:
         declared = call.modern.capabilities
+    declared = _with_own_context(declared, to)
     return translate.capabilities_without(
         declared, roots=to.spec.roots, tasks=instance.upstream.one_owner
     )
+
+
+def _with_own_context(declared: Members, to: Route) -> Members:
+    """Let the hub say that it names the user, where it does; what a client says of that never counts."""
+    offered = envelope.object_of(declared.get("extensions"))
+    if not to.spec.offers and META_USER_CONTEXT not in offered:
+        return declared
+    offered.pop(META_USER_CONTEXT, None)
+    if to.spec.offers:
+        offered[META_USER_CONTEXT] = _OFFER
+    return {**declared, "extensions": msgspec.Raw(envelope.join(offered))}
 
 
 def _headers(plane: DataPlane, call: Call, to: Route, instance: Instance) -> dict[str, str]:

@@ -12,6 +12,7 @@ from mcphub.gateway.access import Access
 from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.calls import SEPARATOR, Call
 from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Item, Kind
+from mcphub.gateway.context import UserContexts
 from mcphub.gateway.listen import Outlets
 from mcphub.gateway.naming import own_name
 from mcphub.gateway.paging import Pages
@@ -53,6 +54,7 @@ class DataPlane:
         watches: Resources that are watched.
         pages: Cuts lists into pages.
         task_owners: Where tasks are and whose they are.
+        contexts: Who the user is, as servers are told.
         in_flight: Calls per user now.
         listening: Open `subscriptions/listen` streams per user.
         seen_keys: Key id -> when it was used last; written to the store now and then.
@@ -68,6 +70,7 @@ class DataPlane:
     clock: Clock
     tasks: Tasks
     parked: ParkedCalls
+    contexts: UserContexts
     states: States
     watches: Watches
     pages: Pages

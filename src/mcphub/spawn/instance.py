@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from mcphub.spawn.spawner import Process
+from mcphub.spawn.spawner import Process, Told
 from mcphub.upstream.upstream import Upstream
 
 
@@ -40,6 +40,7 @@ class Instance:
         home_seen: What the home held at the first look; 0 before. More than both ends it.
         in_flight: Leases now.
         lists_changed: The server announced other tools, prompts or resources than the catalog has.
+        told: What its requests tell about the user beside the request itself.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Instance:
     home: Path | None = None
     home_bytes: int = 0
     home_seen: int = 0
+    told: Told = Told()
     _process: Process | None = None
     _upstream: Upstream | None = None
 

@@ -6,6 +6,7 @@ permit names the user; nothing else can (rules R4, R5). Not here: starting (`spa
 """
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from mcphub.catalog.identity import header_of
 from mcphub.catalog.launchers import satisfies
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.pins import Pin
@@ -25,12 +27,16 @@ from mcphub.catalog.versions import exact_version
 from mcphub.errors import InvalidInput
 from mcphub.policy.model import Isolation, Permit, Transport
 from mcphub.spawn.program import readable_of
-from mcphub.spawn.spawner import Launch
+from mcphub.spawn.spawner import Launch, Told
 from mcphub.vault.secret import Secret
+from mcphub.vault.signing import ContextSigner, encrypt
 from mcphub.vault.vault import Vault
 
 NEUTRAL: Final = "neutral"
 SHARED: Final = "shared"
+HEADERS_VERSION: Final = "1"
+"""Of the `X-MCPHub-…` headers (docs/reference/identity-headers.md)."""
+TRUST_VARIABLE: Final = "MCPHUB_USER_CONTEXT"
 _log = structlog.get_logger()
 
 
@@ -58,12 +64,14 @@ class Dial:
         owner: Opaque id of the user, or `neutral`.
         url: Where to post; its host is the administrator's.
         headers: Headers of every request, with this owner's credentials.
+        told: What its requests tell about the user beside the request itself.
     """
 
     instance_id: str
     owner: str
     url: str | Secret
     headers: Mapping[str, str | Secret]
+    told: Told = Told()
 
 
 class Launcher:
@@ -74,6 +82,7 @@ class Launcher:
         packages: The pinned package store.
         states: Pins of the servers.
         vault: Users' credentials.
+        signer: Signs user contexts; says here whom servers may trust.
         home_inside: Host path of a home -> path that the instance sees.
         search_path: `PATH` in which command names are looked up.
         progress: Told what an installation is doing.
@@ -86,6 +95,7 @@ class Launcher:
         packages: PackageStore,
         states: ServerStates,
         vault: Vault,
+        signer: ContextSigner,
         home_inside: Callable[[Path], str],
         search_path: str,
         progress: Callable[[str], None] = lambda text: _log.info("install", step=text),
@@ -94,6 +104,7 @@ class Launcher:
         self._packages = packages
         self._states = states
         self._vault = vault
+        self._signer = signer
         self._home_inside = home_inside
         self._search_path = search_path
         self._progress = progress
@@ -247,8 +258,12 @@ class Launcher:
         }
         values |= {fact.value: text for fact, text in facts.items()}
         values[FactName.USER_HOME.value] = self._home_inside(home)
+        told = self._told(spec, owner, secrets)
         if spec.transport is Transport.HTTP:
-            return _dial(spec, instance_id, owner, values)
+            dial = _dial(spec, instance_id, owner, values)
+            return replace(
+                dial, headers={**dial.headers, **self._identity(spec, owner, secrets)}, told=told
+            )
         program = await self.program(spec)
         cwd = expand(spec.cwd, values) if spec.cwd else ""
         return Launch(
@@ -256,14 +271,51 @@ class Launcher:
             owner=owner,
             number=number,
             argv=tuple(expand(part, values) for part in program.argv),
-            env={name: expand(text, values) for name, text in spec.env.items()},
+            env={name: expand(text, values) for name, text in spec.env.items()} | self._trust(spec),
             home=home,
             cwd=cwd if isinstance(cwd, str) else "",
             readable=_unique(program.readable, (Path(path) for path in spec.sandbox.readable)),
             sandbox=replace(spec.sandbox, egress=(), redirect={})
             if owner == NEUTRAL
             else spec.sandbox,
+            told=told,
         )
+
+    def _told(self, spec: ServerSpec, owner: str, secrets: Mapping[str, Secret]) -> Told:
+        context = spec.user_context
+        if context is None or owner == NEUTRAL:
+            return Told()
+        chosen = {slot: secrets[slot] for slot in spec.request_slots if slot in secrets}
+        return Told(
+            credentials=encrypt(chosen, context.encrypt_to)
+            if chosen and context.encrypt_to is not None
+            else "",
+            key_id=self._signer.key_id if spec.transport is Transport.STDIO else "",
+        )
+
+    def _trust(self, spec: ServerSpec) -> dict[str, str | Secret]:
+        """Return the variable that tells a program whom to trust; all of it is public."""
+        context = spec.user_context
+        if context is None or context.send == "never":
+            return {}
+        return {TRUST_VARIABLE: json.dumps(self._signer.trust(context.audience))}
+
+    def _identity(
+        self, spec: ServerSpec, owner: str, secrets: Mapping[str, Secret]
+    ) -> dict[str, str | Secret]:
+        """Return the headers that tell an HTTP server its user, as far as they are fixed."""
+        context = spec.user_context
+        if owner == NEUTRAL or (context is None and not spec.request_slots):
+            return {}
+        pairwise = context is not None and context.pairwise
+        user = self._signer.subject(owner, context.audience) if context and pairwise else owner
+        headers: dict[str, str | Secret] = {
+            "X-MCPHub-User-Id": user,
+            "X-MCPHub-Protocol-Version": HEADERS_VERSION,
+        }
+        if context is None or context.encrypt_to is None:
+            headers |= {header_of(slot): secrets[slot] for slot in spec.request_slots}
+        return headers
 
 
 def _dial(
@@ -283,8 +335,6 @@ def _dial(
             hint="Write the host out; slots belong into headers or the path.",
         )
     headers = {name: expand(text, values) for name, text in spec.headers.items()}
-    if spec.user_aware and owner != NEUTRAL:
-        headers["X-MCPHub-User-Id"] = owner
     return Dial(instance_id=instance_id, owner=owner, url=url, headers=headers)
 
 

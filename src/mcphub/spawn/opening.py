@@ -73,6 +73,7 @@ class Opening:
             on_end=self.ended,
             one_owner=self.instance.owner != SHARED,
             roots=self.spec.roots,
+            offers=self.spec.offers,
             first_id=first_id,
         )
         self.instance._upstream = made  # noqa: SLF001  an instance's connection is made here

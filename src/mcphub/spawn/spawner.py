@@ -16,6 +16,19 @@ from mcphub.vault.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What the user contexts of one instance have in common; fixed at its start.
+
+    Attributes:
+        credentials: The owner's credentials, encrypted to the server (JWE), or "".
+        key_id: Id of the signing key that the instance was told of; "" when it fetches keys itself.
+    """
+
+    credentials: str = ""
+    key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """Everything that one instance is made of; fixed at exec (rule R9).
 
@@ -32,6 +45,7 @@ class Launch:
         cwd: Directory inside the instance, relative to its home unless absolute; empty = home.
         readable: Host paths that appear read-only at the same place (package, interpreter, …).
         sandbox: Egress list and limits.
+        told: What its requests tell about the user beside the request itself.
     """
 
     instance_id: str
@@ -43,6 +57,7 @@ class Launch:
     cwd: str = ""
     readable: tuple[Path, ...] = ()
     sandbox: SandboxSpec = SandboxSpec()
+    told: Told = Told()
 
 
 class StderrTail(Protocol):

@@ -33,6 +33,7 @@ class LegacyUpstream(Upstream):
         # Roots only where the administrator said so: a client's paths mean nothing in the sandbox,
         # and some servers replace their allowed directories by them.
         can = {**_CAN, "roots": {}} if self.roots else _CAN
+        can = {**can, **self.offers}
         params: Members = {
             "protocolVersion": envelope.raw(LATEST_LEGACY),
             "capabilities": envelope.raw(can),
@@ -101,13 +102,10 @@ class LegacyUpstream(Upstream):
 
     def _written(self, exchange: Exchange, params: Members) -> tuple[bytes, Mapping[str, str]]:
         outgoing = exchange.outgoing
-        body = translate.for_legacy_server(
-            params,
-            progress_id=exchange.upstream_id if outgoing.progress_token else None,
-            rename=outgoing.rename,
-            meta=outgoing.meta,
-        )
-        return body, outgoing.headers
+        onward = translate.onward_to_legacy(params, outgoing.rename)
+        meta, headers = outgoing.additions(onward)
+        progress_id = exchange.upstream_id if outgoing.progress_token else None
+        return translate.for_legacy_server(onward, progress_id=progress_id, meta=meta), headers
 
     def _answered(self, message: Message) -> None:
         exchange = self._pending.pop(number(message.id), None)

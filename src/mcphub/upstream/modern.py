@@ -153,18 +153,19 @@ class ModernUpstream(Upstream):
 
     def _written(self, exchange: Exchange, params: Members) -> tuple[bytes, Mapping[str, str]]:
         outgoing = exchange.outgoing
+        onward = translate.onward_to_modern(
+            params, outgoing.rename, from_legacy=outgoing.one_by_one
+        )
+        meta, headers = outgoing.additions(onward)
         body = translate.for_modern_server(
-            params,
+            onward,
             capabilities=outgoing.capabilities,
             client_info=CLIENT_INFO,
             log_level=outgoing.log_level,
             progress_id=exchange.upstream_id if outgoing.progress_token else None,
-            rename=outgoing.rename,
-            meta=outgoing.meta,
-            from_legacy=outgoing.one_by_one,
+            meta=meta,
         )
-        headers = translate.routing_headers(outgoing.method, params, outgoing.rename)
-        return body, {**outgoing.headers, **headers}
+        return body, {**headers, **translate.routing_headers(outgoing.method, onward)}
 
     def _answered(self, message: Message) -> None:
         upstream_id = number(message.id)

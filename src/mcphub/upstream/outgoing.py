@@ -3,11 +3,15 @@
 Values only. `gateway.onward` makes it, the upstream writes it: the same for every pair of eras.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from mcphub.upstream.lines import NO_HEADERS
 from mcphub.wire.envelope import Members
+
+Tell = Callable[[Members], tuple[Members, Mapping[str, str]]]
+"""From the params of a request exactly as they are written to what tells who its user is: keys of
+`_meta`, and HTTP headers. Called for every writing, since each answer is for one request only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class Outgoing:
             not, it gets `input_required` as the result.
         headers: Further HTTP headers of this request; they mean nothing on other transports.
         meta: Keys of `_meta` that the hub itself adds.
+        tell: Says who the user is, where the server is told; raises a `HubError` to send nothing.
     """
 
     method: str
@@ -42,3 +47,18 @@ class Outgoing:
     one_by_one: bool = True
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     meta: Members = field(default_factory=dict)
+    tell: Tell | None = None
+
+    def additions(self, written: Members) -> tuple[Members, Mapping[str, str]]:
+        """Return the keys of `_meta` and the headers that the hub adds to one writing.
+
+        Args:
+            written: The params as the server gets them; their `_meta` does not count.
+
+        Raises:
+            HubError: Nothing may be sent.
+        """
+        if self.tell is None:
+            return self.meta, self.headers
+        meta, headers = self.tell(written)
+        return {**self.meta, **meta}, {**self.headers, **headers}

@@ -28,6 +28,7 @@ CLIENT_INFO: Final = msgspec.json.encode(
     {"name": "mcphub", "title": "MCPHub", "version": __version__}
 )
 """Who the hub says it is, raw."""
+NO_OFFERS: Final[Mapping[str, object]] = {}
 ASKED_S: Final = 600.0
 """Seconds that a person has to answer a server's question; the call's own limit waits meanwhile."""
 SLOW_S: Final = 0.25
@@ -67,6 +68,7 @@ class Upstream(ABC):
         on_end: Called once when nothing more comes from the server.
         one_owner: All calls are of one user. If not, what names no call reaches no call.
         roots: The server may ask for a client's directories.
+        offers: Further capabilities that the hub has towards this server, where it says them once.
         first_id: The id of its first request.
 
     Attributes:
@@ -84,6 +86,7 @@ class Upstream(ABC):
         on_end: Callable[[], None],
         one_owner: bool = True,
         roots: bool = False,
+        offers: Mapping[str, object] = NO_OFFERS,
         first_id: int = 1,
     ) -> None:
         self.name = name
@@ -91,6 +94,7 @@ class Upstream(ABC):
         self.noise = 0
         self.one_owner = one_owner
         self.roots = roots
+        self.offers = offers
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, Exchange] = {}
         self._last_id = first_id - 1

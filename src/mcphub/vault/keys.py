@@ -55,10 +55,15 @@ class FileKeys:
     """Keys in a file that only the hub's account can read; made with one new key at the first start.
 
     It belongs outside of the database's backups: a copy of the database alone opens nothing.
+
+    Args:
+        path: Of the file.
+        owner: What the keys belong to, as in "The key file of …".
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, owner: str = "the vault") -> None:
         self._path = path
+        self._owner = owner
 
     def keys(self) -> tuple[Key, ...]:
         """Return the file's keys; make the file if there is none.
@@ -100,9 +105,7 @@ class FileKeys:
         with self._locked():
             keys = self._read()
             if keys[0].id == key_id:
-                raise Conflict(
-                    "This key seals new credentials.", hint="Rotate first: mcphub vault rotate"
-                )
+                raise Conflict("This key is the one in use.", hint="Rotate first.")
             left = tuple(key for key in keys if key.id != key_id)
             if len(left) == len(keys):
                 raise NotFound("There is no key of this id in the key file.")
@@ -113,17 +116,17 @@ class FileKeys:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
                 raise InvalidInput(
-                    "The key file of the vault can be read by other accounts.",
+                    f"The key file of {self._owner} can be read by other accounts.",
                     hint="Make it private: chmod 600, and rotate its keys if others may have read it.",
                 )
-            return parse_keys(file.read(_MAX_TEXT + 1), "The key file of the vault")
+            return parse_keys(file.read(_MAX_TEXT + 1), f"The key file of {self._owner}")
 
     def _replace(self, keys: tuple[Key, ...]) -> None:
         """Write all or nothing: a crash leaves the old file or the new one."""
         new = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         try:
             with open(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:  # noqa: PTH123
-                file.write("# Keys of the vault. The first one seals, all open. Keep it secret.\n")
+                file.write(f"# Keys of {self._owner}. The first one is used, all count. Secret.\n")
                 file.writelines(
                     f"{key.id}:{base64.b64encode(key.material).decode()}\n" for key in keys
                 )

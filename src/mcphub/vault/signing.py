@@ -38,9 +38,11 @@ class ContextSigner:
         ring: The signing keys; 32 random bytes of each are an Ed25519 seed (RFC 8032 §5.1.5).
         subjects: The secret that pairwise subjects are derived from.
         install_id: Of this hub.
+        issuer: Who the hub says it is, as in `iss`.
     """
 
-    def __init__(self, ring: KeyRing, subjects: Key, install_id: str) -> None:
+    def __init__(self, ring: KeyRing, subjects: Key, install_id: str, issuer: str = "") -> None:
+        self.issuer = issuer or f"urn:mcphub:install:{install_id}"
         self._ring = ring
         self._subjects = subjects
         self._install_id = install_id
@@ -61,9 +63,19 @@ class ContextSigner:
         """Changes whenever the public keys do."""
         return ",".join(key.id for key in self._ring.all)
 
-    def sign(self, claims: Mapping[str, Any]) -> str:
-        """Return these claims as a JWT, with this hub's installation in it (rule R18)."""
-        key = self._ring.sealing
+    @property
+    def key_id(self) -> str:
+        """Id of the key that signs."""
+        return self._ring.sealing.id
+
+    def sign(self, claims: Mapping[str, Any], key_id: str = "") -> str:
+        """Return these claims as a JWT, with this hub's installation in it (rule R18).
+
+        Args:
+            claims: All claims but `install`.
+            key_id: A key that the receiver knows; another one signs when it was retired.
+        """
+        key = self._ring.opening(key_id) or self._ring.sealing
         known = self._keys.get(key.id)
         if known is None:
             header = msgspec.json.encode({"typ": TYPE, "alg": ALGORITHM, "kid": key.id})
@@ -76,6 +88,24 @@ class ContextSigner:
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """Return the public keys as a JWK set (RFC 7517, RFC 8037)."""
         return {"keys": [_public(key) for key in self._ring.all]}
+
+    def description(self, url: str) -> dict[str, Any]:
+        """Return what the hub publishes about its user contexts.
+
+        Args:
+            url: Where the description is; the key set is below it.
+        """
+        return {
+            "issuer": self.issuer,
+            "jwks_uri": f"{url}/jwks.json",
+            "typ": TYPE,
+            "alg_values_supported": [ALGORITHM],
+            "versions": ["1"],
+        }
+
+    def trust(self, audience: str) -> dict[str, Any]:
+        """Return what a server needs to verify: issuer, its audience, the public keys."""
+        return {"issuer": self.issuer, "audience": audience, "jwks": self.jwks()}
 
     def subject(self, user_id: str, audience: str) -> str:
         """Return the opaque id of a user for one audience."""

@@ -57,6 +57,36 @@ _EMPTY: Members = {}
 # ------------------------------------------------------------------ requests
 
 
+def onward_to_legacy(params: Members, rename: tuple[str, str] | None = None) -> Members:
+    """Return what a legacy server gets of a request's params, apart from `_meta`.
+
+    The caller's name for a tool or prompt becomes the server's; what belongs to a retry of the
+    modern era goes.
+    """
+    out = {name: value for name, value in params.items() if name not in _RETRY}
+    if rename is not None:
+        out[rename[0]] = envelope.raw(rename[1])
+    return out
+
+
+def onward_to_modern(
+    params: Members, rename: tuple[str, str] | None = None, *, from_legacy: bool = False
+) -> Members:
+    """Return what a modern server gets of a request's params, apart from `_meta`.
+
+    Args:
+        params: Raw members, of a client of either era; not changed.
+        rename: Member and new value.
+        from_legacy: The client is of the legacy era: its tasks are other ones and are left out.
+    """
+    out = dict(params)
+    if from_legacy:
+        out.pop("task", None)
+    if rename is not None:
+        out[rename[0]] = envelope.raw(rename[1])
+    return out
+
+
 def for_legacy_server(
     params: Members,
     *,
@@ -76,9 +106,7 @@ def for_legacy_server(
         rename: Member and new value, e.g. ("name", "echo").
         meta: Keys of `_meta` that this hop adds.
     """
-    out = dict(params)
-    for name in _RETRY:
-        out.pop(name, None)
+    out = onward_to_legacy(params, rename)
     if "_meta" in out or progress_id is not None or meta:
         kept = _passed_meta(params) | meta
         if progress_id is not None:
@@ -87,8 +115,6 @@ def for_legacy_server(
             out["_meta"] = msgspec.Raw(envelope.join(kept))
         else:
             out.pop("_meta", None)
-    if rename is not None:
-        out[rename[0]] = envelope.raw(rename[1])
     return envelope.join(out)
 
 
@@ -99,25 +125,19 @@ def for_modern_server(
     client_info: bytes,
     log_level: str = "",
     progress_id: int | None = None,
-    rename: tuple[str, str] | None = None,
     meta: Members = _EMPTY,
-    from_legacy: bool = False,
 ) -> bytes:
     """Return a request's params as a modern server wants them, on one line.
 
     Args:
-        params: Raw members, of a client of either era; not changed.
+        params: Raw members, from `onward_to_modern`; not changed.
         capabilities: What the calling client can be asked, raw.
         client_info: The hub's own name, raw.
         log_level: Least severity of the log messages that the caller wants, or "".
         progress_id: Token to ask for progress with, or None for no progress.
-        rename: Member and new value.
         meta: Keys of `_meta` that this hop adds.
-        from_legacy: The client is of the legacy era: its tasks are other ones and are left out.
     """
     out = dict(params)
-    if from_legacy:
-        out.pop("task", None)
     kept = _passed_meta(params) | meta
     kept[META_VERSION] = _VERSION
     kept[META_CLIENT_CAPABILITIES] = msgspec.Raw(capabilities)
@@ -126,25 +146,16 @@ def for_modern_server(
         kept[META_LOG_LEVEL] = envelope.raw(log_level)
     if progress_id is not None:
         kept["progressToken"] = msgspec.Raw(b"%d" % progress_id)
-    if rename is not None:
-        out[rename[0]] = envelope.raw(rename[1])
     out["_meta"] = msgspec.Raw(envelope.join(kept))
     return envelope.join(out)
 
 
-def routing_headers(
-    method: str, params: Members, rename: tuple[str, str] | None = None
-) -> dict[str, str]:
+def routing_headers(method: str, params: Members) -> dict[str, str]:
     """Return the headers that a modern HTTP server wants with a request (streamable-http)."""
     headers = {"MCP-Protocol-Version": LATEST_MODERN, "Mcp-Method": encode_header(method)}
     member = NAMED.get(method)
     if member is not None:
-        name = (
-            rename[1]
-            if rename is not None and rename[0] == member
-            else envelope.text(params.get(member))
-        )
-        headers["Mcp-Name"] = encode_header(name)
+        headers["Mcp-Name"] = encode_header(envelope.text(params.get(member)))
     elif method.startswith("tasks/") and "taskId" in params:
         headers["Mcp-Name"] = encode_header(envelope.text(params["taskId"]))
     return headers

@@ -1,0 +1,25 @@
+"""A user-aware notebook on stdio that remembers in the memory of its process, per user."""
+
+import json
+import secrets
+
+from mcp.server.mcpserver import MCPServer
+
+from mcphub_sdk import current_user, user_aware
+
+PROCESS = secrets.token_hex(8)  # a pid is the same in every sandbox
+server = user_aware(MCPServer("notebook", log_level="CRITICAL"), without_user="refuse")
+
+
+@server.tool()
+def remember(text: str) -> str:
+    current_user().state["note"] = text
+    return "kept"
+
+
+@server.tool()
+def recall() -> str:
+    return json.dumps([PROCESS, current_user().id, current_user().state.get("note")])
+
+
+server.run()
