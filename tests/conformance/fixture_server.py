@@ -1,30 +1,42 @@
-"""A legacy MCP server over stdio that offers what the server scenarios of the conformance suite ask for.
+"""An MCP server over stdio, of one era only, that offers what the server scenarios of the conformance suite ask for.
 
 Made with the official SDK; knows nothing of the hub. Names and contents are those that the suite
-describes. In the 2026-07-28 scenarios a server answers `input_required`; here the same tools ask
-their client in the middle of the call, as servers of the legacy era do.
+describes. The tools are the same in both eras; what differs is how they ask their client: `Legacy`
+sends a request in the middle of the call, `Modern` answers `input_required` and runs the tool again
+when the answers are there. Argument: `legacy` or `modern`.
 """
 
+import base64
+import hashlib
+import hmac
 import json
+import secrets
+import sys
 import warnings
 
 import anyio
 from mcp import MCPError
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.stdio import stdio_server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.subscriptions import PromptsListChanged, ToolsListChanged
 from mcp.types import (
     AudioContent,
     BlobResourceContents,
     CallToolResult,
     CompleteResult,
     Completion,
+    CreateMessageRequest,
+    ElicitRequest,
     EmbeddedResource,
     EmptyResult,
     GetPromptResult,
     ImageContent,
+    InputRequiredResult,
     ListPromptsResult,
     ListResourcesResult,
     ListResourceTemplatesResult,
+    ListRootsRequest,
     ListToolsResult,
     Prompt,
     PromptArgument,
@@ -43,7 +55,7 @@ warnings.simplefilter("ignore")
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
 WAV = "UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQIAAAAAAA=="
-RESOURCE_NOT_FOUND, UNSUPPORTED = -32002, -32603
+RESOURCE_NOT_FOUND = {"legacy": -32002, "modern": -32602}
 STEP_S = 0.05
 
 
@@ -113,24 +125,174 @@ ENUMS = {
 }
 
 
-async def elicit(ctx, message, schema):
-    """Ask the user; returns action and content as the suite wants to read them."""
-    answer = await ctx.session.elicit(message, schema, related_request_id=ctx.request_id)
-    return answer.action, answer.content or {}
+class NeedsInput(Exception):
+    """A tool of a modern server cannot go on without answers."""
+
+    def __init__(self, requests):
+        super().__init__("input required")
+        self.requests = requests
 
 
-async def sample(ctx, prompt, max_tokens=100):
-    """Ask the client's model; returns its text."""
-    message = SamplingMessage(role="user", content=text(prompt))
-    answer = await ctx.session.create_message(
-        [message], max_tokens=max_tokens, related_request_id=ctx.request_id
-    )
-    return getattr(answer.content, "text", "")
+class Legacy:
+    """One call as a tool sees it: asks its client while the call is open."""
+
+    def __init__(self, ctx):
+        self.ctx = ctx
+        self.session = ctx.session
+
+    async def elicit(self, key, message, schema):
+        """Ask the user; returns action and content."""
+        answer = await self.session.elicit(message, schema, related_request_id=self.ctx.request_id)
+        return answer.action, answer.content or {}
+
+    async def sample(self, key, prompt, max_tokens=100):
+        """Ask the client's model; returns its text."""
+        message = SamplingMessage(role="user", content=text(prompt))
+        answer = await self.session.create_message(
+            [message], max_tokens=max_tokens, related_request_id=self.ctx.request_id
+        )
+        return getattr(answer.content, "text", "")
+
+    async def roots(self, key):
+        """Ask for the client's directories; returns their URIs."""
+        return [str(root.uri) for root in (await self.session.list_roots()).roots]
+
+    async def can_elicit(self):
+        """A legacy server learns what a single call may ask only by asking."""
+        try:
+            await self.elicit("", "What is your name?", NAME)
+        except MCPError:
+            return False
+        return True
+
+    async def tools_changed(self):
+        await self.session.send_tool_list_changed()
+
+    async def prompts_changed(self):
+        await self.session.send_prompt_list_changed()
+
+    async def all_three(self):
+        """Ask everything at once."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.elicit, "", "What is your name?", NAME)
+            group.start_soon(self.sample, "", "Generate a greeting", 50)
+            group.start_soon(self.roots, "")
+
+
+class Modern:
+    """The same for a modern call: what was answered so far is in its state, signed."""
+
+    def __init__(self, ctx):
+        self.ctx = ctx
+        self.session = ctx.session
+        self.answers = opened(ctx.params.get("requestState"))
+        given = ctx.params.get("inputResponses") or {}
+        self.answers |= {key: value for key, value in given.items() if isinstance(value, dict)}
+
+    def need(self, requests):
+        missing = {key: value for key, value in requests.items() if key not in self.answers}
+        if missing:
+            raise NeedsInput(missing)
+        return [self.answers[key] for key in requests]
+
+    @staticmethod
+    def form(message, schema):
+        params = {"message": message, "requestedSchema": schema}
+        return {"method": "elicitation/create", "params": params}
+
+    @staticmethod
+    def prompt(prompt, max_tokens):
+        message = {"role": "user", "content": {"type": "text", "text": prompt}}
+        params = {"messages": [message], "maxTokens": max_tokens}
+        return {"method": "sampling/createMessage", "params": params}
+
+    async def elicit(self, key, message, schema):
+        (answer,) = self.need({key: self.form(message, schema)})
+        return answer.get("action"), answer.get("content") or {}
+
+    async def sample(self, key, prompt, max_tokens=100):
+        if "sampling" not in self.capabilities:
+            raise MCPError(-32021, "Sampling is needed", {"requiredCapabilities": {"sampling": {}}})
+        (answer,) = self.need({key: self.prompt(prompt, max_tokens)})
+        return answer.get("content", {}).get("text", "")
+
+    async def roots(self, key):
+        (answer,) = self.need({key: {"method": "roots/list", "params": {}}})
+        return [root["uri"] for root in answer.get("roots", [])]
+
+    @property
+    def capabilities(self):
+        return self.ctx.params["_meta"]["io.modelcontextprotocol/clientCapabilities"]
+
+    async def can_elicit(self):
+        return "elicitation" in self.capabilities
+
+    async def tools_changed(self):
+        await BUS.publish(ToolsListChanged())
+
+    async def prompts_changed(self):
+        await BUS.publish(PromptsListChanged())
+
+    async def all_three(self):
+        self.need(
+            {
+                "user_name": self.form("What is your name?", NAME),
+                "greeting": self.prompt("Generate a greeting", 50),
+                "client_roots": {"method": "roots/list", "params": {}},
+            }
+        )
+
+
+BUS = InMemorySubscriptionBus()
+KEY = secrets.token_bytes(32)
+
+
+def sealed(answers):
+    data = json.dumps(answers).encode()
+    mark = hmac.digest(KEY, data, "sha256")
+    return base64.b64encode(mark + data).decode()
+
+
+def opened(state):
+    """Return the answers that a state carries; refuses one that is not ours."""
+    if state is None:
+        return {}
+    try:
+        raw = base64.b64decode(state, validate=True)
+    except ValueError:
+        raw = b""
+    mark, data = raw[:32], raw[32:]
+    if not hmac.compare_digest(mark, hmac.digest(KEY, data, hashlib.sha256)):
+        raise MCPError(-32602, "This requestState was altered")
+    return json.loads(data)
+
+
+async def answered(ctx, work):
+    """Run `work(asking)`; what a modern server misses becomes `input_required`."""
+    if ERA == "legacy":
+        return await work(Legacy(ctx))
+    asking = Modern(ctx)
+    try:
+        return await work(asking)
+    except NeedsInput as needs:
+        requests = {
+            key: METHODS[value["method"]].model_validate(value)
+            for key, value in needs.requests.items()
+        }
+        return InputRequiredResult(input_requests=requests, request_state=sealed(asking.answers))
+
+
+ERA = sys.argv[1]
+METHODS = {
+    "elicitation/create": ElicitRequest,
+    "sampling/createMessage": CreateMessageRequest,
+    "roots/list": ListRootsRequest,
+}
 
 
 async def log(ctx, *lines):
     for line in lines:
-        await ctx.session.send_log_message("info", line, related_request_id=ctx.request_id)
+        await ctx.session.send_log_message("info", line, related_request_id=ctx.ctx.request_id)
         await anyio.sleep(STEP_S)
 
 
@@ -206,105 +368,101 @@ async def error_handling(ctx, arguments):
 
 @tool("test_sampling", **form(prompt=STRING))
 async def sampling(ctx, arguments):
-    return [text(f"LLM response: {await sample(ctx, arguments['prompt'])}")]
+    return [text(f"LLM response: {await ctx.sample('answer', arguments['prompt'])}")]
 
 
 @tool("test_missing_capability")
 async def missing_capability(ctx, arguments):
-    return [text(await sample(ctx, "Needs sampling"))]
+    return [text(await ctx.sample("answer", "Needs sampling"))]
 
 
 @tool("test_elicitation", **form(message=STRING))
 async def elicitation(ctx, arguments):
-    action, content = await elicit(ctx, arguments["message"], form(username=STRING, email=STRING))
+    action, content = await ctx.elicit(
+        "user", arguments["message"], form(username=STRING, email=STRING)
+    )
     return [text(f"User response: action: {action}, content: {json.dumps(content)}")]
 
 
 @tool("test_elicitation_sep1034_defaults")
 async def elicitation_defaults(ctx, arguments):
-    action, content = await elicit(ctx, "Please check these values", DEFAULTS)
+    action, content = await ctx.elicit("values", "Please check these values", DEFAULTS)
     return [text(f"Elicitation completed: action={action}, content={json.dumps(content)}")]
 
 
 @tool("test_elicitation_sep1330_enums")
 async def elicitation_enums(ctx, arguments):
-    action, content = await elicit(ctx, "Please choose", ENUMS)
+    action, content = await ctx.elicit("choice", "Please choose", ENUMS)
     return [text(f"Elicitation completed: action={action}, content={json.dumps(content)}")]
 
 
 @tool("test_streaming_elicitation")
 async def streaming_elicitation(ctx, arguments):
-    action, _ = await elicit(ctx, "Please confirm", form(ok={"type": "boolean"}))
+    action, _ = await ctx.elicit("confirm", "Please confirm", form(ok={"type": "boolean"}))
     return [text(action)]
 
 
 @tool("test_input_required_result_elicitation")
 async def input_elicitation(ctx, arguments):
-    _, content = await elicit(ctx, "What is your name?", NAME)
+    _, content = await ctx.elicit("user_name", "What is your name?", NAME)
     return [text(f"Hello, {content.get('name')}!")]
 
 
 @tool("test_input_required_result_sampling")
 async def input_sampling(ctx, arguments):
-    return [text(await sample(ctx, "What is the capital of France?"))]
+    return [text(await ctx.sample("capital_question", "What is the capital of France?"))]
 
 
 @tool("test_input_required_result_list_roots")
 async def input_roots(ctx, arguments):
-    found = await ctx.session.list_roots()
-    return [text(", ".join(str(root.uri) for root in found.roots))]
+    return [text(", ".join(await ctx.roots("client_roots")))]
 
 
 @tool("test_input_required_result_request_state")
 async def input_state(ctx, arguments):
-    await elicit(ctx, "Please confirm", form(ok={"type": "boolean"}))
-    # The state of a legacy server is the call itself: it is still the one that began.
+    await ctx.elicit("confirm", "Please confirm", form(ok={"type": "boolean"}))
+    # The state of a legacy server is the call itself; that of a modern one was signed.
     return [text("state-ok")]
 
 
 @tool("test_input_required_result_tampered_state")
 async def input_tampered(ctx, arguments):
-    await elicit(ctx, "Please confirm", form(ok={"type": "boolean"}))
+    await ctx.elicit("confirm", "Please confirm", form(ok={"type": "boolean"}))
     return [text("done")]
 
 
 @tool("test_input_required_result_multiple_inputs")
 async def input_multiple(ctx, arguments):
-    async with anyio.create_task_group() as group:
-        group.start_soon(elicit, ctx, "What is your name?", NAME)
-        group.start_soon(sample, ctx, "Generate a greeting", 50)
-        group.start_soon(ctx.session.list_roots)
+    await ctx.all_three()
     return [text("Three answers.")]
 
 
 @tool("test_input_required_result_multi_round")
 async def input_rounds(ctx, arguments):
-    _, first = await elicit(ctx, "Step 1: What is your name?", NAME)
-    _, second = await elicit(ctx, "Step 2: What is your favorite color?", form(color=STRING))
+    _, first = await ctx.elicit("step1", "Step 1: What is your name?", NAME)
+    _, second = await ctx.elicit(
+        "step2", "Step 2: What is your favorite color?", form(color=STRING)
+    )
     return [text(f"{first.get('name')} likes {second.get('color')}.")]
 
 
 @tool("test_input_required_result_capabilities")
 async def input_capabilities(ctx, arguments):
-    """Ask for what the client may have; a legacy server learns of a single call only by asking."""
-    with_elicitation = True
-    try:
-        await elicit(ctx, "What is your name?", NAME)
-    except MCPError:
-        with_elicitation = False
-    answer = await sample(ctx, "Generate a greeting")
+    """Ask for what the client may have."""
+    with_elicitation = await ctx.can_elicit()
+    answer = await ctx.sample("greeting", "Generate a greeting")
     return [text(f"{answer} (elicitation: {with_elicitation})")]
 
 
 @tool("test_trigger_tool_change")
 async def trigger_tool_change(ctx, arguments):
-    await ctx.session.send_tool_list_changed()
+    await ctx.tools_changed()
     return [text("ok")]
 
 
 @tool("test_trigger_prompt_change")
 async def trigger_prompt_change(ctx, arguments):
-    await ctx.session.send_prompt_list_changed()
+    await ctx.prompts_changed()
     return [text("ok")]
 
 
@@ -358,8 +516,12 @@ async def call_tool(ctx, params):
     found = TOOLS.get(params.name)
     if found is None:
         raise MCPError(-32602, f"Unknown tool: {params.name}")
+
+    async def work(asking):
+        return CallToolResult(content=await found(asking, params.arguments or {}))
+
     try:
-        return CallToolResult(content=await found(ctx, params.arguments or {}))
+        return await answered(ctx, work)
     except ValueError as error:
         return CallToolResult(content=[text(str(error))], is_error=True)
 
@@ -387,6 +549,13 @@ async def list_prompts(ctx, params):
 
 
 async def get_prompt(ctx, params):
+    async def work(asking):
+        return GetPromptResult(messages=await prompt_messages(asking, params))
+
+    return await answered(ctx, work)
+
+
+async def prompt_messages(ctx, params):
     given = params.arguments or {}
     if params.name == "test_simple_prompt":
         contents = [text("This is a simple prompt for testing.")]
@@ -400,11 +569,13 @@ async def get_prompt(ctx, params):
     elif params.name == "test_prompt_with_image":
         contents = [image(), text("Please analyze the image above.")]
     elif params.name == "test_input_required_result_prompt":
-        _, answer = await elicit(ctx, "What context should the prompt use?", form(context=STRING))
+        _, answer = await ctx.elicit(
+            "user_context", "What context should the prompt use?", form(context=STRING)
+        )
         contents = [text(f"Context: {answer.get('context')}")]
     else:
         raise MCPError(-32602, f"Unknown prompt: {params.name}")
-    return GetPromptResult(messages=[PromptMessage(role="user", content=c) for c in contents])
+    return [PromptMessage(role="user", content=c) for c in contents]
 
 
 RESOURCES = {
@@ -448,7 +619,7 @@ async def read_resource(ctx, params):
             uri=uri, mime_type="application/json", text=json.dumps(value)
         )
     else:
-        raise MCPError(RESOURCE_NOT_FOUND, "Resource not found", {"uri": uri})
+        raise MCPError(RESOURCE_NOT_FOUND[ERA], "Resource not found", {"uri": uri})
     return ReadResourceResult(contents=[content])
 
 
@@ -459,6 +630,31 @@ async def complete(ctx, params):
 
 async def accept(ctx, params):
     return EmptyResult()
+
+
+async def only_this_era(ctx, call_next):
+    """Refuse what belongs to the other era, which the SDK would serve."""
+    opening = "initialize" if ERA == "modern" else "server/discover"
+    if ctx.method == opening:
+        raise MCPError(-32022 if ERA == "modern" else -32601, "Not of this era", UNSUPPORTED[ERA])
+    return await call_next(ctx)
+
+
+UNSUPPORTED = {"legacy": None, "modern": {"supported": ["2026-07-28"]}}
+
+
+OF_AN_ERA = {
+    "legacy": {
+        "on_subscribe_resource": accept,
+        "on_unsubscribe_resource": accept,
+        "on_set_logging_level": accept,
+    },
+    "modern": {
+        "on_subscriptions_listen": ListenHandler(BUS),
+        # an older SDK handler: with it the server says that it logs
+        "on_set_logging_level": accept,
+    },
+}
 
 
 async def main():
@@ -472,11 +668,10 @@ async def main():
         on_list_resources=list_resources,
         on_list_resource_templates=list_templates,
         on_read_resource=read_resource,
-        on_subscribe_resource=accept,
-        on_unsubscribe_resource=accept,
         on_completion=complete,
-        on_set_logging_level=accept,
+        **OF_AN_ERA[ERA],
     )
+    server.middleware.append(only_this_era)
     changes = NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options(changes))

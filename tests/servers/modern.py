@@ -104,7 +104,7 @@ def call(params, request_id, send):
     if name == "ask":
         return ask(params, args)
     if name == "progress":
-        for step in range(3):
+        for step in range(args.get("steps", 3)):
             if token is not None:
                 progress = {"progressToken": token, "progress": step + 1, "total": 3}
                 send("notifications/progress", progress | {"message": args.get("text", "")})

@@ -60,7 +60,7 @@ def call(message):
         with open(args["path"]) as file:
             return text(file.read())
     if name == "progress":
-        for step in range(3):
+        for step in range(args.get("steps", 3)):
             if token is not None:
                 send(
                     {

@@ -5,6 +5,10 @@ answer, record. Warm, it touches no database, makes no task and no timer. It kno
 endpoint gives it a `Call` and gets the bytes of the answer.
 """
 
+import asyncio
+import contextlib
+from typing import Final
+
 import msgspec
 
 from mcphub.audit.records import Outcome, RequestRecord
@@ -21,6 +25,8 @@ from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.upstream import TimedOut
 from mcphub.wire import envelope, translate
+
+_FURTHER_S: Final = 0.1
 
 
 class Cancelled(HubError):
@@ -155,7 +161,8 @@ async def _exchange(
             events = await exchange.next()
             await _pass_on(call, instance, exchange, events, asked, questions)
             if questions:
-                return None
+                await _further(call, instance, exchange, asked, questions)
+                return exchange.answer
             if exchange.answer is not None and not events:
                 return exchange.answer
             if not watched and (events or exchange.armed):
@@ -166,6 +173,21 @@ async def _exchange(
             session.calls.pop(call.message.id, None)
             for own_id in asked:
                 session.asked.pop(own_id, None)
+
+
+async def _further(
+    call: Call,
+    instance: Instance,
+    exchange: Exchange,
+    asked: list[bytes],
+    questions: dict[str, envelope.Message],
+) -> None:
+    """Wait a moment for more: servers that ask several things at once write them one by one."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FURTHER_S):
+            while not exchange.done:
+                events = await exchange.next()
+                await _pass_on(call, instance, exchange, events, asked, questions)
 
 
 async def _pass_on(

@@ -210,9 +210,7 @@ class Opener:
             await legacy.open(self._timeout_s)
         except HubError as error:
             if isinstance(error, OpeningRefused) and error.number == UNSUPPORTED_VERSION:
-                await _settled(exchange, self._timeout_s)
-                if not _discovered(exchange.answer, opening.spec.name):
-                    raise
+                await _settled(exchange, self._timeout_s)  # it is modern, and slow to say so
             if _discovered(exchange.answer, opening.spec.name):
                 pipe.keep(0)
                 opening.instance._upstream = modern  # noqa: SLF001
