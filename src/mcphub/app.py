@@ -10,6 +10,7 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from mcphub.api.control import control_app
+from mcphub.api.metrics import metrics_route
 from mcphub.api.user import UserServices, user_routes
 from mcphub.audit.recorder import Recorder
 from mcphub.catalog.guide import guide_of
@@ -27,7 +29,9 @@ from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.catalogs import Catalogs
 from mcphub.gateway.context import UserContexts
 from mcphub.gateway.door import Door
+from mcphub.gateway.fastlane import FastLane
 from mcphub.gateway.front import Front
+from mcphub.gateway.heads import Heads
 from mcphub.gateway.listen import Outlets
 from mcphub.gateway.paging import Pages
 from mcphub.gateway.plane import CallLimits, DataPlane
@@ -215,6 +219,7 @@ def application(hub: Hub) -> Front:
             Route("/readyz", readyz),
             Route(CONTEXT_PATH, context),
             Route(f"{CONTEXT_PATH}/jwks.json", jwks),
+            metrics_route(hub.access.authenticate, lambda: hub.plane.metrics.text(hub.figures())),
             Mount("/api", routes=user_routes(_user_services(hub))),
         ]
     )
@@ -264,7 +269,11 @@ async def serving(
         async with running(settings, clock, hurry) as hub, Tasks() as tasks:
             hub.url = settings.listen.public_url or url_of(settings.listen.host, listener)
             hub.plane.hub_url = hub.url
-            servers = [server_of(application(hub)), server_of(control_app(hub))]
+            front = application(hub)
+            connection = partial(
+                FastLane, Heads(hub.plane, front.door), fast=settings.listen.fast_lane
+            )
+            servers = [server_of(front, connection), server_of(control_app(hub))]
             serves = [
                 tasks.start("http.serve", server.serve(sockets=[bound]))
                 for server, bound in zip(servers, (listener, control), strict=True)

@@ -6,6 +6,7 @@ more, catalogs learned ahead of the first caller.
 """
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
@@ -124,6 +125,20 @@ class Hub:
             "instances": len(self.pool.instances()),
             "settingsError": str(error) if error else "",
             "unavailable": self.unavailable(),
+        }
+
+    def figures(self) -> dict[str, float]:
+        """Return the hub as it is now in numbers, for `Metrics.text`."""
+        return {
+            "mcphub_calls_in_flight": self.plane.in_flight.total(),
+            "mcphub_sessions": len(self.sessions),
+            "mcphub_instances": len(self.pool.instances()),
+            "mcphub_parked_calls": len(self.plane.parked),
+            "mcphub_servers": len(self.access.specs),
+            "mcphub_users": len(self.access.active_users),
+            "mcphub_request_records_waiting": self.recorder.waiting,
+            "mcphub_request_records_dropped_total": self.recorder.dropped,
+            "process_cpu_seconds_total": time.process_time(),
         }
 
     def instances(self) -> list[dict[str, object]]:

@@ -37,11 +37,16 @@ class Server(uvicorn.Server):
         self.up.set()
 
 
-def server_of(app: object) -> Server:
-    """Return a server of an ASGI application, not listening yet."""
+def server_of(app: object, connection: object = "httptools") -> Server:
+    """Return a server of an ASGI application, not listening yet.
+
+    Args:
+        app: The application.
+        connection: uvicorn's name of a protocol, or what makes one for each connection.
+    """
     config = uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType]
-        http="httptools",
+        http=connection,  # pyright: ignore[reportArgumentType]
         ws="none",
         lifespan="off",
         log_config=None,

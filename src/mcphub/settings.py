@@ -42,6 +42,10 @@ class Listen(_Strict):
     sse: bool = Field(
         default=False, description="Serve the old HTTP+SSE transport at /sse, for old clients."
     )
+    fast_lane: bool = Field(
+        default=True,
+        description="Answer warm calls beside the ASGI application; off: all through it.",
+    )
 
 
 class Limits(_Strict):

@@ -6,14 +6,21 @@ from contextlib import asynccontextmanager
 import pytest
 
 from mcphub.testing.hub import serving_hub
+from tests.doors import through
+
+
+@pytest.fixture(scope="module")
+def fast_lane():
+    """Through which door; a module with `BOTH_DOORS` runs through both."""
+    return True
 
 
 @pytest.fixture
-def hub_of(tmp_path):
+def hub_of(tmp_path, fast_lane):
     """Make hubs: `async with hub_of({"plain": plain()}) as hub:`; users alice and bob, administrator root."""
 
     @asynccontextmanager
-    async def make(servers, users=None, **more):
+    async def make(servers, users=None, overrides=None, **more):
         users = users if users is not None else {"alice": ["engineering"], "bob": ["data"]}
         async with serving_hub(
             tmp_path / "hub",
@@ -21,6 +28,7 @@ def hub_of(tmp_path):
             users,
             administrators=["root"],
             environ=dict(os.environ),
+            overrides=through(fast_lane, overrides),
             **more,
         ) as hub:
             yield hub

@@ -7,9 +7,10 @@ import pytest
 from mcp.types import ElicitResult
 
 from mcphub.catalog.versions import exact_version
+from tests.doors import BOTH_DOORS
 from tests.interaction.clients import MODERN, connected, plain, raw_client, request, text_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH_DOORS]
 ASK = {"name": "ask", "arguments": {"text": "colour?"}}
 ELICITS = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}}}
 

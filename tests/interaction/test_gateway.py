@@ -5,9 +5,10 @@ import json
 import anyio
 import pytest
 
+from tests.doors import BOTH_DOORS
 from tests.interaction.clients import MODERN, connected, plain, raw_client, request, text_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH_DOORS]
 ERAS = pytest.mark.parametrize("mode", ["legacy", MODERN])
 
 

@@ -6,9 +6,10 @@ import anyio
 import pytest
 
 from mcphub.gateway.http import read_headers
+from tests.doors import BOTH_DOORS
 from tests.interaction.clients import MODERN, plain, raw_client, request
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH_DOORS]
 CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
 ELICITS = {CAPABILITIES: {"elicitation": {}}}
 REMOVED = ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"]

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.doors import through
 
 from mcphub.testing.hub import RunningHub, serving_hub
 
@@ -11,8 +12,17 @@ USERS = {"alice": ["engineering"], "bob": ["data"]}
 
 
 @pytest.fixture(scope="module")
+def fast_lane() -> bool:
+    """Through which door; a module with `BOTH_DOORS` runs through both."""
+    return True
+
+
+@pytest.fixture(scope="module")
 async def hub(
-    anyio_backend: object, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    anyio_backend: object,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    fast_lane: bool,
 ) -> AsyncIterator[RunningHub]:
     """Serve a hub with the module's SERVERS, its OVERRIDES of settings and its ENVIRON."""
     module = request.module
@@ -22,6 +32,6 @@ async def hub(
         USERS,
         administrators=["root"],
         environ=dict(os.environ) | getattr(module, "ENVIRON", {}),
-        overrides=getattr(module, "OVERRIDES", None),
+        overrides=through(fast_lane, getattr(module, "OVERRIDES", None)),
     ) as running:
         yield running

@@ -5,12 +5,13 @@ import json
 import anyio
 import httpx2
 import pytest
+from tests.doors import BOTH_DOORS
 from tests.interaction.clients import plain, raw_client, request
 from tests.polling import until
 from tests.security.asking import call, text_in
 from tests.security.raw_http import exchange, status_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH_DOORS]
 
 LIMIT = 64 * 1024
 SERVERS = {"plain": plain(timeoutSeconds=20)}

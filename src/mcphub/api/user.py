@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from mcphub.api.callers import caller_of
 from mcphub.api.replies import guarded, read_body, reply
 from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
 from mcphub.catalog.spec import ServerSpec
-from mcphub.errors import Denied, InvalidInput, NotFound, Unauthenticated
+from mcphub.errors import Denied, InvalidInput, NotFound
 from mcphub.policy.model import Denial, Permit, Principal
 from mcphub.secret import Secret
 
@@ -191,19 +192,7 @@ class _UserApi:
         return Response(status_code=204)
 
     def _caller(self, request: Request) -> Principal:
-        """Return who calls. One header decides; two of them are refused (rule R6)."""
-        given = request.headers.getlist("authorization")
-        if len(given) > 1:
-            raise InvalidInput("There is more than one Authorization header.", hint="Send one.")
-        scheme, _, key = (given[0] if given else "").partition(" ")
-        principal = self._services.authenticate(key.strip()) if scheme.lower() == "bearer" else None
-        if principal is None:
-            raise Unauthenticated(
-                "A valid API key is needed.",
-                hint="Send `Authorization: Bearer mcphub_…`; an administrator makes a key with "
-                "`mcphub key create USER`.",
-            )
-        return principal
+        return caller_of(request, self._services.authenticate)
 
     def _permitted(self, caller: Principal, name: str) -> ServerSpec:
         spec = self._services.specs().get(name)

@@ -46,6 +46,9 @@ class Access:
         host: What this machine enforces.
         signing_keys: Names the public keys that servers are told; changes when they do.
         clock: Wall clock.
+
+    Attributes:
+        generation: Grows with every `load`: what was remembered of an older one counts no more.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Access:
         self._host = host
         self._clock = clock
         self._state: _State | None = None
+        self.generation = 0
 
     async def load(self) -> None:
         """Read everything anew and swap it in."""
@@ -70,6 +74,7 @@ class Access:
         credentials = await self._vault.states()
         states = await self._states.all()
         self._state = _State(principals, dict(self._live.current.specs), states, credentials)
+        self.generation += 1
 
     @property
     def specs(self) -> Mapping[str, ServerSpec]:

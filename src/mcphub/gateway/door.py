@@ -5,7 +5,7 @@ Source: MCP streamable-http §Security Warning.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -31,6 +31,14 @@ class Door:
         if public is not None and public.netloc:
             self._hosts.add(public.netloc.lower())
             self._origins.add(f"{public.scheme}://{public.netloc}".lower())
+
+    def refusal(self, headers: Mapping[str, str]) -> str:
+        """Return why a request with these headers is not answered, or "" when it is."""
+        if not self.admits_host(headers.get("host", "")):
+            return "This Host is not one of the hub's: see listen.allowed_hosts."
+        if "origin" in headers and not self.admits_origin(headers["origin"]):
+            return "This Origin is not allowed: see listen.allowed_origins."
+        return ""
 
     def admits_host(self, host: str) -> bool:
         """Whether a Host header value is one of ours."""

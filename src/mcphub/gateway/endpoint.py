@@ -96,7 +96,7 @@ class McpEndpoint:
             answer = await relay(self._plane, call)
         except Cancelled:
             return
-        await reply.finish(answer, _status(call, answer))
+        await reply.finish(answer, status_of(call, answer))
 
     async def _initialize(self, reply: Reply, call: Call) -> None:
         answer = await relay(self._plane, call)
@@ -167,7 +167,7 @@ class McpEndpoint:
         await inbound.reply.plain(204)
 
 
-def _status(call: Call, answer: bytes) -> int:
+def status_of(call: Call, answer: bytes) -> int:
     """Return the HTTP status of a JSON answer: modern errors have their own, legacy ones are 200."""
     if call.modern is None or b'"error"' not in answer:
         return 200

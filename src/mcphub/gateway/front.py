@@ -29,7 +29,7 @@ class Front:
         self, plane: DataPlane, door: Door, rest: object, *, old_sse: bool = False
     ) -> None:
         self._plane = plane
-        self._door = door
+        self.door = door
         self._endpoints: dict[str, McpEndpoint | SseEndpoint] = {"/mcp": McpEndpoint(plane)}
         if old_sse:
             self._endpoints["/sse"] = SseEndpoint(plane)
@@ -41,17 +41,13 @@ class Front:
             return
         reply = Reply(send, receive, self._plane.tasks, [])
         try:
-            headers = read_headers(scope)
+            headers = read_headers(scope["headers"])
         except Ambiguous as error:
             await _refuse(reply, 400, f"Header {error} is there more than once.")
             return
-        if not self._door.admits_host(headers.get("host", "")):
-            await _refuse(
-                reply, 403, "This Host is not one of the hub's: see listen.allowed_hosts."
-            )
-            return
-        if "origin" in headers and not self._door.admits_origin(headers["origin"]):
-            await _refuse(reply, 403, "This Origin is not allowed: see listen.allowed_origins.")
+        refusal = self.door.refusal(headers)
+        if refusal:
+            await _refuse(reply, 403, refusal)
             return
         for root, endpoint in self._endpoints.items():
             target = target_of(scope["path"], root)

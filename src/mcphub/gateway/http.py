@@ -43,14 +43,17 @@ class Disconnected(Exception):
     """The client went away before its request was complete."""
 
 
-def read_headers(scope: Scope) -> dict[str, str]:
-    """Return the headers that the hub acts on: name (lower case) -> value.
+def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the headers that the hub acts on: name -> value.
+
+    Args:
+        raw: Lower-case names and values.
 
     Raises:
         Ambiguous: One that routes or authenticates is repeated.
     """
     found: dict[str, str] = {}
-    for raw_name, value in scope["headers"]:
+    for raw_name, value in raw:
         name = _READ.get(raw_name)
         if name is None:
             if not raw_name.startswith(_PARAMETER):

@@ -75,6 +75,11 @@ async def unauthenticated(reply: Reply) -> None:
     await reply.plain(401, body, headers)
 
 
+def is_json(headers: Mapping[str, str]) -> bool:
+    """Whether a body is said to be JSON."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+
+
 async def body_of(
     plane: DataPlane, inbound: Inbound, receive: Receive
 ) -> tuple[Message | list[msgspec.Raw], int] | None:
@@ -82,8 +87,7 @@ async def body_of(
     reply, headers = inbound.reply, inbound.headers
     try:
         body = await read_body(receive, headers.get("content-length", ""), plane.limits.body_bytes)
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
+        if not is_json(headers):
             await refuse(reply, 415, "The body must be application/json.")
             return None
         batch = envelope.split_batch(body)

@@ -14,6 +14,7 @@ from mcphub.gateway.calls import SEPARATOR, Call
 from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Item, Kind
 from mcphub.gateway.context import UserContexts
 from mcphub.gateway.listen import Outlets
+from mcphub.gateway.metrics import Metrics
 from mcphub.gateway.naming import own_name
 from mcphub.gateway.paging import Pages
 from mcphub.gateway.replies import Protocol
@@ -57,6 +58,7 @@ class DataPlane:
         contexts: Who the user is, as servers are told.
         in_flight: Calls per user now.
         listening: Open `subscriptions/listen` streams per user.
+        metrics: Counters.
         seen_keys: Key id -> when it was used last; written to the store now and then.
     """
 
@@ -80,6 +82,7 @@ class DataPlane:
     in_flight: Counter[str] = field(default_factory=Counter)
     listening: Counter[str] = field(default_factory=Counter)
     seen_keys: dict[str, float] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True, slots=True)

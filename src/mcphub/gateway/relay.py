@@ -7,6 +7,7 @@ endpoint gives it a `Call` and gets the bytes of the answer.
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -29,14 +30,28 @@ from mcphub.wire import envelope, translate
 _FURTHER_S: Final = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A call that its server has got: where it went, whose instance has it, what comes back."""
+
+    to: Route
+    instance: Instance
+    exchange: Exchange
+
+
 class Cancelled(HubError):
     """The caller gave the call up."""
 
     code = "cancelled"
 
 
-async def relay(plane: DataPlane, call: Call) -> bytes:
+async def relay(plane: DataPlane, call: Call, begun: Begun | None = None) -> bytes:
     """Answer one request: here when the hub owns the answer, else by the caller's own instance.
+
+    Args:
+        plane: Services.
+        call: The request.
+        begun: What `warm.begin` made of it, when it turned out to be no warm call.
 
     Returns:
         One JSON-RPC response on one line. Errors of the hub become JSON-RPC errors, or tool errors
@@ -44,9 +59,10 @@ async def relay(plane: DataPlane, call: Call) -> bytes:
     """
     user = call.principal.user_id
     outcome, code, reply = Outcome.ERROR, None, b""
-    plane.in_flight[user] += 1
+    if begun is None:
+        plane.in_flight[user] += 1
     try:
-        if plane.in_flight[user] > plane.limits.calls_per_user:
+        if begun is None and plane.in_flight[user] > plane.limits.calls_per_user:
             raise LimitExceeded(
                 "You have as many calls in flight as you may.", hint="Wait for some to end."
             )
@@ -54,22 +70,41 @@ async def relay(plane: DataPlane, call: Call) -> bytes:
         if local is not None:
             reply = envelope.result(call.message.id, await local(plane, call))
             outcome = Outcome.OK
+        elif begun is not None:
+            reply, outcome, code = await _exchange(plane, call, begun, {})
         else:
             reply, outcome, code = await _forward(plane, call, route(plane, call))
     except HubError as error:
-        outcome, code = _outcome(error), number_of(error)
-        if isinstance(error, Denied | NotFound):
-            call.decision = error.code
-        reply = _refused(plane, call, error)
+        reply, outcome, code = refused(plane, call, error)
     except BaseException:
         outcome = Outcome.CANCELLED
         raise
     finally:
-        plane.in_flight[user] -= 1
-        if not plane.in_flight[user]:
-            del plane.in_flight[user]
-        plane.recorder.add(_record(plane, call, outcome, code, len(reply)))
+        ended(plane, call, outcome, code, len(reply))
     return reply
+
+
+def ended(plane: DataPlane, call: Call, outcome: Outcome, code: int | None, bytes_out: int) -> None:
+    """Count a call as over and keep its record."""
+    user = call.principal.user_id
+    plane.in_flight[user] -= 1
+    if not plane.in_flight[user]:
+        del plane.in_flight[user]
+    record = _record(plane, call, outcome, code, bytes_out)
+    plane.recorder.add(record)
+    plane.metrics.ended(call.server, call.method, outcome, record.duration_ms / 1000)
+
+
+def answered(
+    plane: DataPlane, call: Call, begun: Begun, answer: envelope.Message
+) -> tuple[bytes, Outcome, int | None]:
+    """Take a server's answer: remember what follows from it, and shape it for the caller's era.
+
+    Raises:
+        HubError: The caller cannot have it.
+    """
+    plane.task_owners.take(call.principal.user_id, begun.instance.server, answer)
+    return shaped(plane.states, call, begun.instance, begun.exchange, answer)
 
 
 async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcome, int | None]:
@@ -77,15 +112,22 @@ async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outc
     call.server, call.name = to.spec.name, to.name
     if call.method in {SUBSCRIBE, UNSUBSCRIBE}:
         return await _watch(plane, call, to)
-    instance, exchange, questions = await _begin(plane, call, to)
+    begun, questions = await _begin(plane, call, to)
+    return await _exchange(plane, call, begun, questions)
+
+
+async def _exchange(
+    plane: DataPlane, call: Call, begun: Begun, questions: dict[str, envelope.Message]
+) -> tuple[bytes, Outcome, int | None]:
+    """See a call through that its server has; a modern caller that is asked something gets that."""
+    instance, exchange = begun.instance, begun.exchange
     waits = False
     try:
         call.instance_id = instance.id
         if not questions:
-            answer = await _exchange(call, instance, exchange, questions)
+            answer = await _answer(call, instance, exchange, questions)
             if answer is not None:
-                plane.task_owners.take(call.principal.user_id, instance.server, answer)
-                return shaped(plane.states, call, instance, exchange, answer)
+                return answered(plane, call, begun, answer)
         result = plane.parked.park(call, instance, exchange, questions, plane.pool.now())
         waits = True
         return envelope.result(call.message.id, result), Outcome.OK, None
@@ -97,14 +139,14 @@ async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outc
 
 async def _begin(
     plane: DataPlane, call: Call, to: Route
-) -> tuple[Instance, Exchange, dict[str, envelope.Message]]:
+) -> tuple[Begun, dict[str, envelope.Message]]:
     """Start a call, or go on with one whose modern client has answered questions."""
     params = call.params
     if call.modern is not None and "requestState" in params:
         if envelope.text(params["requestState"]).startswith(asking.MARK):
             parked = plane.parked.resume(call)
             parked.exchange.progress_token = call.progress_token
-            return parked.instance, parked.exchange, parked.questions
+            return Begun(to, parked.instance, parked.exchange), parked.questions
         params = plane.states.open(call, to.spec.name)
     instance = await leased(plane, call, to.spec, to.permit)
     try:
@@ -112,7 +154,7 @@ async def _begin(
     except BaseException:
         plane.pool.release(instance)
         raise
-    return instance, exchange, {}
+    return Begun(to, instance, exchange), {}
 
 
 async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcome, int | None]:
@@ -138,7 +180,7 @@ async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcom
     return envelope.join(reply), Outcome.OK if code is None else Outcome.ERROR, code
 
 
-async def _exchange(
+async def _answer(
     call: Call, instance: Instance, exchange: Exchange, questions: dict[str, envelope.Message]
 ) -> envelope.Message | None:
     """Wait for the answer and pass on what comes before it; a caller that goes away cancels.
@@ -146,7 +188,7 @@ async def _exchange(
     Returns:
         The answer, or None when the server asks a modern client something: see `questions`.
     """
-    watched = False
+    watched = passed = False
     asked: list[bytes] = []
     session = call.session
     if session is not None:
@@ -158,16 +200,17 @@ async def _exchange(
 
     try:
         while True:
+            if not watched and (passed or exchange.armed):
+                watched = True
+                call.watch(gone if call.modern is not None else _stay)
             events = await exchange.next()
+            passed = passed or bool(events)
             await _pass_on(call, instance, exchange, events, asked, questions)
             if questions:
                 await _further(call, instance, exchange, asked, questions)
                 return exchange.answer
             if exchange.answer is not None and not events:
                 return exchange.answer
-            if not watched and (events or exchange.armed):
-                watched = True
-                call.watch(gone if call.modern is not None else _stay)
     finally:
         if session is not None:
             session.calls.pop(call.message.id, None)
@@ -215,15 +258,19 @@ def _stay() -> None:
     """A legacy client's disconnect is no cancellation (MCP 2025-11-25 transports)."""
 
 
-def _refused(plane: DataPlane, call: Call, error: HubError) -> bytes:
+def refused(plane: DataPlane, call: Call, error: HubError) -> tuple[bytes, Outcome, int | None]:
+    """Return the reply to a call that ended with an error of the hub, and what its record says."""
+    outcome, code = _outcome(error), number_of(error)
+    if isinstance(error, Denied | NotFound):
+        call.decision = error.code
     if isinstance(error, MissingCredential):
         error = answers.explain_missing(plane, call, error)
     if answers_as_tool_error(call.method, error):
         value = tool_error(str(error))
         if call.modern is not None:
             value = translate.result_for_modern(call.method, value)
-        return envelope.result(call.message.id, value)
-    return error_reply(call.message.id, error)
+        return envelope.result(call.message.id, value), outcome, code
+    return error_reply(call.message.id, error), outcome, code
 
 
 def _outcome(error: HubError) -> Outcome:

@@ -123,9 +123,13 @@ class InstancePool:
         instance = self.ready(permit, revision, session)
         if instance is None:
             instance = await self._started(permit, spec, revision, session)
+        self.take(instance)
+        return instance
+
+    def take(self, instance: Instance) -> None:
+        """Lease an instance that is `ready`; end with `release`."""
         instance.in_flight += 1
         instance.calls += 1
-        return instance
 
     def release(self, instance: Instance) -> None:
         """End a lease."""

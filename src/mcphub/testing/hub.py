@@ -45,10 +45,9 @@ async def serving_hub(
 ) -> AsyncIterator[RunningHub]:
     """Make a hub in `directory`, with users (name -> groups), and serve it for the time of the block."""
     write_servers(directory, servers)
-    listen = {"listen": {"port": 0}}
-    settings: HubSettings = load(
-        directory, overrides=listen | dict(overrides or {}), environ=environ
-    )
+    given = dict(overrides or {})
+    given["listen"] = {"port": 0, **given.get("listen", {})}
+    settings: HubSettings = load(directory, overrides=given, environ=environ)
     async with ground(settings) as services:
         known = {user.name for user in await services.directory.users()}
         groups = set(await services.directory.groups())

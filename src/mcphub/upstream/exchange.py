@@ -7,6 +7,7 @@ before the answer, the deadline. It knows neither who called (the relay does) no
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from mcphub.upstream.outgoing import Outgoing
@@ -27,11 +28,13 @@ class Exchange:
         armed: The sweeper has told the relay that this call is slow.
         questions: Raw ids of the server's questions that its client has yet to answer.
         asked: How many questions were given a key for a modern client; no key is used twice.
+        on_wake: Called instead of waking `next()`, or None; must not raise.
         refused: What the server asked in vain, since the client cannot be asked that; or "".
     """
 
     __slots__ = (
-        "_events", "_wake", "answer", "armed", "asked", "deadline", "dropped", "failure", "outgoing",
+        "_events", "_wake", "answer", "armed", "asked", "deadline", "dropped", "failure", "on_wake",
+        "outgoing",
         "progress_token", "questions", "refused", "started", "upstream_id",
     )  # fmt: skip
 
@@ -49,12 +52,18 @@ class Exchange:
         self.answer: Message | None = None
         self.failure: Exception | None = None
         self._events: deque[Message] = deque()
+        self.on_wake: Callable[[], None] | None = None
         self._wake: asyncio.Future[None] | None = None
 
     @property
     def done(self) -> bool:
         """Whether the answer or a failure is here."""
         return self.answer is not None or self.failure is not None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing waits to be returned by `next()` before the answer."""
+        return not self._events
 
     def question(self, message: Message) -> bool:
         """Keep a question for the caller, as long as few enough are open and the bound is kept."""
@@ -85,8 +94,10 @@ class Exchange:
             self.wake()
 
     def wake(self) -> None:
-        """Let `next()` return."""
-        if self._wake is not None and not self._wake.done():
+        """Let `next()` return, or tell who waits otherwise."""
+        if self.on_wake is not None:
+            self.on_wake()
+        elif self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     async def next(self) -> list[Message]:

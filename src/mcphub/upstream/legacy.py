@@ -52,9 +52,17 @@ class LegacyUpstream(Upstream):
 
     async def send(self, outgoing: Outgoing) -> Exchange:
         """Send a request; before it, what the caller wants to hear, where the server can be told."""
-        if outgoing.log_level:
-            await self._apply_log_level(outgoing.log_level)
+        level = outgoing.log_level
+        if level and self._is_unheard(level):
+            self._level = level
+            params: Members = {"level": envelope.raw(level)}
+            await super().send(Outgoing("logging/setLevel", params, _SET_LEVEL_S))  # not waited for
         return await super().send(outgoing)
+
+    def send_now(self, outgoing: Outgoing) -> Exchange | None:
+        """Send a request at once, unless the server has to be told something before it."""
+        level = outgoing.log_level
+        return None if level and self._is_unheard(level) else super().send_now(outgoing)
 
     def reply(self, raw_id: bytes, members: Members) -> None:
         """Answer a question of the server."""
@@ -89,16 +97,11 @@ class LegacyUpstream(Upstream):
         exchange = await self.send(Outgoing(method, {"uri": envelope.raw(uri)}, timeout_s))
         return (await exchange.settled()).members
 
-    async def _apply_log_level(self, level: str) -> None:
-        """Ask the server for what a caller wants to hear; its answer is not waited for."""
-        if level not in LOG_LEVELS or (
-            self._level and LOG_LEVELS.index(self._level) <= LOG_LEVELS.index(level)
-        ):
-            return
-        if b'"logging"' in self.opening:
-            self._level = level
-            params: Members = {"level": envelope.raw(level)}
-            await super().send(Outgoing("logging/setLevel", params, _SET_LEVEL_S))
+    def _is_unheard(self, level: str) -> bool:
+        """Whether a caller wants to hear more than the server was told, and the server can be told."""
+        if level not in LOG_LEVELS or b'"logging"' not in self.opening:
+            return False
+        return not self._level or LOG_LEVELS.index(self._level) > LOG_LEVELS.index(level)
 
     def _written(self, exchange: Exchange, params: Members) -> tuple[bytes, Mapping[str, str]]:
         outgoing = exchange.outgoing

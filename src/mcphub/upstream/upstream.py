@@ -148,9 +148,19 @@ class Upstream(ABC):
         Raises:
             UpstreamFailed: The server is gone.
         """
-        if self._pipe.congested:
+        while (exchange := self.send_now(outgoing)) is None:
             await self._pipe.drain()
+        return exchange
+
+    def send_now(self, outgoing: Outgoing) -> Exchange | None:
+        """Send a request as `send` does; None, and nothing is done, when that would have to wait.
+
+        Raises:
+            UpstreamFailed: The server is gone.
+        """
         self._check()
+        if self._pipe.congested:
+            return None
         exchange = Exchange(outgoing, self._next_id(), self._loop.time())
         self._write(exchange, outgoing.params)
         return exchange

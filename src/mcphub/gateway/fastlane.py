@@ -1,0 +1,292 @@
+"""The fast lane: the second door of the data plane, for plain `POST /mcp…` with a warm instance.
+
+A connection class for uvicorn. It reads a request by itself only when it understands every byte of
+its head, knows the caller, and the call can be sent to a running instance at once; then no task, no
+ASGI scope and no header list is made for it. **Everything else goes to uvicorn's own protocol** and
+through it to the ASGI door, byte for byte: other paths and methods, chunked bodies, repeated or odd
+headers, refusals of every kind, streams, cold instances. So the fast lane refuses nothing and
+streams nothing. Host, Origin, key, session, era and policy are checked by the code of the ASGI door.
+
+A connection may go back and forth, but only where uvicorn has answered all it got and its parser
+stands between two messages: no byte is ever read by both. The rest of the class is what uvicorn
+leaves out: a head must arrive within `HEAD_S`, a connection that never speaks is closed too.
+
+Made for uvicorn 0.54 (the range in pyproject.toml); what it uses of `HttpToolsProtocol` is listed in
+docs/decisions/0012-fast-lane.md.
+"""
+
+import asyncio
+import re
+from typing import Any, Final
+
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from mcphub.errors import HubError
+from mcphub.gateway import intake, warm
+from mcphub.gateway.calls import Call
+from mcphub.gateway.endpoint import status_of
+from mcphub.gateway.heads import Heads
+from mcphub.gateway.http import Receive, Reply, Scope, Send
+from mcphub.gateway.intake import Inbound
+from mcphub.gateway.relay import Begun, Cancelled, relay
+from mcphub.wire import envelope, eras
+
+_log = structlog.get_logger()
+HEAD_S: Final = 20.0
+BODY_S: Final = 120.0
+_MAX_HEAD: Final = 4096
+_MAX_AHEAD: Final = 64 * 1024
+_START: Final = b"POST /mcp"
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})\r\n", re.IGNORECASE)
+_GO_ON: Final = b"POST /mcp HTTP/1.1\r\ncontent-length: 0\r\n\r\n"
+_ANSWER: Final = (
+    b"%bx-mcphub-request-id: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+)
+
+
+class FastLane(HttpToolsProtocol):
+    """One connection; what uvicorn calls a HTTP protocol. See the module's text.
+
+    Args:
+        heads: Shared by all connections of a hub.
+        fast: Answer warm calls here; if not, all is uvicorn's, and only the deadlines are kept.
+        given: What uvicorn gives.
+    """
+
+    def __init__(self, heads: Heads, *, fast: bool, **given: Any) -> None:
+        super().__init__(**given)
+        self._plane, self._heads, self._fast = heads.plane, heads, fast
+        self._parts: list[bytes] = []
+        self._size = self._wanted = 0
+        self._head = b""
+        self._inbound: Inbound | None = None
+        self._call: Call | None = None
+        self._begun: Begun | None = None
+        self._inside = self._leaving = self._lost = False
+        self._deadline = self._timer_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start; a connection that says nothing is closed like one that says nothing more."""
+        super().connection_made(transport)  # pyright: ignore[reportArgumentType]
+        self._expect(self.timeout_keep_alive)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the client: for the fast lane where it can, else for uvicorn."""
+        if self._begun is not None:
+            self._parts.append(data)
+            self._size += len(data)
+            if self._size > _MAX_AHEAD:
+                self.flow.pause_reading()
+        elif self._parts:
+            self._parts.append(data)
+            self._size += len(data)
+            if self._size >= self._wanted:
+                self._go_on_reading()
+        elif self._is_uvicorns():
+            super().data_received(data)
+        else:
+            self._begin(data)
+
+    def _is_uvicorns(self) -> bool:
+        """Whether uvicorn's parser is in the middle of a message or has a request to answer."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        return busy or self._inside or bool(self.pipeline) or not self._fast
+
+    def _begin(self, data: bytes) -> None:
+        """Read a request from its first byte."""
+        cut = data.find(b"\r\n\r\n", 0, _MAX_HEAD)
+        if cut < 0:
+            if len(data) < _MAX_HEAD and data[: len(_START)] == _START[: len(data)]:
+                self._wait_for(data, len(data) + 1, HEAD_S)
+            else:
+                self._to_uvicorn(data)
+            return
+        length = _LENGTH.search(data, 0, cut + 2)
+        inbound = None
+        if length is not None:
+            inbound = self._heads.read(data[: length.start()] + data[length.end() - 2 : cut])
+        if length is None or inbound is None:
+            self._to_uvicorn(data)
+            return
+        size = int(length[1])
+        if len(data) == cut + 4 + size:
+            if not self._send(inbound, data[cut + 4 :]):
+                self._to_uvicorn(data)
+        elif size > self._plane.limits.body_bytes:
+            self._to_uvicorn(data)
+        else:
+            self._head, self._inbound = data[: cut + 4], inbound
+            self._wait_for(data[cut + 4 :], size, BODY_S)
+            if self._size >= size:
+                self._go_on_reading()
+
+    def _wait_for(self, data: bytes, size: int, seconds: float) -> None:
+        self._parts, self._size, self._wanted = [data], len(data), size
+        self._expect(seconds)
+
+    def _go_on_reading(self) -> None:
+        """Look at what is there: enough has arrived for a next step."""
+        data = b"".join(self._parts)
+        self._parts = []
+        inbound, self._inbound = self._inbound, None
+        head, self._head = self._head, b""
+        if inbound is None:
+            self._begin(data)
+            return
+        rest = data[self._wanted :]
+        if not self._send(inbound, data[: self._wanted] if rest else data):
+            self._to_uvicorn(head)
+            self._to_uvicorn(data)
+        elif rest:
+            self.data_received(rest)
+
+    def _to_uvicorn(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            super().data_received(data)
+
+    def _send(self, inbound: Inbound, body: bytes) -> bool:
+        """Send a warm call to its server; False when it is none."""
+        plane = self._plane
+        try:
+            message = envelope.parse(body)
+            if not message.is_request or self.flow.write_paused:
+                return False
+            request_id = plane.ids.new()
+            call = intake.call_of(plane, inbound, message, len(body), request_id=request_id)
+        except (envelope.Malformed, eras.Refused, HubError):
+            return False
+        begun = warm.begin(plane, call)
+        if begun is None:
+            return False
+        self._unset_keepalive_if_required()
+        self._deadline = 0.0
+        self._call, self._begun, self._size = call, begun, 0
+        begun.exchange.on_wake = self._woken
+        return True
+
+    def _woken(self) -> None:
+        """Something came from the server: most of the time the answer."""
+        call, begun = self._call, self._begun
+        if call is None or begun is None:
+            return
+        self._call = self._begun = begun.exchange.on_wake = None
+        try:
+            if begun.exchange.answer is None or not begun.exchange.quiet:
+                self._continue(call, begun)
+            else:
+                answer = warm.complete(self._plane, call, begun)
+                if not self._lost:
+                    self._answer(call, answer)
+        except Exception:  # noqa: BLE001  the boundary: this connection ends, its server's lines go on
+            _log.exception("fastlane.failed")
+            self.transport.abort()
+
+    def _answer(self, call: Call, answer: bytes) -> None:
+        line = STATUS_LINE[status_of(call, answer)]
+        head = _ANSWER % (line, call.request_id.encode(), len(answer))
+        if len(answer) < _MAX_AHEAD:
+            self.transport.write(head + answer)
+        else:
+            self.transport.writelines((head, answer))
+        self.server_state.total_requests += 1
+        self._plane.metrics.fast += 1
+        if self._leaving:
+            self.transport.close()
+        elif self._parts:
+            self._read_ahead()
+        else:
+            self._expect(self.timeout_keep_alive)
+
+    def _read_ahead(self) -> None:
+        """Read what the client sent before it had its answer."""
+        ahead, self._parts = self._parts, []
+        self.flow.resume_reading()
+        self.data_received(b"".join(ahead))
+
+    def _continue(self, call: Call, begun: Begun) -> None:
+        """Let uvicorn and `relay` go on with a call that is not warm after all."""
+        plane = self._plane
+        if self._lost:
+            plane.tasks.start("fastlane.lost", relay(plane, call, begun))
+            return
+
+        async def app(_: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            request_id = (b"x-mcphub-request-id", call.request_id.encode())
+            reply = Reply(send, receive, plane.tasks, [request_id])
+            call.emit, call.watch = reply.emit, reply.watch
+            try:
+                answer = await relay(plane, call, begun)
+            except Cancelled:
+                return
+            await reply.finish(answer, status_of(call, answer))
+
+        ordinary, self.app = self.app, app  # pyright: ignore[reportAttributeAccessIssue]
+        super().data_received(_GO_ON)
+        self.app = ordinary
+        self.cycle.keep_alive = not self._leaving
+        if self._parts:
+            self._read_ahead()
+
+    # ------------------------------------------------------------------ uvicorn's side
+
+    def on_message_begin(self) -> None:
+        """Note that uvicorn's parser is inside a message."""
+        self._inside = True
+        self._expect(HEAD_S)
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Give the body its time; whoever reads it has a shorter limit."""
+        self._expect(BODY_S + HEAD_S)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that uvicorn's parser stands between two messages."""
+        self._inside = False
+        self._deadline = 0.0
+        super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Answer a call in flight first, then close."""
+        if self._begun is None:
+            super().shutdown()
+        else:
+            self._leaving = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel a modern call, let a legacy one end as it will (as `relay` does for slow ones)."""
+        self._lost = True
+        self._parts = []
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+        if self._begun is not None and self._call is not None and self._call.modern is not None:
+            self._begun.instance.upstream.cancel(self._begun.exchange)
+            self._begun.exchange.fail(Cancelled("The caller closed the connection."))
+
+    # ------------------------------------------------------------------ time
+
+    def _expect(self, seconds: float) -> None:
+        """Close the connection when nothing resets this within `seconds`.
+
+        The timer stays when the deadline moves on: setting one costs more than all else here.
+        """
+        self._deadline = self.loop.time() + seconds
+        if self._timer is None or self._deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._deadline
+            self._timer = self.loop.call_at(self._deadline, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        if not self._deadline:
+            return
+        left = self._deadline - self.loop.time()
+        if left <= 0:
+            self.transport.close()
+        else:
+            self._expect(left)

@@ -1,0 +1,114 @@
+"""Request heads that the fast lane understands completely, and whose they are.
+
+A head is plain when every byte of it is what HTTP/1.1 clients ordinarily send (RFC 9112 §3 to §5):
+`POST /mcp…`, each header once, nothing that changes how the message is read. Everything about it is
+then decided by the code of the ASGI door. A head that is not plain, or that the ASGI door would
+refuse, is none of the fast lane's.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+from mcphub.gateway import intake
+from mcphub.gateway.calls import target_of
+from mcphub.gateway.door import Door
+from mcphub.gateway.http import Ambiguous, Reply, read_headers
+from mcphub.gateway.intake import Inbound
+from mcphub.gateway.plane import DataPlane
+
+_MAX_HEADS: Final = 2048
+_REQUEST: Final = re.compile(rb"POST (/mcp(?:/[A-Za-z0-9@._-]{1,64})?) HTTP/1\.1")
+_HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*([\x21-\x7e][\x20-\x7e]*)")
+_ODD: Final = frozenset(
+    b"content-length transfer-encoding expect upgrade te trailer content-encoding proxy-connection "
+    b"keep-alive http2-settings".split()
+)
+"""Headers that change how a message is read; `connection` may say nothing but keep-alive."""
+
+
+class _NoReply:
+    """Stands where a reply is made only when it is needed."""
+
+    async def emit(self, message: bytes) -> None:
+        """Drop it: nobody is there any more."""
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Do nothing: the connection itself is watched."""
+
+
+_NO_REPLY: Final = cast(Reply, _NoReply())
+
+
+@dataclass(slots=True)
+class _Head:
+    """A request head that was understood, and whose it is as long as `generation` is the hub's."""
+
+    inbound: Inbound
+    generation: int
+
+
+@dataclass(slots=True)
+class Heads:
+    """Reads heads, and remembers those of known callers byte for byte.
+
+    What is remembered holds API keys: it is bounded, never shown, and counts only for the generation
+    of `Access` that it was made from, so that a revocation takes effect on the next request.
+
+    Args:
+        plane: Services.
+        door: Allowed hosts and origins.
+    """
+
+    plane: DataPlane
+    door: Door
+    _known: dict[bytes, _Head] = field(default_factory=dict, repr=False)
+
+    def read(self, raw: bytes) -> Inbound | None:
+        """Return what a head says, if it is plain and its caller is known now; else None.
+
+        Args:
+            raw: Request line and headers, without the one plain Content-Length that was found, and
+                without the empty line.
+        """
+        access = self.plane.access
+        known = self._known.get(raw)
+        if known is not None and known.generation == access.generation:
+            principal = known.inbound.principal
+            now = self.plane.clock()
+            if principal.valid_until is None or now < principal.valid_until:
+                self.plane.seen_keys[principal.key_id] = now
+                return known.inbound
+        inbound = self._understood(raw)
+        if inbound is None:
+            self._known.pop(raw, None)
+            return None
+        if len(self._known) >= _MAX_HEADS:
+            self._known.clear()
+        self._known[raw] = _Head(inbound, access.generation)
+        return inbound
+
+    def _understood(self, raw: bytes) -> Inbound | None:
+        first, *lines = raw.split(b"\r\n")
+        request = _REQUEST.fullmatch(first)
+        found: dict[bytes, bytes] = {}
+        for line in lines:
+            header = _HEADER.fullmatch(line)
+            if header is None or (name := header[1].lower()) in found or name in _ODD:
+                return None
+            found[name] = header[2]
+        if request is None or found.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+            return None
+        try:
+            headers = read_headers(found.items())
+        except Ambiguous:
+            return None
+        target = target_of(request[1].decode())
+        if self.door.refusal(headers) or target is None or not intake.is_json(headers):
+            return None
+        principal = intake.authenticated(self.plane, headers)
+        if principal is None:
+            return None
+        session_id = headers.get("mcp-session-id", "")
+        return Inbound(principal, target, target.path, session_id, headers, "", _NO_REPLY)
