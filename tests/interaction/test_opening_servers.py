@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.interaction.clients import PYTHON, SERVERS, connected, raw_client, text_of
+from tests.interaction.clients import PYTHON, SERVERS, connected, raw_client, request, text_of
 from tests.interaction.test_modern_upstream import modern, remote
 from tests.servers.modern_http import modern_server
 from tests.servers.recording_http import recording_server
@@ -73,6 +73,24 @@ async def test_a_server_that_changes_its_era_is_probed_anew(hub_of):
                 new.instead = old.handle
                 hub.hub.pool.drain(lambda _: True, at_once=True)
                 assert "result" in (await alice.open()).json()
+
+
+async def test_a_server_that_changes_its_era_under_a_connection_is_probed_anew(hub_of):
+    recall = request("tools/call", {"name": "recall", "arguments": {}})
+    async with modern_server() as new, recording_server() as old:
+        async with hub_of({"remote": remote(new.url)}) as hub:
+            async with (
+                raw_client(hub, "alice", "remote") as alice,
+                raw_client(hub, "bob", "remote") as bob,
+            ):
+                for client in (alice, bob):
+                    await client.open()
+                for handler in (old.handle, None):
+                    new.instead = handler
+                    for client in (alice, bob):
+                        changed = (await client.post(recall)).text
+                        assert "Call again" in changed
+                        assert "None" in (await client.post(recall)).text
 
 
 async def test_a_server_that_speaks_only_a_newer_revision_is_never_initialized(hub_of):

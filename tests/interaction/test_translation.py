@@ -396,6 +396,19 @@ async def test_calling_a_tool_never_lists_tools_and_headers_come_from_the_list_o
             assert lists() == 2
 
 
+async def test_headers_of_arguments_are_known_after_a_restart_too(hub_of):
+    async with modern_server() as state, hub_of({"modern": remote(state.url)}) as hub:
+        for user in ("alice", "bob"):
+            async with raw_client(hub, user, "modern") as client:
+                await opened(client)
+                tools = (await client.post(request("tools/list"))).json()["result"]["tools"]
+                assert "broken" not in [tool["name"] for tool in tools]
+                hub.hub.pool.drain(lambda _: True, at_once=True)
+                done = await client.post(request("tools/call", call("region", region=user)))
+                assert done.json()["result"]["content"][0]["text"] == user
+        assert sum(m.get("method") == "tools/list" for _, _, m in state.requests) == 2
+
+
 async def test_a_server_that_asks_again_and_again_is_stopped(hub_of):
     async with hub_of({"modern": modern()}) as hub:
         rounds = 0

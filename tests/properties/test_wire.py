@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcphub.wire import codes, envelope, translate
+from mcphub.wire import codes, envelope, sse, translate
 
 KEYS = st.text(min_size=1, max_size=12)
 VALUES = st.recursive(
@@ -84,3 +84,50 @@ def test_a_deep_message_is_refused_and_not_a_crash():
     )
     with pytest.raises(envelope.Malformed):
         envelope.parse(data)
+
+
+NAMES = st.text("abcxyz-_./", min_size=1, max_size=12)
+PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=20)
+JSON_VALUES = st.recursive(
+    PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3)
+)
+
+
+@given(
+    st.lists(st.text("abc \u00e9:", min_size=1, max_size=30), min_size=1, max_size=5),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.data(),
+)
+def test_an_event_stream_reads_the_same_however_it_is_cut(messages, end, data):
+    stream = "".join(
+        f"event: message{end}data: {text}{end}data:second{end}: comment{end}{end}"
+        for text in messages
+    ).encode()
+    # a last CR may be half of a CRLF: it counts when more comes
+    stream += b": end\n\n"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    reader, found = sse.EventReader(10_000), []
+    for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        found += reader.feed(stream[start:stop])
+    assert found == [("message", f"{text}\nsecond".encode()) for text in messages]
+
+
+@given(
+    st.dictionaries(NAMES, JSON_VALUES, max_size=5), st.dictionaries(NAMES, JSON_VALUES, max_size=3)
+)
+def test_what_belongs_to_no_hop_arrives_at_a_modern_server(params, meta):
+    sent = params | {"_meta": meta | {"progressToken": "mine", "dev.mcphub/user-context": "x"}}
+    raw = envelope.object_of(json.dumps(sent).encode())
+    written = translate.for_modern_server(raw, capabilities=b"{}", client_info=b"{}", progress_id=7)
+    arrived = json.loads(written)
+    own = arrived.pop("_meta")
+    assert arrived == params
+    assert {key: own[key] for key in meta} == meta
+    assert own["progressToken"] == 7 and "dev.mcphub/user-context" not in own
+
+
+@given(st.dictionaries(NAMES, JSON_VALUES, max_size=5))
+def test_a_result_that_crosses_to_the_other_era_and_back_is_the_same(result):
+    raw = json.dumps(result).encode()
+    crossed = translate.result_for_modern("tools/list", raw, b'{"name":"s"}')
+    assert json.loads(translate.result_for_legacy(crossed)) == result

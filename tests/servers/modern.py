@@ -154,6 +154,11 @@ TOOLS = [
         "slow", "error", "result", "crash", "touch", "change",
     )
 ]  # fmt: skip
+BROKEN = {
+    "type": "object",
+    "properties": {"list": {"type": "array", "x-mcp-header": "Not a scalar"}},
+}
+TOOLS.append(tool("broken", BROKEN))
 LISTENERS = []
 
 

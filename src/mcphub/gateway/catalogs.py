@@ -26,9 +26,10 @@ from mcphub.tasks import Tasks
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.upstream.upstream import Upstream
 from mcphub.wire import envelope
+from mcphub.wire.codes import Era
 from mcphub.wire.envelope import Members
 from mcphub.wire.extensions import ui_resource
-from mcphub.wire.parameters import Mirrored, mirrored
+from mcphub.wire.parameters import Mirrored, mirrored, usable
 
 _log = structlog.get_logger()
 _MAX_PAGES: Final = 100
@@ -130,6 +131,7 @@ class Catalogs:
         self._tasks, self._on_late = tasks, on_late
         self._offers: dict[tuple[str, str], Offer] = {}
         self._own: dict[tuple[str, str], tuple[Item, ...]] = {}
+        self._with_headers: dict[tuple[str, str], tuple[tuple[str, int], tuple[Item, ...]]] = {}
         self._learning: dict[tuple[str, str], asyncio.Future[Offer]] = {}
         self._given_up: set[str] = set()
         self.failures: dict[tuple[str, str], str] = {}
@@ -143,6 +145,8 @@ class Catalogs:
         for known in (self._offers, self.failures):
             for key in [key for key in known if key[0] == name]:
                 del known[key]
+        for key in [key for key in self._with_headers if key[1] == name]:
+            del self._with_headers[key]
 
     def forget_instance(self, instance: Instance) -> None:
         """Drop the lists that were asked of an instance."""
@@ -180,9 +184,14 @@ class Catalogs:
 
     def listed(self, spec: ServerSpec, instance: Instance | None, kind: Kind) -> tuple[Item, ...]:
         """Return what is known of a list without asking: the instance's own, else the neutral one."""
-        own = self._own.get((instance.id, kind.method)) if instance is not None else None
-        if own is not None:
-            return own
+        if instance is not None:
+            own = self._own.get((instance.id, kind.method))
+            if own is not None:
+                return own
+            # of an earlier instance: a call that needs headers must not ask for the list
+            before = self._with_headers.get((instance.owner, spec.name))
+            if kind is TOOLS and before is not None and before[0] == instance.revision:
+                return before[1]
         offer = self.known(spec)
         return offer.lists.get(kind.method, ()) if offer is not None else ()
 
@@ -192,6 +201,9 @@ class Catalogs:
         if known is None:
             known = await read_list(instance.upstream, kind)
             self._own[(instance.id, kind.method)] = known
+            if kind is TOOLS and any(item.mirrored for item in known):
+                key = (instance.owner, instance.server)
+                self._with_headers[key] = (instance.revision, known)
         return known
 
     async def _learn(self, spec: ServerSpec, pending: "asyncio.Future[Offer]") -> None:
@@ -259,10 +271,10 @@ async def read_list(upstream: Upstream, kind: Kind) -> tuple[Item, ...]:
         params: Members = {"cursor": cursor} if cursor is not None else {}
         exchange = await upstream.send(Outgoing(kind.method, params, _LIST_TIMEOUT_S))
         result = envelope.object_of((await exchange.settled()).members.get("result"))
-        items += [
-            _item(kind, msgspec.Raw(envelope.one_line(bytes(raw))))
-            for raw in envelope.array_of(result.get(kind.member))
-        ]
+        raws = envelope.array_of(result.get(kind.member))
+        if kind is TOOLS and upstream.era is Era.MODERN:
+            raws = [raw for raw in raws if usable(raw)]  # a client of this era leaves others out
+        items += [_item(kind, msgspec.Raw(envelope.one_line(bytes(raw)))) for raw in raws]
         cursor = result.get("nextCursor")
         if cursor is None or bytes(cursor) == b"null":
             break

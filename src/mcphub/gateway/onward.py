@@ -11,6 +11,7 @@ from mcphub.gateway.calls import Call
 from mcphub.gateway.catalogs import TOOLS
 from mcphub.gateway.plane import DataPlane, Route
 from mcphub.gateway.replies import Protocol
+from mcphub.policy.model import Transport
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.lines import NO_HEADERS
 from mcphub.upstream.outgoing import Outgoing
@@ -87,7 +88,7 @@ def _headers(plane: DataPlane, call: Call, to: Route, instance: Instance) -> dic
     Of a tool that nobody has listed yet a modern client's own headers are passed on; the server
     compares them with the body.
     """
-    if call.method != "tools/call":
+    if call.method != "tools/call" or to.spec.transport is not Transport.HTTP:
         return {}
     for item in plane.catalogs.listed(to.spec, instance, TOOLS):
         if item.name == to.name:

@@ -26,12 +26,12 @@ from mcphub.upstream.http_modern import ModernHttpPipe
 from mcphub.upstream.http_sse import SsePipe
 from mcphub.upstream.legacy import LegacyUpstream
 from mcphub.upstream.lines import Connect, LinePipe, OnEnd, OnLine, Pipe
-from mcphub.upstream.modern import DISCOVER, ModernUpstream
+from mcphub.upstream.modern import ModernUpstream
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.upstream.upstream import OpeningRefused, Upstream
 from mcphub.vault.secret import Secret
 from mcphub.wire import envelope
-from mcphub.wire.codes import MODERN_ERRORS, UNSUPPORTED_VERSION, Dialect
+from mcphub.wire.codes import DISCOVER, MODERN_ERRORS, UNSUPPORTED_VERSION, Dialect
 from mcphub.wire.envelope import Message
 
 PROBE_S: Final = 3.0

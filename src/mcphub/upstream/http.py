@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
+import msgspec
 
 from mcphub.errors import UpstreamFailed
 from mcphub.tasks import Tasks
 from mcphub.upstream import posting
 from mcphub.upstream.lines import NO_HEADERS, LineTooLong, OnEnd, OnLine
-from mcphub.wire import envelope
-from mcphub.wire.codes import HUB_UPSTREAM_FAILED, LATEST_LEGACY
+from mcphub.wire import envelope, translate
+from mcphub.wire.codes import HUB_UPSTREAM_FAILED, LATEST_LEGACY, MODERN_ERRORS
 
 _CLOSE_S: Final = 2.0
 
@@ -121,7 +122,7 @@ class HttpPipe:
             return ""
         problem = posting.refusal(response.status)
         if problem:
-            return problem
+            return await self._refused(response, message, problem)
         if message.method == "initialize":
             self._opened(response)
         answered, origin = False, posting.origin_of(message)
@@ -133,6 +134,22 @@ class HttpPipe:
         if answered or not message.is_request:
             return ""
         return "It closed the connection without an answer."
+
+    async def _refused(
+        self, response: aiohttp.ClientResponse, message: envelope.Message, problem: str
+    ) -> str:
+        """Hand on the JSON-RPC error that comes with a status; returns what is wrong without one."""
+        if response.status < 400 or response.status in {401, 403} or message.method == "initialize":
+            return problem
+        found = await posting.error_in(response, self._limit)
+        if found is None:
+            return problem
+        if translate.code_of(found.members["error"]) in MODERN_ERRORS:
+            self.close(posting.changed(self._name))
+        elif message.is_request:
+            answer = envelope.join(found.members | {"id": msgspec.Raw(message.id)})
+            self._on_line(answer, 0)
+        return ""
 
     def _opened(self, response: aiohttp.ClientResponse) -> None:
         given = response.headers.get("Mcp-Session-Id", "")

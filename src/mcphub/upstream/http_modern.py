@@ -6,6 +6,7 @@ Source: MCP 2026-07-28 transports/streamable-http.
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 import aiohttp
 import msgspec
@@ -13,8 +14,11 @@ import msgspec
 from mcphub.tasks import Tasks
 from mcphub.upstream import posting
 from mcphub.upstream.lines import NO_HEADERS, LineTooLong, OnEnd, OnLine
-from mcphub.wire import envelope
-from mcphub.wire.codes import HUB_UPSTREAM_FAILED
+from mcphub.wire import envelope, translate
+from mcphub.wire.codes import DISCOVER, HUB_UPSTREAM_FAILED
+
+_LEGACY_CODES: Final = range(-32019, -31999)
+"""What implementations of the legacy era use as they like."""
 
 
 class ModernHttpPipe:
@@ -97,23 +101,29 @@ class ModernHttpPipe:
         problem = posting.refusal(response.status)
         if response.status in {401, 403} or 300 <= response.status < 400:
             return problem
+        if problem:
+            taken = await self._take_error(response, message)
+            return problem if taken is None else taken
         answered, origin = False, posting.origin_of(message)
         async for line in posting.messages(response, self._limit):
-            if problem:
-                return "" if self._take_error(line, message) else problem
             answered = answered or posting.answers(line, message.id)
             self._on_line(line, origin)
-        if problem or answered:
-            return problem
-        return "It closed the connection without an answer."
+        return "" if answered else "It closed the connection without an answer."
 
-    def _take_error(self, line: bytes, message: envelope.Message) -> bool:
-        """Hand on the JSON-RPC error that comes with a status; False when there is none."""
-        try:
-            found = envelope.parse(line)
-        except envelope.Malformed:
-            return False
-        if "error" not in found.members:
-            return False
+    async def _take_error(
+        self, response: aiohttp.ClientResponse, message: envelope.Message
+    ) -> str | None:
+        """Hand on the JSON-RPC error that comes with a status; returns None when there is none.
+
+        What a server of the other era says ends the connection: the next one finds out anew.
+        """
+        found = await posting.error_in(response, self._limit)
+        code = translate.code_of(found.members["error"]) if found is not None else None
+        other_era = code in _LEGACY_CODES or (found is None and response.status in {404, 405})
+        if other_era and message.method != DISCOVER:
+            self.close(posting.changed(self._name))
+            return ""
+        if found is None:
+            return None
         self._on_line(envelope.join(found.members | {"id": msgspec.Raw(message.id)}), 0)
-        return True
+        return ""

@@ -20,6 +20,7 @@ from mcphub.upstream.outgoing import Outgoing
 from mcphub.upstream.upstream import ASKED_S, CLIENT_INFO, OpeningRefused, Upstream, number
 from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import (
+    DISCOVER,
     INVALID_PARAMS,
     META_SUBSCRIPTION,
     METHOD_NOT_FOUND,
@@ -29,7 +30,6 @@ from mcphub.wire.codes import (
 )
 from mcphub.wire.envelope import Members, Message
 
-DISCOVER: Final = "server/discover"
 MAX_ROUNDS: Final = 16
 """How often a server may ask in one call of a legacy client before the call is ended."""
 _REFUSALS: Final = frozenset({METHOD_NOT_FOUND, INVALID_PARAMS})

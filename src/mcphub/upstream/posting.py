@@ -11,6 +11,7 @@ from typing import Final
 
 import aiohttp
 
+from mcphub.errors import UpstreamFailed
 from mcphub.upstream.lines import LineTooLong
 from mcphub.wire import envelope, sse
 
@@ -84,6 +85,11 @@ def refusal(status: int) -> str:
     return f"It answered HTTP {status}." if status >= 300 else ""
 
 
+def changed(name: str) -> UpstreamFailed:
+    """Return why a connection ends whose server answers as one of the other era does."""
+    return UpstreamFailed(f"Server '{name}' speaks another protocol now.", hint="Call again.")
+
+
 def key_of(message: envelope.Message, line: bytes) -> bytes:
     """Return what an open request is known by."""
     return message.id if message.is_request else b"-%d" % id(line)
@@ -120,6 +126,21 @@ async def messages(response: aiohttp.ClientResponse, limit: int) -> AsyncIterato
         for raw in [body] if batch is None else batch:
             if bytes(raw).strip():
                 yield envelope.one_line(bytes(raw))
+
+
+async def error_in(response: aiohttp.ClientResponse, limit: int) -> envelope.Message | None:
+    """Return the JSON-RPC error that comes with a status of 400 and above, or None.
+
+    Raises:
+        LineTooLong: The body is over `limit` bytes.
+    """
+    async for line in messages(response, limit):
+        try:
+            found = envelope.parse(line)
+        except envelope.Malformed:
+            return None
+        return found if "error" in found.members else None
+    return None
 
 
 async def whole(content: aiohttp.StreamReader, limit: int) -> bytes:

@@ -60,6 +60,9 @@ MODERN_HTTP_STATUS: Final = {
 }
 """HTTP status of a modern JSON-RPC error; every other code is 200."""
 
+DISCOVER: Final = "server/discover"
+"""The opening of the modern era."""
+
 LEGACY_METHODS: Final = frozenset(
     {"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"}
 )

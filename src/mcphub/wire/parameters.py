@@ -55,6 +55,18 @@ def mirrored(tool: bytes | msgspec.Raw) -> tuple[Mirrored, ...]:
     return tuple(found) if len({one.header for one in found}) == len(found) else ()
 
 
+def usable(tool: bytes | msgspec.Raw) -> bool:
+    """Whether a tool's annotations keep the rules; clients leave others out (MCP server/tools)."""
+    if _MARK not in bytes(tool):
+        return True
+    found: list[Mirrored] = []
+    try:
+        _collect(envelope.object_of(envelope.object_of(tool).get("inputSchema")), (), found)
+    except _Unusable:
+        return False
+    return len({one.header for one in found}) == len(found)
+
+
 def check(expected: tuple[Mirrored, ...], arguments: Members, headers: Mapping[str, str]) -> None:
     """Compare arguments with their headers; other headers are nobody's business here.
 
