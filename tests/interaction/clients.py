@@ -1,12 +1,15 @@
 """The real `mcp` client and a raw one, connected to a hub under test; settings of the plain server."""
 
 import json
+import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+
+from mcphub.testing.hub import serving_hub
 
 SERVERS = Path(__file__).parents[1] / "servers"
 PYTHON = "/usr/bin/python3"
@@ -33,6 +36,16 @@ def scripted(script, **fields):
 def tools(*names, **more):
     """Definitions of tools."""
     return [{"name": name, "inputSchema": {"type": "object"}, **more} for name in names]
+
+
+@asynccontextmanager
+async def remote_for_everyone(directory, url):
+    """Serve a hub whose server `remote` is at a URL and without credentials: for the user root."""
+    entry = {"type": "http", "url": url, "groups": ["everyone"], "riskLevel": "critical"}
+    async with serving_hub(
+        directory, {"remote": entry}, {}, administrators=["root"], environ=dict(os.environ)
+    ) as hub:
+        yield hub
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ Members: `tools`, `prompts`, `resources`, `templates` (definitions), `capabiliti
 - `task`: announces a task with the id in the argument `id`; `tasks/get` tells of any.
 - `add`: adds the tool in the argument `name` and says that the list changed.
 - `size`: a text of the argument `bytes` bytes.
+- `flood`: as many progress notifications of `bytes` bytes as `count` says.
 """
 
 import collections
@@ -76,6 +77,13 @@ def called(params, line):
         SCRIPT["tools"].append({"name": given["name"], "inputSchema": {"type": "object"}})
         send('{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}')
         return text("added")
+    if name == "flood":
+        token = json.dumps(params["_meta"]["progressToken"])
+        pad = "x" * given["bytes"]
+        for step in range(given["count"]):
+            told = f'"progressToken":{token},"progress":{step},"message":"{pad}"'
+            send('{"jsonrpc":"2.0","method":"notifications/progress","params":{' + told + "}}")
+        return text("flooded")
     if name == "size":
         return text("x" * given["bytes"])
     return text(json.dumps({"name": name, "arguments": given}))

@@ -122,7 +122,10 @@ async def messages(response: aiohttp.ClientResponse, limit: int) -> AsyncIterato
                 yield envelope.one_line(data)
     elif kind == JSON:
         body = await whole(response.content, limit)
-        batch = envelope.split_batch(body) if body else None
+        try:
+            batch = envelope.split_batch(body) if body else None
+        except envelope.Malformed:
+            batch = None  # whoever takes it says what is wrong with it
         for raw in [body] if batch is None else batch:
             if bytes(raw).strip():
                 yield envelope.one_line(bytes(raw))

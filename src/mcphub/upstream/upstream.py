@@ -9,6 +9,7 @@ era of the caller (`gateway`).
 """
 
 import asyncio
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -33,6 +34,9 @@ ASKED_S: Final = 600.0
 """Seconds that a person has to answer a server's question; the call's own limit waits meanwhile."""
 SLOW_S: Final = 0.25
 """Seconds after which the relay is told that a call is slow (it then watches for a disconnect)."""
+_ID: Final = re.compile(rb'"id"\s*:\s*([0-9]{1,18})\s*[,}]')
+_ENDS: Final = 256
+"""Bytes at both ends of a message that cannot be read in which its id is looked for."""
 
 
 class TimedOut(Unavailable):
@@ -276,10 +280,8 @@ class Upstream(ABC):
             return
         try:
             message = envelope.parse(line)
-        except envelope.Malformed:
-            self.noise += (
-                1  # some servers print a banner on stdout; it is no message of the protocol
-            )
+        except envelope.Malformed as error:
+            self._unreadable(line, origin, error)
             return
         if not message.method:
             self._answered(message)
@@ -291,6 +293,17 @@ class Upstream(ABC):
             self._logged(message, origin)
         else:
             self._told(message)
+
+    def _unreadable(self, line: bytes, origin: int, error: envelope.Malformed) -> None:
+        """Count what is no message (some servers print a banner); a call that it answers has failed."""
+        self.noise += 1
+        ends = (line[:_ENDS], line[-_ENDS:])
+        named = next((found for end in ends if (found := _ID.search(end)) is not None), None)
+        answered = number(named[1]) if named is not None and b'"jsonrpc"' in line else origin
+        exchange = self._pending.pop(answered, None)
+        if exchange is not None:
+            text = f"Server '{self.name}' sent an answer that cannot be read: {error.reason}"
+            exchange.fail(UpstreamFailed(text))
 
     def _told(self, message: Message) -> None:
         """Take any other notification."""

@@ -79,7 +79,9 @@ def parse(data: bytes | bytearray | memoryview | msgspec.Raw) -> Message:
         members = _MEMBERS.decode(data)
     except msgspec.ValidationError:
         raise Malformed(INVALID_REQUEST, "A message is a JSON object.") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except RecursionError:
+        raise Malformed(PARSE_ERROR, "The message is nested too deeply to be read.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise Malformed(PARSE_ERROR, "The body is not valid JSON.") from None
     if bytes(members.get("jsonrpc", b"")) != b'"2.0"':
         raise Malformed(INVALID_REQUEST, 'A message has "jsonrpc": "2.0".')

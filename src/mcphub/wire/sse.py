@@ -39,6 +39,7 @@ class EventReader:
     _data: list[bytes] = field(default_factory=list)
     _kind: bytes = b""
     _size: int = 0
+    _cr: bool = False
 
     def feed(self, part: bytes) -> list[tuple[str, bytes]]:
         """Return the (type, data) of every event that `part` completes; lines of data joined by LF.
@@ -49,15 +50,17 @@ class EventReader:
         self._size += len(part)
         if self._size > self.limit:
             raise EventTooLong
+        if self._cr and part:
+            # a lone CR ended a line at once; the LF behind it belongs to it
+            part = part.removeprefix(b"\n")
+            self._cr = False
         self._held.append(part)
         if b"\n" not in part and b"\r" not in part:
             return []
         text = b"".join(self._held)
-        # a lone CR at the end may be half of a CRLF: it waits for the next part
-        half = text.endswith(b"\r")
-        whole = (text[:-1] if half else text).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = whole.split(b"\n")
-        self._held = [lines.pop() + (b"\r" if half else b"")]
+        self._cr = text.endswith(b"\r")
+        lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._held = [lines.pop()]
         found: list[tuple[str, bytes]] = []
         for line in lines:
             name, _, value = line.partition(b":")
