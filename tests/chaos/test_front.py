@@ -21,7 +21,7 @@ META = {
     "io.modelcontextprotocol/protocolVersion": MODERN,
     "io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}},
 }
-ASK = {"name": "ask", "arguments": {"text": "colour?"}}
+ASK = {"name": "ask", "arguments": {"text": "colour?", "patience": 300}}
 SLOW = {"name": "slow", "arguments": {"seconds": 60}}
 
 
@@ -66,9 +66,14 @@ class Vanishing:
         self.socket.close()
 
 
+def in_flight(hub):
+    """How many calls servers work on."""
+    return sum(one["in_flight"] for one in hub.hub.instances())
+
+
 def busy(hub):
     """Whether a call is in flight."""
-    return any(one["in_flight"] for one in hub.hub.instances())
+    return in_flight(hub) > 0
 
 
 def at_rest(hub):
@@ -100,21 +105,31 @@ async def test_a_modern_client_that_vanishes_cancels_what_it_began(tmp_path):
 @pytest.mark.requirement("22")
 async def test_a_legacy_client_that_vanishes_cancels_nothing_until_its_session_ends(tmp_path):
     async with hub_with(tmp_path, {"plain": plain()}) as hub:
-        async with raw_client(hub, "alice") as alice:
-            alice.capabilities = {"elicitation": {}}
-            await alice.open("2025-03-26")
-            session = list(alice.headers.items())
-            slow, ask = request("tools/call", SLOW, id="s"), request("tools/call", ASK, id="a")
-            for message in (slow, ask, [request("tools/call", SLOW, id="b"), request("ping")]):
+        async with raw_client(hub, "alice") as old, raw_client(hub, "alice") as new:
+            new.capabilities = {"elicitation": {}}
+            await old.open("2025-03-26")
+            await new.open()
+            batch = [request("tools/call", SLOW, id="b"), request("ping")]
+            sent = [
+                (old, request("tools/call", SLOW, id="s")),
+                (old, batch),
+                (new, request("tools/call", ASK, id="a")),
+            ]
+            for number, (owner, message) in enumerate(sent, 1):
+                session = owner.headers.items()
                 client = Vanishing(hub, "alice", "POST", "/mcp/plain", message, session)
-                await until(lambda: busy(hub))
+                await until(lambda wanted=number: in_flight(hub) == wanted)
                 client.vanish()
-            stream = Vanishing(hub, "alice", "GET", "/mcp/plain", headers=session)
-            await until(lambda: len(hub.hub.outlets) == 1)
-            stream.vanish()
-            await until(lambda: not len(hub.hub.outlets), 5)
-            await until(lambda: sum(one["in_flight"] for one in hub.hub.instances()) == 3)
-            assert (await alice.http.delete(alice.url, headers=alice.headers)).status_code == 204
+            for owner in (old, new):
+                session = owner.headers.items()
+                stream = Vanishing(hub, "alice", "GET", "/mcp/plain", headers=session)
+                await until(lambda: len(hub.hub.outlets) == 1)
+                stream.vanish()
+                await until(lambda: not len(hub.hub.outlets), 5)
+            assert in_flight(hub) == 3
+            for owner in (old, new):
+                left = await owner.http.delete(owner.url, headers=owner.headers)
+                assert left.status_code == 204
             await until(lambda: at_rest(hub), 5)
 
 
@@ -187,7 +202,7 @@ async def test_a_thousand_calls_wait_for_their_clients_and_each_gets_its_own_ans
         async def park(user):
             async with raw_client(hub, user) as client:
                 for number in range(16):
-                    params = {"name": "ask", "arguments": {"text": f"{user} {number}"}}
+                    params = {"name": "ask", "arguments": asked(user, number)}
                     answer = await client.modern("tools/call", params, meta=META)
                     result = answer.json()["result"]
                     assert result["inputRequests"]["q1"]["params"]["message"] == f"{user} {number}"
@@ -221,12 +236,17 @@ async def test_a_thousand_calls_wait_for_their_clients_and_each_gets_its_own_ans
         await until(lambda: at_rest(hub))
 
 
+def asked(user, number):
+    """Arguments of a call that asks, and waits long enough."""
+    return {"text": f"{user} {number}", "patience": 300}
+
+
 def answered(user, number, state):
     """A retry of a call that asked, with the answer."""
     content = {"colour": f"{user} {number}"}
     return {
         "name": "ask",
-        "arguments": {"text": f"{user} {number}"},
+        "arguments": asked(user, number),
         "requestState": state,
         "inputResponses": {"q1": {"action": "accept", "content": content}},
     }

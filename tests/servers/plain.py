@@ -105,7 +105,7 @@ def call(message):
             }
         )
         event, answer = ANSWERS[number]
-        event.wait(30)
+        event.wait(args.get("patience", 30))
         if args.get("insists") and "error" in answer:
             raise LookupError("no answer, no result")
         return text(json.dumps(answer.get("result", answer.get("error"))))
