@@ -5,6 +5,7 @@ the two together. Values only.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.e2e.servers_under_test import EVERYTHING, HOME, MODERN, npx, uvx
 
@@ -51,6 +52,8 @@ class Row:
     steps: tuple[str, ...] = STEPS
 
 
+MODERN_SERVER = Path(__file__).parents[1] / "servers" / "modern.py"
+FORM = {"type": "object", "properties": {"name": {"type": "string"}, "check": {"type": "boolean"}}}
 LONG = "trigger-long-running-operation"
 COLUMNS = {
     "everything": Column(
@@ -71,6 +74,20 @@ COLUMNS = {
         "time",
         uvx("mcp-server-time==2026.10.19", "--local-timezone", "UTC", riskLevel="medium"),
         Step("get_current_time", {"timezone": "UTC"}, "UTC"),
+    ),
+    "modern": Column(
+        "2026-07-28 only",
+        {
+            "command": "/usr/bin/python3",
+            "args": [str(MODERN_SERVER)],
+            "riskLevel": "critical",
+            "groups": ["everyone"],
+            "sandbox": {"readable": [str(MODERN_SERVER.parent)]},
+        },
+        Step("echo", {"text": "grüß dich"}, "grüß dich"),
+        progress=Step("progress", {"text": "on"}, "3"),
+        cancel=Step("slow", {"seconds": 60}),
+        elicit=Step("ask", {"text": "Who?", "schema": FORM}, "Ada"),
     ),
 }
 

@@ -192,6 +192,8 @@ async def _pin(directory, servers, environ):
     store = store_at(CACHE)
     async with ground(load(directory, environ=environ)) as services:
         for name, entry in servers.items():
+            if store.requirement(entry["command"], entry["args"]) is None:
+                continue  # it is no package
             pin = await pin_of(store, entry["command"], *entry["args"])
             await services.states.set_pin(name, pin)
 

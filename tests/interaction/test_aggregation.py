@@ -53,6 +53,7 @@ async def modern(client, params, method="tools/list"):
 ASKS = pytest.mark.parametrize("ask", [legacy, modern])
 
 
+@pytest.mark.requirement("14")
 @ASKS
 async def test_a_list_of_several_servers_is_in_the_same_order_every_time(hub_of, ask):
     servers = {name: scripted({"tools": tools("z", "a", "m")}) for name in ("zebra", "ant", "cat")}
@@ -63,6 +64,7 @@ async def test_a_list_of_several_servers_is_in_the_same_order_every_time(hub_of,
             assert await whole_list(alice, ask) == [wanted]
 
 
+@pytest.mark.requirement("15")
 @ASKS
 async def test_pages_give_each_item_once_whatever_their_size(hub_of, ask):
     servers = {
@@ -97,6 +99,7 @@ async def test_the_real_client_reads_all_pages(hub_of):
                 assert found == [f"one__t{n}" for n in range(9)]
 
 
+@pytest.mark.requirement("15", "32", "R3")
 async def test_a_cursor_of_anybody_or_anything_else_is_refused(hub_of):
     shared = {"tools": tools(*"abcdefgh"), "prompts": [{"name": n} for n in "abcdefgh"]}
     servers = {"one": scripted(shared), "two": scripted(shared)}
@@ -121,6 +124,7 @@ async def test_a_cursor_of_anybody_or_anything_else_is_refused(hub_of):
             assert "result" in (await modern(alice, {"cursor": None})).json()
 
 
+@pytest.mark.requirement("15")
 async def test_a_list_that_changes_between_pages_repeats_and_skips_nothing(hub_of):
     servers = {"one": scripted({"tools": tools("add", *[f"t{n}" for n in range(7)])})}
     async with hub_of(servers, overrides=PAGES) as hub, raw_client(hub, "alice", "") as alice:
@@ -138,6 +142,7 @@ ODD = [
 ]  # fmt: skip
 
 
+@pytest.mark.requirement("14")
 @ASKS
 async def test_every_name_is_fit_for_clients_and_leads_back_to_its_tool(hub_of, ask):
     long = "s" * 63
@@ -158,6 +163,7 @@ async def test_every_name_is_fit_for_clients_and_leads_back_to_its_tool(hub_of, 
             assert refused.json()["error"]["code"] == -32602
 
 
+@pytest.mark.requirement("14")
 async def test_a_denied_tool_has_no_way_in_by_another_name(hub_of):
     odd = "delete everything"
     servers = {"one": scripted({"tools": tools(odd, "ok")}, tools={"deny": ["delete*"]})}
@@ -171,6 +177,7 @@ async def test_a_denied_tool_has_no_way_in_by_another_name(hub_of):
             assert "error" in answer.json(), name
 
 
+@pytest.mark.requirement("15")
 async def test_a_slow_server_delays_a_list_by_its_budget_only_and_is_named(hub_of):
     servers = {
         "quick": scripted({"tools": tools("a")}),
@@ -218,6 +225,7 @@ async def test_clients_are_told_when_a_list_that_was_not_waited_for_is_there(hub
         assert await whole_list(alice, legacy) == [["slow__b"]]
 
 
+@pytest.mark.requirement("21", "34", "R9")
 async def test_list_changes_of_any_server_reach_exactly_their_owner(hub_of):
     script = {"tools": tools("add")}
     servers = {"one": scripted(script), "two": scripted(script, groups=["data"])}
@@ -270,6 +278,7 @@ async def test_prompts_of_several_servers_are_named_and_found(hub_of, mode):
             assert said == ("plain" if name.endswith("__plain") else "say it")
 
 
+@pytest.mark.requirement("42")
 async def test_calling_tools_asks_no_server_for_its_list(hub_of):
     script = {
         "tools": tools("counts", "line", "odd name"),

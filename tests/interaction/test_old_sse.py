@@ -58,6 +58,7 @@ async def test_it_is_off_unless_it_is_switched_on(hub_of):
             assert (await alice.http.get(hub.url + path, headers=headers)).status_code == 404
 
 
+@pytest.mark.requirement("7")
 async def test_the_sse_client_lists_calls_and_hears_progress(sse_hub):
     async with sse_hub({"plain": plain()}) as hub, old_client(hub, "alice") as client:
         assert "echo" in {tool.name for tool in (await client.list_tools()).tools}
@@ -96,6 +97,7 @@ async def test_an_elicitation_is_answered_over_the_old_transport(sse_hub):
             assert answer["content"] == {"colour": "red"}
 
 
+@pytest.mark.requirement("32", "R3")
 async def test_the_message_endpoint_belongs_to_its_user(sse_hub):
     async with sse_hub({"plain": plain()}) as hub:
         async with raw_client(hub, "alice") as alice, raw_client(hub, "bob") as bob:
@@ -142,6 +144,7 @@ async def test_streams_of_a_revoked_key_end_and_its_messages_are_refused(sse_hub
             assert (await alice.http.post(hub.url + where, json=request("ping"))).status_code == 401
 
 
+@pytest.mark.requirement("40")
 async def test_a_user_holds_no_more_streams_than_sessions(sse_hub):
     limits = {"limits": {"sessions_per_user": 2}}
     async with sse_hub({"plain": plain()}, **limits) as hub:

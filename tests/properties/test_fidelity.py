@@ -13,7 +13,8 @@ from tests.interaction.clients import MODERN, raw_client, remote_for_everyone, s
 from tests.servers.splitting_http import splitting_server
 
 pytestmark = pytest.mark.anyio
-SERVERS = {"one": scripted({"tools": tools("line", "verbatim")})}
+SCRIPT = {"tools": tools("line", "verbatim")}
+SERVERS = {"one": scripted(SCRIPT), "new": scripted(SCRIPT | {"modern": True})}
 live = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -70,6 +71,7 @@ async def posted(client, body):
     return answer.content
 
 
+@pytest.mark.requirement("11")
 @live
 @given(result=RAW, raw_id=st.integers(-(2**70), 2**70).map(str) | TEXTS)
 async def test_a_result_arrives_byte_for_byte_under_its_own_id(hub, result, raw_id):
@@ -80,6 +82,7 @@ async def test_a_result_arrives_byte_for_byte_under_its_own_id(hub, result, raw_
         assert await posted(alice, body) == expected.encode()
 
 
+@pytest.mark.requirement("11")
 @live
 @given(arguments=RAW_OBJECT, more=RAW, vendor=RAW)
 async def test_what_a_client_sends_arrives_byte_for_byte(hub, arguments, more, vendor):
@@ -92,6 +95,28 @@ async def test_what_a_client_sends_arrives_byte_for_byte(hub, arguments, more, v
         assert f'"arguments":{arguments},"future":{more},"_meta":{{{meta}}}}}' in line
 
 
+@pytest.mark.requirement("11")
+@live
+@given(kept=RAW, arguments=RAW_OBJECT, vendor=RAW)
+async def test_a_modern_pair_keeps_every_byte_both_ways(hub, kept, arguments, vendor):
+    async with raw_client(hub, "alice", "new") as alice:
+        result = f'{{"resultType":"complete","content":[],"kept":{kept}}}'
+        params = {"name": "verbatim", "arguments": {"result": result}}
+        answer = await alice.modern("tools/call", params, id="own")
+        assert answer.content == f'{{"jsonrpc":"2.0","id":"own","result":{result}}}'.encode()
+        own = (
+            f'"io.modelcontextprotocol/protocolVersion":"{MODERN}",'
+            '"io.modelcontextprotocol/clientCapabilities":{}'
+        )
+        body = body_of("line", arguments, meta=f'"example.com/x":{vendor},{own}')
+        routing = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "line"}
+        headers = routing | {"Content-Type": "application/json"}
+        answer = await alice.http.post(alice.url, content=body, headers=headers)
+        line = answer.json()["result"]["content"][0]["text"]
+        assert f'"arguments":{arguments},' in line and f'"example.com/x":{vendor}' in line
+
+
+@pytest.mark.requirement("11")
 @live
 @given(result=RAW_OBJECT)
 async def test_a_modern_client_gets_every_member_of_a_legacy_result(hub, result):
@@ -107,6 +132,7 @@ async def test_a_modern_client_gets_every_member_of_a_legacy_result(hub, result)
 DEEP = [1, 50, 400]
 
 
+@pytest.mark.requirement("11")
 @pytest.mark.parametrize("depth", DEEP)
 @pytest.mark.parametrize("pair", ["[]", ["{", "}"]])
 async def test_deep_values_pass_both_ways(hub, depth, pair):
@@ -119,6 +145,7 @@ async def test_deep_values_pass_both_ways(hub, depth, pair):
         assert f'"arguments":{{"deep":{deep}}}' in line["result"]["content"][0]["text"]
 
 
+@pytest.mark.requirement("11")
 @pytest.mark.parametrize("era", ["legacy", MODERN])
 async def test_a_bomb_of_brackets_is_told_for_what_it_is_in_both_directions(hub, era):
     bomb = "[" * 100_000 + "]" * 100_000
@@ -155,6 +182,7 @@ async def split_hub(anyio_backend, tmp_path_factory):
             yield running
 
 
+@pytest.mark.requirement("11")
 @live
 @given(
     result=RAW,
@@ -198,6 +226,7 @@ NASTY = [
 ]
 
 
+@pytest.mark.requirement("11")
 async def test_definitions_of_tools_survive_alone_and_among_others(tmp_path):
     from mcphub.testing.hub import serving_hub
 

@@ -40,7 +40,8 @@ def questions(args, round):
             "params": {
                 "mode": "form",
                 "message": args.get("text", ""),
-                "requestedSchema": {"type": "object", "properties": {"round": {"const": round}}},
+                "requestedSchema": args.get("schema")
+                or {"type": "object", "properties": {"round": {"const": round}}},
             },
         },
         "url": {
@@ -115,6 +116,8 @@ def call(params, request_id, send):
         return text("logged")
     if name == "slow":
         deadline = time.monotonic() + args.get("seconds", 30)
+        if token is not None:
+            send("notifications/progress", {"progressToken": token, "progress": 0})
         while time.monotonic() < deadline and request_id not in STATE["cancelled"]:
             time.sleep(0.01)
         return text("slept")

@@ -1,7 +1,7 @@
 """A legacy MCP server that plays what its first argument says, a JSON object; no dependencies.
 
 Members: `tools`, `prompts`, `resources`, `templates` (definitions), `capabilities` (more of them),
-`list_delay_s`, `fail_list`, `page` (items of one page). Every tool can be called; some names mean something:
+`list_delay_s`, `fail_list`, `page` (items of one page), `modern` (it speaks 2026-07-28 only). Every tool can be called; some names mean something:
 
 - `line`: gives back the request as it came, byte for byte.
 - `verbatim`: answers with the text in the argument `result`, whatever it is, as its result.
@@ -89,7 +89,19 @@ def called(params, line):
     return text(json.dumps({"name": name, "arguments": given}))
 
 
+def modern(method, params, line):
+    """Answer as a server of the modern era: what a result needs there is added."""
+    if method == "server/discover":
+        value = opening({"protocolVersion": ""})
+        value = {"supportedVersions": ["2026-07-28"], "capabilities": value["capabilities"]}
+    else:
+        value = answer(method, params, line)
+    return {"resultType": "complete", "ttlMs": 0, "cacheScope": "private", **value}
+
+
 def answer(method, params, line):
+    if method == "initialize" and SCRIPT.get("modern"):
+        raise LookupError("no such method")
     if method == "initialize":
         return opening(params)
     if method in LISTS:
@@ -114,6 +126,7 @@ for line in sys.stdin:
         reply(message, "result", params["arguments"]["result"])
         continue
     try:
-        reply(message, "result", json.dumps(answer(method, params, line.rstrip("\n"))))
+        give = modern if SCRIPT.get("modern") else answer
+        reply(message, "result", json.dumps(give(method, params, line.rstrip("\n"))))
     except LookupError as error:
         reply(message, "error", json.dumps({"code": -32603, "message": str(error)}))

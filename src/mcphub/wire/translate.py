@@ -250,10 +250,16 @@ def result_for_modern(method: str, value: bytes | msgspec.Raw, server_info: byte
 
 
 def result_for_legacy(value: bytes | msgspec.Raw) -> bytes:
-    """Return a modern server's complete result as a legacy client knows it."""
+    """Return a modern server's complete result as a legacy client knows it.
+
+    `structuredContent` was always an object (2025-11-25 schema): clients refuse the whole result for any
+    other value, which the modern era allows and the text repeats.
+    """
     members = envelope.object_of(value)
     if not members:
         return bytes(value)
+    if bytes(members.get("structuredContent", b"{"))[:1] != b"{":
+        del members["structuredContent"]
     for name in ("resultType", "ttlMs", "cacheScope"):
         members.pop(name, None)
     if "_meta" in members:
