@@ -112,3 +112,20 @@ def test_a_manifest_gives_one_line_for_each_server(tmp_path):
         True,
     )
     assert (gone["id"], gone["verdict"], gone["safe_to_share"]) == ("gone", "inconclusive", None)
+
+
+def test_through_the_hub_the_same_probes_find_nothing_where_sharing_leaks(hub):
+    entry = {"groups": ["everyone"], "command": "npx"}
+    files = ["-y", "@modelcontextprotocol/server-filesystem@2026.8.31", "${USER_HOME}/data"]
+    servers = {
+        "memory": entry | {"args": MEMORY[1:], "env": {"MEMORY_FILE_PATH": "${USER_HOME}/m.jsonl"}},
+        "files": entry | {"args": files},
+    }
+    (hub / "mcp_settings.json").write_text(json.dumps({"mcpServers": servers}))
+    lines = run(hub, "check", "--through-hub", "--all", "--json").splitlines()
+    results = [json.loads(line) for line in lines]
+    assert [(r["id"], r["verdict"]) for r in results] == [
+        ("memory", "no_leak_seen"),
+        ("files", "no_leak_seen"),
+    ]
+    assert all(len(r["coverage"]["succeeded"]) >= 6 for r in results)

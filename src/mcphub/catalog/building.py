@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from mcphub.catalog.destinations import destination, forward, readable_path
+from mcphub.catalog.destinations import destination, forward, readable_path, redirected
 from mcphub.catalog.entries import SandboxEntry, ServerEntry
 from mcphub.catalog.identity import (
     REQUEST_PLACE,
@@ -307,7 +307,7 @@ class SpecBuilder:
         for key, raw in entry.redirect.items():
             where = ("sandbox", "redirect", key)
             target = self._operators(raw, *where)
-            source = self._checked(lambda k=key: forward(k), "", *where)
+            source = self._checked(lambda k=key: redirected(k), "", *where)
             redirect[source] = self._checked(lambda t=target: forward(t), "", *where)
         readable = tuple(
             self._checked(

@@ -49,6 +49,16 @@ def destination(entry: str) -> str:
     return host
 
 
+def redirected(entry: str) -> str:
+    """Return the left side of a `redirect` in its one form: `host:port`, or `*:port` for every host.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    host, _, port = entry.strip().partition(":")
+    return f"*:{_port(port)}" if host == "*" else forward(entry)
+
+
 def forward(entry: str) -> str:
     """Return a `host:port` of `redirect` in its one form.
 

@@ -17,6 +17,7 @@ from mcphub.catalog.names import is_server_name
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.toolchain import find_toolchain
 from mcphub.cli import check_evidence
+from mcphub.cli.check_hub import copied
 from mcphub.cli.check_told import told
 from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import Cli, command
@@ -93,6 +94,10 @@ async def check_servers(
         bool,
         typer.Option("--apply", help="Write the recommendation into the settings, after asking."),
     ] = False,
+    through_hub: Annotated[
+        bool,
+        typer.Option("--through-hub", help="Check a copy of the hub in front of the servers."),
+    ] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Say what changed since the last check.")
     ] = False,
@@ -116,6 +121,9 @@ async def check_servers(
     try:
         if manifest is not None:
             results = await _of_manifest(cli, manifest, only, options)
+        elif through_hub:
+            name = None if everything else (words or [""])[0]
+            results = await _through_hub(cli, name, seconds)
         elif everything or _names_a_server(cli, words or [], url):
             name = None if everything else (words or [""])[0]
             results = await _of_settings(cli, name, given, options, then)
@@ -256,6 +264,22 @@ async def _of_settings(
                 await check_evidence.apply(cli, ground, spec, result, yes=then.yes)
     if not results:
         raise InvalidInput("There is no server to check.", hint="Run: mcphub server list")
+    return results
+
+
+async def _through_hub(cli: Cli, name: str | None, seconds: float) -> list[Result]:
+    """Check one server, or all, behind a copy of the hub."""
+    results: list[Result] = []
+    async with cli.ground() as ground:
+        specs = [spec_of(ground, name)] if name else list(ground.live.current.specs.values())
+        names = [spec.name for spec in specs if spec.command]
+        async with copied(ground, names) as copy:
+            for server in names:
+                result = await copy.check(
+                    server, seconds, lambda step, s=server: cli.note(f"{s} behind the hub: {step}")
+                )
+                _print(cli, result)
+                results.append(result)
     return results
 
 

@@ -10,6 +10,7 @@ from random import Random, SystemRandom
 from time import monotonic
 from typing import Final
 
+from mcphub.isolation.behind import HubLab
 from mcphub.isolation.canaries import Canaries
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.identity import Identity
@@ -57,7 +58,7 @@ class Case:
         findings: Of the probes that ran already.
     """
 
-    lab: Lab
+    lab: Lab | HubLab
     deadline: float
     progress: Callable[[str], None] = lambda _: None
     dice: Random = field(default_factory=SystemRandom)

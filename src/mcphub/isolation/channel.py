@@ -154,7 +154,7 @@ class HttpChannel:
     """Streamable HTTP over a socket path that leads into the server's network.
 
     Args:
-        socket: Path of the forwarder's socket.
+        socket: Path of the forwarder's socket; empty for the URL's own host.
         url: As the server would be reached from inside.
         headers: Of every request: what the user proves to be.
         tasks: Where the stream of the server's own messages is read.
@@ -169,7 +169,9 @@ class HttpChannel:
         self._tasks = tasks
         self._stream: asyncio.Task[None] | None = None
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(socket, limit=0, force_close=True),
+            connector=aiohttp.UnixConnector(socket, limit=0, force_close=True)
+            if socket
+            else aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
             read_bufsize=_LINE,

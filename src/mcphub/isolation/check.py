@@ -85,7 +85,7 @@ async def check(
             subject, sandbox, directory, uid=uid, real_egress=options.real_egress
         ) as lab:
             case = Case(lab, began + options.budget_s, progress)
-            return await _checked(case, began)
+            return await checked(case, began)
     except HubError as error:
         return Result(
             id=subject.id,
@@ -98,7 +98,8 @@ async def check(
         )
 
 
-async def _checked(case: Case, began: float) -> Result:
+async def checked(case: Case, began: float) -> Result:
+    """Run both parts and the probes of a case whose lab is open. Raises HubError when nothing starts."""
     await _rehearse(case)
     case.progress("without A")
     await _alone(case)
@@ -141,7 +142,7 @@ async def _rehearse(case: Case) -> None:
 
 async def _joined(case: Case, running: Running) -> None:
     """Open both users' sessions with the first identity that the server takes."""
-    if not case.lab.subject.is_http:
+    if not case.lab.subject.is_http or case.lab.behind_hub:
         await case.join(running)
         return
     known = case.lab.disguise.credentials

@@ -43,6 +43,8 @@ _NUMBER: Final = 3
 _START_S: Final = 45.0
 _CALL_S: Final = 8.0
 _SETTLE_S: Final = 0.05
+LEAVE_S: Final = 4.0
+"""Seconds that connections have to be closed in the end."""
 
 
 class Sandbox(Protocol):
@@ -87,6 +89,20 @@ class Running:
         """What it said on stderr lately."""
         return self._process.stderr.lines()
 
+    @property
+    def witness(self) -> Witness:
+        """Where its connections end."""
+        return self._lab.witness
+
+    async def _gone(self) -> None:
+        """Give an ending process the moment until it is gone."""
+        await asyncio.wait([self._process.exited], timeout=1.0)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.exited.done()
+
     async def join(self, user: str, headers: Mapping[str, str] | None = None) -> Channel:
         """Open a session for a user; on a pipe both have the same one.
 
@@ -123,8 +139,8 @@ class Running:
 
     async def call(self, user: str, call: Call, timeout_s: float = _CALL_S) -> Observation:
         """Call as a user and return what that user saw."""
-        channel = self._channels[user]
-        witness = self._lab.witness
+        channel = self.channel(user)
+        witness = self.witness
         heard, arrived = channel.notifications.mark(), witness.mark()
         self.calls += 1
         ok, text, late = False, "", False
@@ -134,12 +150,9 @@ class Running:
         except TimeoutError:
             text, late = "[no answer in time]", True
         except Ended as error:
-            text, self.dead = (
-                f"[{error}]",
-                self._process.exited.done() or not self._lab.subject.is_http,
-            )
-        if self._lab.subject.is_http and self._process.exited.done():
-            self.dead = True
+            text = f"[{error}]"
+            await self._gone()
+        self.dead = self.ended
         return Observation(
             user,
             call,
@@ -155,7 +168,7 @@ class Running:
         """Return the result of a request that is not an observation, or an empty one."""
         self.calls += 1
         try:
-            answer = await self._channels[user].request(method, params, _CALL_S)
+            answer = await self.channel(user).request(method, params, _CALL_S)
         except (TimeoutError, Ended):
             return {}
         result = answer.get("result")
@@ -190,6 +203,8 @@ class Lab:
         starts: Processes started so far.
         calls: Calls so far, of all processes that have ended.
     """
+
+    behind_hub = False
 
     def __init__(
         self,
@@ -262,7 +277,7 @@ class Lab:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._tasks.cancel_all()
+        asyncio.get_running_loop().call_later(LEAVE_S, self._tasks.cancel_all)
         await self._stack.__aexit__(kind, error, trace)
 
     @asynccontextmanager

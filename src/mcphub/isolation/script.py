@@ -6,6 +6,7 @@ what it is shown, and at last tries what it should not know. A's first run is al
 
 import asyncio
 import itertools
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -43,7 +44,7 @@ _PAGES: Final = 20
 _RESOURCES: Final = 20
 _PROMPTS: Final = 6
 _FOLLOWED: Final = 3
-_FOREIGN: Final = 6
+_FOREIGN: Final = 7
 _EXPLORE_S: Final = 30.0
 _LOOK_S: Final = 25.0
 _FOLLOW_S: Final = 10.0
@@ -192,11 +193,11 @@ class Script:
         files = [str(territory.a.file), str(territory.outside)]
         directories = [str(territory.a.directory), *map(str, territory.roots[:2])]
         made = self._paths_of(run)
-        for tool in self._with_handles(every=True):
+        for tool in reversed(self._with_handles(every=True)):
             for parameter, kind in handle_parameters(tool)[:2]:
                 if kind in PATHS:
                     values = (
-                        [*made[:2], *files, *directories]
+                        [*files[:1], *made[:3], *files[1:], *directories]
                         if tool.rank is not Rank.CREATE
                         else directories
                     )
@@ -226,10 +227,11 @@ class Script:
                 case.reshaped.add(tool.name)
                 observation = await self._reshaped(run, writer, tool, recipe, observation)
             run.a.append(observation)
-            if observation.timed_out or observation.died:
+            if observation.died:
                 case.avoided.add(tool.name)
-                if observation.died:
-                    return False
+                return False
+            if observation.timed_out and not template:
+                case.avoided.add(tool.name)
             self._keep(tool, recipe, observation)
             worked = case.learned.get(tool.name, [])
             if not template and worked and (recipe.optional or len(worked) >= 3):
@@ -302,6 +304,8 @@ class Script:
         for canary in planted:
             self._case.origin[canary] = observation
         if observation.ok:
+            # what worked as a value once may do so again: the file that was just made
+            writer.handles.learn(json.dumps(call.arguments))
             writer.handles.learn(observation.text)
         return observation
 
@@ -384,7 +388,7 @@ class Script:
 
 async def settle() -> None:
     """Give late notifications and writes a moment."""
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.5)
 
 
 def _typed(tool: Tool, parameter: str, value: str) -> object:

@@ -174,7 +174,13 @@ def choices(tool: Tool) -> int:
 def uses_paths(arguments: Mapping[str, Any], tool: Tool) -> bool:
     """Tell whether a call's arguments hold a path."""
     given = json.dumps(arguments)
-    return any(kind in PATHS and f'"{name}"' in given for name, kind, _ in _parameters(tool))
+
+    def is_given(name: str, kind: Kind) -> bool:
+        # a name of a file is a path only where one was taken
+        start = r"[/.]" if kind is Kind.FILE_NAME else ""
+        return bool(re.search(rf'"{re.escape(name)}": \[?"{start}', given))
+
+    return any(kind in PATHS and is_given(name, kind) for name, kind, _ in _parameters(tool))
 
 
 def language(tool: Tool) -> Kind | None:

@@ -98,8 +98,18 @@ class Territory:
         """Return a user's files."""
         return self.a if user == "A" else self.b
 
+    def lay_for(self, home: Path, user: str) -> None:
+        """Fill the home of one user who has a home of its own; of nobody (""), with roots only.
+
+        Blocking.
+        """
+        self._lay(home, (self.holding(user),) if user else (), outside=user == "A")
+
     def lay(self, home: Path, *, with_a: bool) -> None:
         """Fill an empty home. Blocking, some tens of milliseconds for git."""
+        self._lay(home, (self.a, self.b) if with_a else (self.b,), outside=with_a)
+
+    def _lay(self, home: Path, holdings: Sequence[Holding], *, outside: bool) -> None:
         for parent in (*self.roots, *self.parents):
             _host(home, parent).mkdir(parents=True, exist_ok=True)
         for path, text in self.files:
@@ -108,15 +118,15 @@ class Territory:
         if self.is_repository:
             for root in self.roots:
                 _repository(_host(home, root), "first")
-        for holding in (self.a, self.b) if with_a else (self.b,):
+        for holding in holdings:
             place = _host(home, holding.directory)
             place.mkdir(parents=True, exist_ok=True)
             _host(home, holding.file).write_text(f"private note {holding.word}\n")
             _repository(place, f"note {holding.word}")
-        if with_a:
-            outside = _host(home, self.outside)
-            outside.parent.mkdir(parents=True, exist_ok=True)
-            outside.write_text(f"private note {self.outside_word}\n")
+        if outside:
+            other = _host(home, self.outside)
+            other.parent.mkdir(parents=True, exist_ok=True)
+            other.write_text(f"private note {self.outside_word}\n")
 
 
 def give(home: Path, uid: int) -> None:

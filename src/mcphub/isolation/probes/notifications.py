@@ -5,6 +5,7 @@ from mcphub.isolation.channel import parsed
 from mcphub.isolation.model import Finding, LeakClass, Severity
 from mcphub.isolation.oracle import excerpt
 
+_LATE = 3
 _REMEDY = "Run an instance for each user, or at least a session for each."
 
 
@@ -19,7 +20,8 @@ class NotificationProbe:
 
     async def run(self, case: Case) -> list[Finding]:
         """Return the first event of A's that B got."""
-        late = [text for seen in case.treatment.b for text in seen.notifications]
+        # what A's last call still says arrives in B's first ones, where both share a pipe
+        late = [text for seen in case.treatment.b[_LATE:] for text in seen.notifications]
         said = "\n".join(str(dict(seen.call.arguments)) for seen in case.treatment.b)
         for text in (*case.heard, *late):
             found = case.canaries.seen(text, but=[said])

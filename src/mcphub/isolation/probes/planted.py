@@ -60,8 +60,10 @@ def _hits(case: Case) -> Iterable[_Hit]:
             yield from (
                 _Hit(leak, seen, sighting, _order(sighting, seen)) for sighting in found[:4]
             )
+    said = [str(dict(seen.call.arguments)) for seen in (*run.b, *run.follow)]
     for seen in run.foreign:
-        told = [str(dict(seen.call.arguments)), seen.call.name]
+        said.append(str(dict(seen.call.arguments)))  # what B named it may have made itself
+        told = [*said, seen.call.name]
         for sighting in case.canaries.seen(seen.text, but=told):
             named = sighting.about.handle and sighting.about.kind != "seed"
             if named or sighting.canary in shown:

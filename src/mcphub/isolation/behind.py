@@ -1,0 +1,172 @@
+"""`HubLab`: the same two users, but behind a hub, each with a key, an instance and a home there.
+
+It stands in the place of `lab.Lab`: script and probes do not know the difference. Every start is two
+new users, so nothing of an earlier run is theirs. The hub itself is the caller's (`Team`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from mcphub.errors import UpstreamFailed
+from mcphub.isolation.backends import Backend
+from mcphub.isolation.canaries import Canaries, mint
+from mcphub.isolation.channel import Channel, Ended, HttpChannel, opened
+from mcphub.isolation.credentials import Disguise
+from mcphub.isolation.lab import LEAVE_S, Running
+from mcphub.isolation.model import USERS
+from mcphub.isolation.subject import Subject, mentioned_paths
+from mcphub.isolation.territory import Territory, give
+from mcphub.isolation.witness.server import Witness
+from mcphub.tasks import Tasks
+
+_START_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One user of the hub: its key, and where its home for the server lies, of which kernel uid."""
+
+    key: str
+    home: Path
+    uid: int
+
+
+class Team(Protocol):
+    """Makes users of a running hub."""
+
+    async def member(self, server: str, credential: str) -> Member:
+        """Return a new user whose every credential slot of the server holds `credential`."""
+        ...
+
+
+class HubRunning(Running):
+    """Both users' sessions with the hub."""
+
+    def __init__(self, lab: "HubLab", members: Mapping[str, Member], tasks: Tasks) -> None:
+        self._members, self._hub_tasks, self._hub = members, tasks, lab
+        self._connections: dict[str, Channel] = {}
+        self.calls = 0
+        self.dead = False
+        self.initialized = {}
+
+    @property
+    def witness(self) -> Witness:
+        """Where the server's connections end."""
+        return self._hub.witness
+
+    @property
+    def stderr(self) -> list[str]:
+        """Nothing: a server's stderr is its user's, behind the hub."""
+        return []
+
+    async def join(self, user: str, headers: Mapping[str, str] | None = None) -> Channel:
+        """Open a session with the user's own key; what else the user claims to be is sent too.
+
+        Raises:
+            UpstreamFailed: The hub refuses.
+        """
+        known = self._connections.get(user)
+        if known is not None:
+            return known
+        own = {**(headers or {}), "Authorization": f"Bearer {self._members[user].key}"}
+        channel = HttpChannel("", self._hub.subject.url, own, self._hub_tasks)
+        try:
+            self.initialized = await opened(channel, _START_S)
+        except (TimeoutError, Ended) as error:
+            channel.close()
+            raise UpstreamFailed(f"The hub does not answer: {error}.") from None
+        except UpstreamFailed:
+            channel.close()
+            raise
+        self._connections[user] = channel
+        return channel
+
+    def leave(self, user: str) -> None:
+        """End a user's session."""
+        channel = self._connections.pop(user, None)
+        if channel is not None:
+            channel.close()
+
+    def channel(self, user: str) -> Channel:
+        """Return a user's connection."""
+        return self._connections[user]
+
+    async def _gone(self) -> None:
+        """Wait for nothing: the hub stays."""
+
+    @property
+    def ended(self) -> bool:
+        """Never: the hub starts an instance again."""
+        return False
+
+    async def aclose(self) -> None:
+        """End both sessions."""
+        for user in list(self._connections):
+            self.leave(user)
+
+
+class HubLab:
+    """A server of a hub, in the form of a `Lab`.
+
+    Args:
+        subject: Name, version and the URL of the server's endpoint at the hub.
+        witness: Where the server's connections end; entered by the caller.
+        secrets: What the witness looks for.
+        team: Makes users.
+    """
+
+    behind_hub = True
+
+    def __init__(
+        self, subject: Subject, witness: Witness, secrets: Canaries[str], team: Team
+    ) -> None:
+        self.subject = subject
+        self.witness = witness
+        self.secrets = secrets
+        self.starts = 0
+        self.calls = 0
+        self.backends: list[Backend] = []
+        self.disguise = Disguise((), {}, ())
+        line = " ".join(subject.argv).lower()
+        mentioned = mentioned_paths([*subject.argv, *subject.env.values()])
+        self.territory = Territory.plan(mentioned, repository="git" in line or "repo" in line)
+        self._team = team
+        self._tasks = Tasks()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        asyncio.get_running_loop().call_later(LEAVE_S, self._tasks.cancel_all)
+        await self._tasks.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def start(self, *, with_a: bool) -> AsyncIterator[HubRunning]:
+        """Make two new users, fill their homes, and end their sessions at the end."""
+        members: dict[str, Member] = {}
+        for user in USERS:
+            sentinel = self.secrets.plant(f"user:{user}", mint())
+            members[user] = await self._team.member(self.subject.id, sentinel)
+            home = members[user].home
+            await asyncio.to_thread(home.mkdir, 0o700, True, True)
+            owner = user if user == "B" or with_a else ""
+            await asyncio.to_thread(self.territory.lay_for, home, owner)
+            give(home, members[user].uid)
+        self.starts += 1
+        running = HubRunning(self, members, self._tasks)
+        try:
+            yield running
+        finally:
+            self.calls += running.calls
+            await running.aclose()

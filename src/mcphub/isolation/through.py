@@ -1,0 +1,33 @@
+"""The check of a server behind a hub: the same script and probes, on a `HubLab`."""
+
+from collections.abc import Callable
+from time import monotonic
+
+from mcphub.errors import HubError
+from mcphub.isolation.behind import HubLab
+from mcphub.isolation.case import Case
+from mcphub.isolation.check import checked
+from mcphub.isolation.model import Result, Verdict
+
+
+async def check_through(lab: HubLab, seconds: float, progress: Callable[[str], None]) -> Result:
+    """Check one server through a hub; never raises for what server or hub do.
+
+    Args:
+        lab: The server behind the hub.
+        seconds: After which nothing new is begun.
+        progress: Told each step in a few words.
+    """
+    began = monotonic()
+    try:
+        async with lab:
+            return await checked(Case(lab, began + seconds, progress), began)
+    except HubError as error:
+        return Result(
+            id=lab.subject.id,
+            version=lab.subject.version,
+            verdict=Verdict.INCONCLUSIVE,
+            safe_to_share=None,
+            reason=f"It could not be checked through the hub: {error.message} {error.hint}".strip(),
+            seconds=round(monotonic() - began, 1),
+        )
