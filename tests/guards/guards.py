@@ -159,4 +159,28 @@ GUARDS: Final = (
         "event[key] = value",
         "security/test_rules_secrets.py::test_a_log_on_a_terminal_shows_nothing_that_acts",
     ),
+    Guard(
+        "R4", "a user context is the caller's", "gateway/context.py",
+        '"sub": self.subject(spec, principal.user_id),',
+        '"sub": self.subject(spec, "u_anybody"),',
+        "interaction/test_user_context.py::test_each_request_tells_its_own_user_in_headers_and_in_the_signed_context",
+    ),
+    Guard(
+        "R18", "a user context is for one server", "gateway/context.py",
+        '"aud": context.audience,',
+        '"aud": "any",',
+        "interaction/test_user_context.py::test_a_server_of_either_era_knows_each_user_and_keeps_them_apart",
+    ),
+    Guard(
+        "R18", "the installation is in every token", "vault/signing.py",
+        'body = msgspec.json.encode({**claims, "install": self._install_id})',
+        "body = msgspec.json.encode({**claims})",
+        "interaction/test_user_context.py::test_each_request_tells_its_own_user_in_headers_and_in_the_signed_context",
+    ),
+    Guard(
+        "R20", "a declared credential does not go over plain http", "catalog/identity.py",
+        'elif parts.scheme != "https" and parts.hostname not in _LOOPBACK:',
+        "elif False:",
+        "unit/test_told_settings.py::test_what_cannot_be_told_safely_stops_the_settings",
+    ),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from mcp_types import ElicitResult
 
 from mcphub.catalog.versions import exact_version
 from mcphub.ground import context_keys
@@ -272,17 +273,22 @@ async def test_keys_are_rotated_without_a_failed_call(aware):
                 assert len(signed) == 2
 
 
-async def test_a_question_in_the_middle_of_a_call_is_asked_for_its_own_user(aware):
-    async def accept(context, params):
-        from mcp_types import ElicitResult
+@ERAS
+async def test_a_question_in_the_middle_of_a_call_is_asked_for_its_own_user(aware, mode, era):
+    asked = []
 
+    async def accept(context, params):
+        asked.append(params.message)
         return ElicitResult(action="accept", content={"ok": True})
 
-    async with aware(era="legacy") as (hub, _):
-        for mode in ("legacy", MODERN):
-            async with connected(hub, "alice", "notes", mode, elicitation_callback=accept) as alice:
-                user, action = (await text_of(alice, "confirm")).split()
-            assert user.startswith("p_") and action == "accept"
+    async with aware(era=era) as (hub, notes):
+        async with connected(hub, "alice", "notes", mode, elicitation_callback=accept) as alice:
+            user, ok = (await text_of(alice, "confirm")).split()
+        assert ok == "True" and asked == [f"Sure, {user}?"]
+        writings = [peek_claims(token_of(params)) for _, params in notes.calls()]
+        # a modern server is asked again with the answer: each writing has a context of its own
+        assert len(writings) == len({w["jti"] for w in writings}) == (2 if era == "modern" else 1)
+        assert {w["sub"] for w in writings} == {user}
 
 
 async def test_the_hub_publishes_its_public_keys_and_nothing_else(aware):

@@ -5,9 +5,10 @@ import hashlib
 import json
 import socket
 from contextlib import asynccontextmanager, nullcontext
+from typing import Annotated
 
 import uvicorn
-from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import Elicit, MCPServer, Resolve
 from pydantic import BaseModel
 
 from mcphub_sdk import current_user, current_user_or_none, user_aware
@@ -42,12 +43,12 @@ def notebook(**options):
     def credential(slot: str) -> str:
         return hashlib.sha256(current_user().credential(slot).encode()).hexdigest()
 
+    async def ask() -> Elicit[Answer]:
+        return Elicit(f"Sure, {current_user().id}?", Answer)
+
     @server.tool()
-    async def confirm(ctx: Context) -> str:
-        before = current_user().id
-        answer = await ctx.elicit("Sure?", Answer)
-        assert current_user().id == before
-        return f"{before} {answer.action}"
+    async def confirm(answer: Annotated[Answer, Resolve(ask)]) -> str:
+        return f"{current_user().id} {answer.ok}"
 
     return user_aware(server, **options)
 

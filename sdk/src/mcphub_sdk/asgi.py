@@ -8,7 +8,15 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from mcphub_sdk.context import HEADER, Refusal, UserContext
+from mcp_types import INVALID_REQUEST
+
+from mcphub_sdk.context import (
+    HEADER,
+    USER_CONTEXT_MISSING,
+    USER_CONTEXT_REFUSED,
+    Refusal,
+    UserContext,
+)
 from mcphub_sdk.user import acting
 
 Scope = MutableMapping[str, Any]
@@ -40,7 +48,8 @@ class UserContextMiddleware:
         body = await _body(receive, self._max_body)
         message = _message(body)
         if body is None or message is None:
-            await _refuse(send, 400, None, "The body is no single JSON-RPC message of this size.")
+            text = "The body is no single JSON-RPC message of this size."
+            await _refuse(send, 400, None, text, INVALID_REQUEST)
             return
         user = None
         method, params = message.get("method"), message.get("params")
@@ -53,7 +62,8 @@ class UserContextMiddleware:
                     over_http=True,
                 )
             except Refusal as refusal:
-                await _refuse(send, 401, message["id"], refusal.message)
+                code = USER_CONTEXT_MISSING if refusal.missing else USER_CONTEXT_REFUSED
+                await _refuse(send, 401, message["id"], refusal.message, code)
                 return
         scope.setdefault("state", {})["mcphub_user"] = user
         with acting(user):
@@ -99,8 +109,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(send: Send, status: int, request_id: object, text: str) -> None:
-    code = -32600 if status == 400 else 4013
+async def _refuse(send: Send, status: int, request_id: object, text: str, code: int) -> None:
     error = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}}
     await send(
         {

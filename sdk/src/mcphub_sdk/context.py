@@ -18,6 +18,9 @@ EXTENSION: Final = "dev.mcphub/user-context"
 """The extension's identifier, and the key of the assertion in `_meta`."""
 HEADER: Final = "x-mcphub-user-context"
 VERSION: Final = "1"
+USER_CONTEXT_MISSING: Final = 4012
+USER_CONTEXT_REFUSED: Final = 4013
+"""JSON-RPC codes outside of the range that JSON-RPC and MCP keep for themselves."""
 _FREE: Final = frozenset(
     {"initialize", "ping", "server/discover", "logging/setLevel", "tools/list", "prompts/list"}
     | {"resources/list", "resources/templates/list", "subscriptions/listen"}

@@ -84,8 +84,10 @@ class HubKeys:
 
     async def _fetch(self, now: float) -> None:
         try:
-            self._keys = keys_of(json.loads(await self._get()))
-            self._fetched = now
+            found = keys_of(json.loads(await self._get()))
+            if not found:
+                raise KeysUnavailable("The hub publishes no key.")
+            self._keys, self._fetched = found, now
         except (httpx2.HTTPError, ValueError) as error:
             if not self._keys:
                 raise KeysUnavailable("The hub's keys cannot be fetched.") from error

@@ -7,7 +7,7 @@ request that the digest covers.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -15,15 +15,19 @@ from mcp_types import MISSING_REQUIRED_CLIENT_CAPABILITY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
-from mcphub_sdk.context import EXTENSION, HEADER, Refusal, UserContext, Without
+from mcphub_sdk.context import (
+    EXTENSION,
+    HEADER,
+    USER_CONTEXT_MISSING,
+    USER_CONTEXT_REFUSED,
+    Refusal,
+    UserContext,
+    Without,
+)
 from mcphub_sdk.state import Store
 from mcphub_sdk.user import acting
 
 S = TypeVar("S")
-
-USER_CONTEXT_MISSING: Final = 4012
-USER_CONTEXT_REFUSED: Final = 4013
-"""JSON-RPC codes outside of the range that JSON-RPC and MCP keep for themselves."""
 
 
 def user_aware(
