@@ -33,10 +33,12 @@ def outgoing(
     Raises:
         Protocol: -32601: a method that means something else in the server's era.
     """
-    if call.era is not instance.upstream.era and call.method.startswith("tasks/"):
+    if call.method.startswith("tasks/") and call.era is not instance.upstream.era:
         raise Protocol(METHOD_NOT_FOUND, f"Server '{to.spec.name}' has no method {call.method}.")
     modern = instance.upstream.era is Era.MODERN
-    asks = call.asks if to.spec.roots else call.asks - {ROOTS}
+    asks = call.asks
+    if ROOTS in asks and not to.spec.roots:
+        asks -= {ROOTS}
     return Outgoing(
         method=call.method,
         params=params,

@@ -44,9 +44,13 @@ NEEDS: Final[Mapping[str, Mapping[str, object]]] = {
 }
 """What a server may ask of a client -> the capabilities that the client must have declared."""
 
+_NOTHING: Final[frozenset[str]] = frozenset()
+
 
 def questions_for(capabilities: Members) -> frozenset[str]:
     """Return what a client with these capabilities can be asked by a server: keys of `NEEDS`."""
+    if not capabilities:
+        return _NOTHING
     found: set[str] = set()
     if "elicitation" in capabilities:
         modes = envelope.object_of(capabilities["elicitation"])
@@ -54,7 +58,10 @@ def questions_for(capabilities: Members) -> frozenset[str]:
             found.add(ELICIT_URL)
         if "form" in modes or "url" not in modes:
             found.add(ELICIT)
-    found |= {asked for asked in (SAMPLE, ROOTS) if next(iter(NEEDS[asked])) in capabilities}
+    if "sampling" in capabilities:
+        found.add(SAMPLE)
+    if "roots" in capabilities:
+        found.add(ROOTS)
     return frozenset(found)
 
 
