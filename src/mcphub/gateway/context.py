@@ -43,7 +43,9 @@ class UserContexts:
 
     def teller(self, call: Call, spec: ServerSpec, instance: Instance) -> Tell | None:
         """Return what says who the user of a call is, for each writing of its request; None for nothing."""
-        if spec.user_context is None and not spec.request_slots:
+        if spec.user_context is None and (
+            spec.transport is not Transport.HTTP or not spec.request_slots
+        ):
             return None
         headers = self.headers(call, spec)
         signed = self.wanted(spec, instance.upstream.opening)

@@ -29,6 +29,7 @@ from mcphub.vault.keys import Key, KeyRing
 TYPE: Final = "mcphub-user-context+jwt"
 ALGORITHM: Final = "EdDSA"
 _SUBJECT: Final = b"mcphub subject 1"
+_KNOWN_SUBJECTS: Final = 20_000
 
 
 class ContextSigner:
@@ -47,6 +48,7 @@ class ContextSigner:
         self._subjects = subjects
         self._install_id = install_id
         self._keys: dict[str, tuple[str, Ed25519PrivateKey]] = {}
+        self._known_subjects: dict[tuple[str, str], str] = {}
 
     def refresh(self) -> bool:
         """Read the keys again if their file changed; returns whether it did. Blocks for a moment.
@@ -109,9 +111,15 @@ class ContextSigner:
 
     def subject(self, user_id: str, audience: str) -> str:
         """Return the opaque id of a user for one audience."""
-        text = json.dumps([self._install_id, user_id, audience]).encode()
-        digest = hmac.digest(self._subjects.material, _SUBJECT + text, hashlib.sha256)
-        return "p_" + base64.b32encode(digest[:20]).decode().lower()
+        known = self._known_subjects.get((user_id, audience))
+        if known is None:
+            text = json.dumps([self._install_id, user_id, audience]).encode()
+            digest = hmac.digest(self._subjects.material, _SUBJECT + text, hashlib.sha256)
+            known = "p_" + base64.b32encode(digest[:20]).decode().lower()
+            if len(self._known_subjects) >= _KNOWN_SUBJECTS:
+                self._known_subjects.clear()
+            self._known_subjects[(user_id, audience)] = known
+        return known
 
     def __repr__(self) -> str:
         return f"ContextSigner({self.revision})"
