@@ -54,7 +54,7 @@ _FORMATS: Final = {
 _BY_WORD: Final = (
     (Kind.SQL, "sql statement"),
     (Kind.CODE, "code script source_code program"),
-    (Kind.COMMAND, "command cmd shell"),
+    (Kind.COMMAND, "command cmd"),
     (Kind.EXPRESSION, "expression formula equation"),
     (Kind.URL, "url uri link href endpoint webpage"),
     (Kind.TIMEZONE, "timezone tz zone"),

@@ -27,6 +27,19 @@ RATE_LIMITED: Final = re.compile(
 )
 
 
+_REFUSAL: Final = re.compile(
+    r"^\W*(?:error|failed|failure|cannot|can't|could not|couldn't|unable|invalid)\b"
+    r"|^.{0,160}?\b(?:does not exist|not found|no such)\b"
+    r"|[\"']success[\"']:\s*false|^\s*\{\s*[\"']error[\"']",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def worked(seen: Observation) -> bool:
+    """Tell whether a call did what it was asked: many servers tell a failure as a success."""
+    return seen.ok and not _REFUSAL.search(seen.text[:600])
+
+
 def normal(text: str) -> str:
     """Return a text without times, ids and other noise."""
     for pattern, instead in _NOISE:

@@ -7,6 +7,7 @@ what it is shown, and at last tries what it should not know. A's first run is al
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -16,6 +17,7 @@ from mcphub.isolation.case import Case, Run
 from mcphub.isolation.kinds import PATHS
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
+from mcphub.isolation.oracle import worked
 from mcphub.isolation.surface import (
     Rank,
     Surface,
@@ -223,7 +225,7 @@ class Script:
                 return False
             observation = await self._perform(writer, tool, recipe)
             reshapes = tool.name not in case.reshaped and not observation.timed_out
-            if not observation.ok and observation.egress and reshapes:
+            if not worked(observation) and observation.egress and reshapes:
                 case.reshaped.add(tool.name)
                 observation = await self._reshaped(run, writer, tool, recipe, observation)
             run.a.append(observation)
@@ -233,16 +235,16 @@ class Script:
             if observation.timed_out and not template:
                 case.avoided.add(tool.name)
             self._keep(tool, recipe, observation)
-            worked = case.learned.get(tool.name, [])
-            if not template and worked and (recipe.optional or len(worked) >= 3):
+            known = case.learned.get(tool.name, [])
+            if not template and known and (recipe.optional or len(known) >= 3):
                 break
-            if worked and not recipe.fixed and not tool.schema.get("properties"):
+            if known and not recipe.fixed and not tool.schema.get("properties"):
                 break
         return True
 
     def _keep(self, tool: Tool, recipe: Recipe, observation: Observation) -> None:
         """Keep a recipe that worked, or else the one that got furthest."""
-        if observation.ok:
+        if worked(observation):
             self._case.learned.setdefault(tool.name, []).append(recipe)
         elif observation.egress:
             self._case.failing[tool.name] = recipe
@@ -257,7 +259,7 @@ class Script:
             run.a.append(failed)
             self._case.lab.witness.reshape(failed.egress)
             again = await self._perform(writer, tool, recipe)
-            if again.ok or not again.egress or again.timed_out:
+            if worked(again) or not again.egress or again.timed_out:
                 return again
             failed = again
         self._case.lab.witness.reshape(failed.egress)
@@ -303,10 +305,11 @@ class Script:
         observation = await self._running.call(writer.user, call)
         for canary in planted:
             self._case.origin[canary] = observation
-        if observation.ok:
+        if worked(observation):
             # what worked as a value once may do so again: the file that was just made
             writer.handles.learn(json.dumps(call.arguments))
             writer.handles.learn(observation.text)
+            writer.handles.learn(json.dumps(_renamed(tool, observation)))
         return observation
 
     def _plain_part(self) -> Iterable[tuple[Tool, Recipe]]:
@@ -366,9 +369,10 @@ class Script:
         found: list[str] = []
         for seen in reversed(run.a):
             tool = self._case.surface.tools.get(seen.call.name)
-            if seen.ok and tool is not None:
+            if tool is not None and worked(seen):
+                arguments = {**seen.call.arguments, **_renamed(tool, seen)}
                 for name, kind in handle_parameters(tool):
-                    value = seen.call.arguments.get(name)
+                    value = arguments.get(name)
                     if kind in PATHS and isinstance(value, str) and value not in found:
                         found.append(value)
         return found
@@ -389,6 +393,18 @@ class Script:
 async def settle() -> None:
     """Give late notifications and writes a moment."""
     await asyncio.sleep(0.5)
+
+
+def _renamed(tool: Tool, seen: Observation) -> dict[str, str]:
+    """Return the paths of a call as the answer tells them, where that added something: an extension."""
+    found: dict[str, str] = {}
+    for name, kind in handle_parameters(tool):
+        value = seen.call.arguments.get(name)
+        if kind in PATHS and isinstance(value, str):
+            longer = re.search(rf"{re.escape(value)}[\w.]*\w", seen.text)
+            if longer is not None:
+                found[name] = longer[0]
+    return found
 
 
 def _typed(tool: Tool, parameter: str, value: str) -> object:

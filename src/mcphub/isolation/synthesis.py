@@ -203,6 +203,7 @@ class _Composer:
     def __init__(self, writer: Writer, tool: Tool, recipe: Recipe) -> None:
         self._writer, self._tool, self._recipe = writer, tool, recipe
         self._names = 0
+        self._has_statement = any(needed and k in TEMPLATES for _, k, needed in _parameters(tool))
         self._has_path = any(kind in PATHS for _, kind, _ in _parameters(tool))
 
     def arguments(self) -> dict[str, Any]:
@@ -227,7 +228,7 @@ class _Composer:
     def _is_statement(self, name: str, schema: Any) -> bool:
         """Tell whether a parameter is a small language: then it is given, required or not."""
         schema = self._resolved(schema)
-        if schema.get("type") != "string" or "enum" in schema:
+        if schema.get("type") != "string" or "enum" in schema or self._has_statement:
             return False
         return kind_of(name, schema, self._tool.name, self._tool.description) in TEMPLATES
 

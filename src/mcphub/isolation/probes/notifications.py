@@ -23,8 +23,11 @@ class NotificationProbe:
         # what A's last call still says arrives in B's first ones, where both share a pipe
         late = [text for seen in case.treatment.b[_LATE:] for text in seen.notifications]
         said = "\n".join(str(dict(seen.call.arguments)) for seen in case.treatment.b)
+        # what an answer of B's shows too is no event: the server tells what it does
+        answers = "\n".join(seen.text for seen in case.treatment.b)
+        shown = {sighting.canary for sighting in case.canaries.seen(answers)}
         for text in (*case.heard, *late):
-            found = case.canaries.seen(text, but=[said])
+            found = [s for s in case.canaries.seen(text, but=[said]) if s.canary not in shown]
             if found:
                 origin = case.origin.get(found[0].canary)
                 what = origin.call.name if origin is not None else "a file"

@@ -65,8 +65,7 @@ def _hits(case: Case) -> Iterable[_Hit]:
         said.append(str(dict(seen.call.arguments)))  # what B named it may have made itself
         told = [*said, seen.call.name]
         for sighting in case.canaries.seen(seen.text, but=told):
-            named = sighting.about.handle and sighting.about.kind != "seed"
-            if named or sighting.canary in shown:
+            if sighting.canary in shown:
                 continue
             leak = _class_of(case, seen, [sighting])
             if leak is LeakClass.STATE:
@@ -82,12 +81,13 @@ def _order(sighting: Sighting[Planted], seen: Observation) -> int:
 def _class_of(case: Case, seen: Observation, found: list[Sighting[Planted]]) -> LeakClass:
     tool = case.surface.tools.get(seen.call.name)
     by_path = tool is not None and uses_paths(seen.call.arguments, tool)
-    if any(sighting.about.kind in {"seed", "outside"} for sighting in found):
-        # without a path B looks where A has led the server
+    given = [sighting for sighting in found if sighting.about.tool]
+    kept = [s for s in given if not s.about.reads and _succeeded(case, s)]
+    if len(kept) < len(given) and not by_path:
+        return LeakClass.HISTORY_CACHE  # of calls that keep nothing
+    if len(given) < len(found):
+        # a file: without a path of B's own, B looks where A has led the server
         return LeakClass.FILESYSTEM if by_path else LeakClass.STATE
-    kept = [s for s in found if not (s.about.reads or not _succeeded(case, s))]
-    if len(kept) < len(found) and not by_path:
-        return LeakClass.HISTORY_CACHE
     if by_path and any(sighting.about.path for sighting in found):
         return LeakClass.FILESYSTEM
     return LeakClass.STATE
