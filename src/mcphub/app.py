@@ -39,7 +39,7 @@ from mcphub.gateway.sessions import Sessions
 from mcphub.gateway.states import States
 from mcphub.gateway.watching import Watches
 from mcphub.ground import ground
-from mcphub.hub import Hub, Refusals
+from mcphub.hub import Hub
 from mcphub.ids import Clock, system_clock
 from mcphub.listening import (
     CALLS_END_S,
@@ -53,6 +53,7 @@ from mcphub.policy.model import Denial, Permit, Principal
 from mcphub.settings import HubSettings
 from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.egress.events import EgressEvent
+from mcphub.spawn.egress.ledger import EgressLedger
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import InstancePool
@@ -76,8 +77,8 @@ async def running(
     """
     async with contextlib.AsyncExitStack() as stack:
         services = await stack.enter_async_context(ground(settings, clock))
-        refusals = Refusals()
-        spawner = await _spawner(stack, settings, refusals.take)
+        egress = EgressLedger()
+        spawner = await _spawner(stack, settings, egress.take)
         host = settings.sandbox.host_facts(spawner.level)
         launcher = Launcher(
             homes=settings.homes,
@@ -156,9 +157,11 @@ async def running(
             recorder,
             plane,
             tasks,
-            refusals,
+            egress,
         )
         pool.follow(hub)
+        egress.whose = hub.whose
+        stack.push_async_callback(hub.note_egress)
         await hub.refresh()
         stack.push_async_callback(recorder.aclose)
         await stack.enter_async_context(tasks)
@@ -299,7 +302,7 @@ def _places(spec: ServerSpec, slot: str) -> tuple[str, ...]:
 
 
 async def serve(settings: HubSettings, *, on_ready: Callable[[str], None]) -> None:
-    """Run the hub until SIGINT or SIGTERM; `on_ready` gets the URL once it answers.
+    """Run the hub until SIGINT or SIGTERM, reload at SIGHUP; `on_ready` gets the URL once it answers.
 
     A second signal ends the time that servers have to end by themselves.
 
@@ -315,5 +318,6 @@ async def serve(settings: HubSettings, *, on_ready: Callable[[str], None]) -> No
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, on_signal)
     async with serving(settings, hurry=hurry) as hub:
+        loop.add_signal_handler(signal.SIGHUP, lambda: hub.tasks.start("hub.reload", hub.reload()))
         on_ready(hub.url)
         await stop.wait()

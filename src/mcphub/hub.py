@@ -7,13 +7,13 @@ more, catalogs learned ahead of the first caller.
 
 import asyncio
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
 from mcphub import __version__
+from mcphub.audit import log
 from mcphub.audit.recorder import Recorder
 from mcphub.catalog.settings_file import LoadedSettings
 from mcphub.catalog.spec import ServerSpec
@@ -24,8 +24,9 @@ from mcphub.gateway.listen import LIST_CHANGED, Outlets
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.sessions import Sessions
 from mcphub.ground import Ground
+from mcphub.offboarding import destroy
 from mcphub.policy.model import HostFacts, Transport
-from mcphub.spawn.egress.events import EgressEvent
+from mcphub.spawn.egress.ledger import EgressLedger
 from mcphub.spawn.instance import Instance
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.pool import InstancePool
@@ -36,33 +37,9 @@ from mcphub.wire.envelope import Message
 _log = structlog.get_logger()
 _POLL_S: Final = 1.0
 _SLOW_POLLS: Final = 60
+_DUE_POLLS: Final = 5
+_EGRESS_POLLS: Final = 300
 _WARM_AT_ONCE: Final = 2
-_REFUSALS_KEPT: Final = 100
-
-
-class Refusals:
-    """Destinations that the egress gateway refused, by instance: what a puzzled user needs to see."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, Counter[str]] = {}
-
-    def take(self, event: EgressEvent) -> None:
-        """Take a decision of the gateway."""
-        if event.kind != "refused":
-            return
-        seen = self._seen.setdefault(event.instance_id, Counter())
-        destination = f"{event.host}:{event.port}"
-        if destination in seen or len(seen) < _REFUSALS_KEPT:
-            seen[destination] += 1
-        _log.info("egress.refused", instance=event.instance_id, to=destination, why=event.reason)
-
-    def of(self, instance_id: str) -> dict[str, int]:
-        """Return destination -> how often, of one instance."""
-        return dict(self._seen.get(instance_id, {}))
-
-    def forget(self, instance_id: str) -> None:
-        """Drop what is known of an instance that is gone."""
-        self._seen.pop(instance_id, None)
 
 
 @dataclass(slots=True)
@@ -85,7 +62,7 @@ class Hub:
     recorder: Recorder
     plane: DataPlane
     tasks: Tasks
-    refusals: Refusals
+    egress: EgressLedger
     url: str = ""
     revision: int = -1
     _reload: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -156,7 +133,8 @@ class Hub:
                 "idle_s": round(now - instance.last_used, 1) if not instance.in_flight else 0.0,
                 "in_flight": instance.in_flight,
                 "calls": instance.calls,
-                "refused": self.refusals.of(instance.id),
+                "refused": self.egress.refused(instance.id),
+                "egress": self.egress.counts(instance.id),
             }
             for instance in self.pool.instances()
         ]
@@ -191,7 +169,7 @@ class Hub:
         if what == "started":
             self.tasks.start("watches.restore", self.plane.watches.restore(instance))
         if what == "stopped":
-            self.refusals.forget(instance.id)
+            self.egress.forget(instance.id)
             self.catalogs.forget_instance(instance)
 
     def is_over(self, instance: Instance) -> bool:
@@ -199,6 +177,12 @@ class Hub:
         return self._is_orphan(instance) or not self.access.is_current(
             instance.owner, instance.server, instance.revision
         )
+
+    async def reload(self) -> None:
+        """Look at the settings file and the database now (SIGHUP); mistakes in the file are logged."""
+        _log.info("hub.reload")
+        await self.ground.live.refresh(self.settings_changed)
+        await self.refresh()
 
     def settings_changed(self, old: LoadedSettings, new: LoadedSettings) -> None:
         """Take a valid edit of the settings file."""
@@ -223,6 +207,10 @@ class Hub:
                 self.plane.parked.sweep(self.pool.now())
                 if polls % _SLOW_POLLS == 0:
                     await self._note_keys()
+                if polls % _EGRESS_POLLS == 0:
+                    await self.note_egress()
+                if polls % _DUE_POLLS == 0:
+                    await self._remove_who_is_due()
             except HubError as error:
                 _log.warning("store.unavailable", error=str(error))
 
@@ -272,6 +260,25 @@ class Hub:
 
     def _is_orphan(self, instance: Instance) -> bool:
         return instance.owner.startswith("u_") and instance.owner not in self.access.active_users
+
+    async def _remove_who_is_due(self) -> None:
+        """Destroy what belongs to users whose period of grace is over; a failure is tried again."""
+        for user in await self.ground.directory.due_removals():
+            theirs = [one for one in self.pool.instances() if one.owner == user.id]
+            await asyncio.gather(*(self.pool.stop(one) for one in theirs))
+            await destroy(self.ground, user.id, actor="hub", stopped=len(theirs))
+            _log.info("user.removed", user=user.id)
+            await self.refresh()
+
+    def whose(self, instance_id: str) -> tuple[str, str] | None:
+        """Return user and server of an instance that is not gone."""
+        instance = self.pool.instance(instance_id)
+        return None if instance is None else (instance.owner, instance.server)
+
+    async def note_egress(self) -> None:
+        """Write down what users' servers did with the network since the last time."""
+        for user, detail in self.egress.due():
+            await self.ground.audit.write("egress", log.EGRESS_USED, user, detail)
 
     async def _note_keys(self) -> None:
         seen, self.plane.seen_keys = self.plane.seen_keys, {}

@@ -1,8 +1,6 @@
 """`mcphub user`, `mcphub group`, `mcphub key`: who there is and what proves it."""
 
-import asyncio
-import shutil
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +9,8 @@ from mcphub.audit import log
 from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import expiry, when
-from mcphub.errors import HubError, NotFound, Unavailable
+from mcphub.errors import HubError, NotFound
+from mcphub.offboarding import destroy
 from mcphub.policy.model import EVERYONE, Role
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ async def list_users(cli: Cli) -> None:
         (
             user.name,
             user.role.value,
-            "disabled" if user.disabled else "active",
+            _state_of(user),
             ", ".join(groups.get(user.id, [])),
             when(user.created_at),
             user.id,
@@ -114,7 +113,7 @@ async def show_user(cli: Cli, name: Name) -> None:
         ("name", user.name),
         ("id", user.id),
         ("role", user.role.value),
-        ("state", "disabled" if user.disabled else "active"),
+        ("state", _state_of(user)),
         ("groups", ", ".join([EVERYONE, *memberships])),
         *(("key", f"{k.prefix}… {k.label} {_state(k, ground.clock())}") for k in keys),
         *(("credential", f"{c.server} {c.slot}, set {when(c.updated_at)}") for c in credentials),
@@ -136,7 +135,7 @@ async def set_role(
 
 
 async def disable_user(cli: Cli, name: Name) -> None:
-    """Stop a user: keys stop working at once and running instances are ended. Nothing is deleted."""
+    """Stop a user: keys stop working at once, sessions and instances are ended. Nothing is deleted."""
     async with cli.ground() as ground:
         before = await _instances(cli, (await ground.directory.user(name)).id)
         user = await ground.directory.disable_user(name)
@@ -157,30 +156,48 @@ async def enable_user(cli: Cli, name: Name) -> None:
         cli.show(_user(user), f"Enabled {user.name}.")
 
 
-async def remove_user(cli: Cli, name: Name, yes: Yes = False) -> None:
-    """Off-board a user for good: stop instances, delete keys, credentials and files.
+async def remove_user(
+    cli: Cli,
+    name: Name,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="WHEN", help="Disable now, remove then: 30d or a date."),
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Off-board a user for good: end sessions and instances, destroy keys, credentials and files.
 
     Request records and the audit log stay; they know the user by an opaque id only.
     """
     async with cli.ground() as ground:
         user = await ground.directory.user(name)
+        at = expiry(after, ground.clock())
         cli.confirm(
-            f"Remove {user.name} with all keys, credentials and files? This cannot be undone.",
+            f"Remove {user.name} with all keys, credentials and files"
+            + (f" at {when(at)} UTC?" if at else "? This cannot be undone."),
             yes=yes,
         )
         before = await _instances(cli, user.id)
-        await ground.directory.disable_user(user.id)
+        if at is None:
+            await ground.directory.disable_user(user.id)
+        else:
+            user = await ground.directory.remove_later(user.id, at)
         stopped = await _stopped(cli, user.id, before)
-        await ground.directory.remove_user(user.id)
+        if at is not None:
+            detail = {"name": user.name, "stopped_instances": str(stopped), "at": when(at)}
+            await ground.audit.write(CLI, log.USER_REMOVAL_SET, user.id, detail)
+            cli.show(
+                _user(user) | {"stopped_instances": stopped},
+                f"Disabled {user.name}; {stopped} running instances were stopped. The running hub "
+                f"removes the user at {when(at)} UTC. Undo: mcphub user enable {user.name}",
+            )
+            return
+        gone = await destroy(ground, user.id, actor=CLI, stopped=stopped)
         await cli.applied()
-        # The path comes from the opaque id (rule R23).
-        home = cli.settings().homes / user.id
-        files = await asyncio.to_thread(_delete, home)
-        detail = {"name": user.name, "stopped_instances": str(stopped), "files": str(files)}
-        await ground.audit.write(CLI, log.USER_REMOVED, user.id, detail)
         cli.show(
-            {"id": user.id, "name": user.name, "stopped_instances": stopped, "files": files},
-            f"Removed {user.name}: {stopped} instances stopped, {files} files deleted.",
+            {"id": user.id, "name": user.name, "stopped_instances": stopped, **asdict(gone)},
+            f"Removed {user.name}: {stopped} instances stopped; {gone.keys} keys, "
+            f"{gone.credentials} credentials and {gone.files} files destroyed.",
         )
 
 
@@ -335,25 +352,6 @@ async def _stopped(cli: Cli, owner: str, before: set[str]) -> int:
     return len(before | left)
 
 
-def _delete(home: Path) -> int:
-    """Delete a user's files; return how many there were. Never follows a link out of the directory.
-
-    Raises:
-        Unavailable: Something could not be deleted.
-    """
-    if not home.is_dir():
-        return 0
-    files = sum(1 for path in home.rglob("*") if path.is_symlink() or not path.is_dir())
-    failed: list[str] = []
-    shutil.rmtree(home, onerror=lambda *what: failed.append(str(what[1])))
-    if failed:
-        raise Unavailable(
-            f"The user is removed, but {len(failed)} files could not be deleted.",
-            hint=f"Delete the directory homes/{home.name} of the hub as root.",
-        )
-    return files
-
-
 async def _groups_of(ground: "Ground") -> dict[str, list[str]]:
     now = ground.clock()
     found: dict[str, list[str]] = {}
@@ -370,7 +368,14 @@ def _user(user: "User") -> dict[str, Any]:
         "role": user.role.value,
         "disabled": user.disabled,
         "created_at": user.created_at,
+        "remove_at": user.remove_at,
     }
+
+
+def _state_of(user: "User") -> str:
+    if not user.disabled:
+        return "active"
+    return f"disabled, removed {when(user.remove_at)}" if user.remove_at else "disabled"
 
 
 def _key(key: "KeyInfo", user: str) -> dict[str, Any]:

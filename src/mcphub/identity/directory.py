@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mcphub.errors import Conflict, Denied, NotFound
 from mcphub.identity.keys import Keys
 from mcphub.identity.model import (
+    Holdings,
     KeyInfo,
     Membership,
     NewKey,
@@ -29,7 +30,7 @@ from mcphub.identity.snapshot import PrincipalSnapshot
 from mcphub.ids import Clock, user_id
 from mcphub.policy.model import EVERYONE, Principal, Role
 from mcphub.store.database import Database
-from mcphub.store.tables import api_keys, groups, memberships, meta, users
+from mcphub.store.tables import api_keys, credentials, groups, memberships, meta, users
 
 
 class Directory:
@@ -119,8 +120,41 @@ class Directory:
         """
         async with self._db.write(changes=True) as conn:
             user = await _user(conn, name_or_id)
-            await conn.execute(update(users).where(users.c.id == user.id).values(disabled_at=None))
+            await conn.execute(
+                update(users).where(users.c.id == user.id).values(disabled_at=None, remove_at=None)
+            )
             return await _user(conn, user.id)
+
+    async def remove_later(self, name_or_id: str, at: float) -> User:
+        """Disable a user and note when to remove the user for good. Raises as `disable_user`."""
+        user = await self.disable_user(name_or_id)
+        async with self._db.write(changes=True) as conn:
+            await conn.execute(update(users).where(users.c.id == user.id).values(remove_at=at))
+            return await _user(conn, user.id)
+
+    async def due_removals(self) -> list[User]:
+        """Return the disabled users whose period of grace is over."""
+        now = self._clock()
+        async with self._db.read() as conn:
+            rows = await conn.execute(
+                select(users)
+                .where(users.c.remove_at <= now, users.c.disabled_at.is_not(None))
+                .order_by(users.c.remove_at)
+            )
+            return [_from_row(row) for row in rows]
+
+    async def holdings(self, user_id: str) -> Holdings:
+        """Return how many keys, memberships and credentials a user has."""
+        async with self._db.read() as conn:
+            counts = [
+                (
+                    await conn.execute(
+                        select(func.count()).select_from(table).where(table.c.user_id == user_id)
+                    )
+                ).scalar_one()
+                for table in (api_keys, memberships, credentials)
+            ]
+        return Holdings(*counts)
 
     async def remove_user(self, name_or_id: str) -> User:
         """Remove a user for good, with memberships, keys and credentials; return who it was.
@@ -294,6 +328,7 @@ def _from_row(row: Any) -> User:
         role=Role(row.role),
         disabled=row.disabled_at is not None,
         created_at=row.created_at,
+        remove_at=row.remove_at,
     )
 
 

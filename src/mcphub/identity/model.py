@@ -38,6 +38,7 @@ class User:
         role: What the user may do to the hub.
         disabled: Nothing authenticates as the user while this is so.
         created_at: Epoch seconds, UTC.
+        remove_at: When a disabled user is removed for good; None for never.
     """
 
     id: str
@@ -46,6 +47,16 @@ class User:
     role: Role
     disabled: bool
     created_at: float
+    remove_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """How much of everything belongs to a user."""
+
+    keys: int
+    memberships: int
+    credentials: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,10 @@ class InstancePool:
         """Return all instances that are not gone, oldest first."""
         return list(self._all.values())
 
+    def instance(self, instance_id: str) -> Instance | None:
+        """Return one that is not gone, by its id."""
+        return self._all.get(instance_id)
+
     def ready(
         self, permit: Permit, revision: tuple[str, int], session: str = ""
     ) -> Instance | None:

@@ -125,6 +125,17 @@ class Database:
                 await conn.execute(update(meta).values(revision=meta.c.revision + 1))
             yield conn
 
+    async def forget(self) -> None:
+        """Take what was deleted out of the files too; nothing to do where the database is a service.
+
+        Best effort: while another process reads, the write-ahead log keeps its end until later.
+        """
+        if self.is_sqlite:
+            async with self._one_writer, self._writers.connect() as conn:
+                raw = await conn.get_raw_connection()
+                driver: Any = raw.driver_connection
+                await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     async def revision(self) -> int:
         """Return the revision: it differs when the hub must read its snapshot again."""
         async with self.read() as conn:
@@ -211,7 +222,10 @@ def _sqlite(url: URL, *, writes: bool) -> AsyncEngine:
         for pragma in (
             f"busy_timeout = {_BUSY_MS}",
             "journal_mode = WAL",
-            "synchronous = NORMAL",
+            # FULL: what was acknowledged is on the disk, also when the power fails.
+            "synchronous = FULL",
+            # What is deleted is overwritten: a removed user's sealed credentials are gone.
+            "secure_delete = ON",
             "foreign_keys = ON",
             f"query_only = {'OFF' if writes else 'ON'}",
         ):

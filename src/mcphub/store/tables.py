@@ -60,6 +60,8 @@ users = Table(
     Column("role", String(16), nullable=False),
     Column("disabled_at", Double),
     Column("created_at", Double, nullable=False),
+    # Set only while disabled: when the user is removed for good.
+    Column("remove_at", Double),
     CheckConstraint("number >= 16", name="number_range"),
 )
 
