@@ -55,12 +55,14 @@ from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.egress.ledger import EgressLedger
 from mcphub.spawn.launching import Launcher
+from mcphub.spawn.modes import Findings, Prover
 from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import InstancePool
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Spawner
 from mcphub.spawn.starts import PoolLimits
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
+from mcphub.spawn.zygote.spawner import ZygoteSpawner
 from mcphub.tasks import Tasks
 
 CONTEXT_PATH: Final = "/.well-known/mcphub-user-context"
@@ -88,6 +90,7 @@ async def running(
             signer=services.signer,
             home_inside=spawner.home_inside,
             search_path=settings.operator_env.get("PATH", ""),
+            prover=Prover(spawner, Findings(settings.starts)),
         )
         limits = settings.limits
         opener = Opener(
@@ -183,7 +186,7 @@ async def _spawner(
     sandbox = SandboxSettings(state=settings.run, uid_base=settings.sandbox.uid_base)
     sandboxed = await stack.enter_async_context(SandboxedSpawner(sandbox, on_egress))
     if sandboxed.level > 0 or not settings.sandbox.allow_unsandboxed:
-        return sandboxed
+        return await stack.enter_async_context(ZygoteSpawner(sandboxed))
     return await stack.enter_async_context(UnsandboxedSpawner())
 
 

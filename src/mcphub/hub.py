@@ -168,6 +168,10 @@ class Hub:
         )
         if what == "started":
             self.tasks.start("watches.restore", self.plane.watches.restore(instance))
+        if what == "started" and self.launcher.is_unproven(instance.server):
+            spec = self.access.specs.get(instance.server)
+            if spec is not None:
+                self.tasks.start("start.prove", self.launcher.prove(spec))
         if what == "stopped":
             self.egress.forget(instance.id)
             self.catalogs.forget_instance(instance)

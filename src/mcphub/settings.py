@@ -235,6 +235,11 @@ class HubSettings(_Strict):
         return self.dir / "packages"
 
     @property
+    def starts(self) -> Path:
+        """What was found out about how packages may be started."""
+        return self.dir / "starts"
+
+    @property
     def run(self) -> Path:
         """Sockets and pid file of the running hub."""
         return self.dir / "run"

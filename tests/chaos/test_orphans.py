@@ -27,6 +27,7 @@ from mcphub.spawn.building import Layer
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
 from mcphub.spawn.spawner import Launch
+from tests.forked import ForkingSpawner
 kind, state, mark = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 child = f"import time; time.sleep(600)  # {mark}"
 code = (
@@ -38,7 +39,11 @@ async def main():
     without = {"own-code": {Layer.BUBBLEWRAP}, "no-namespaces": {Layer.NAMESPACES}}.get(kind, set())
     egress = () if kind == "no-namespaces" else ("host.example",)
     sandboxed = SandboxedSpawner(SandboxSettings(state / "run", without=frozenset(without)))
-    async with UnsandboxedSpawner() if kind == "unsandboxed" else sandboxed as spawner:
+    spawner = {
+        "unsandboxed": UnsandboxedSpawner,
+        "forked": lambda: ForkingSpawner(SandboxSettings(state / "run")),
+    }.get(kind, lambda: sandboxed)()
+    async with spawner:
         for number in (16, 17):
             process = await spawner.start(Launch(
                 instance_id(), f"u_{number}", number, ("/usr/bin/python3", "-c", code),
@@ -95,7 +100,9 @@ def carrying(mark: str, hub: int) -> set[int]:
     return {pid for pid, line in processes().items() if mark.encode() in line} - {hub}
 
 
-@pytest.mark.parametrize("kind", ["bubblewrap", "own-code", "no-namespaces", "unsandboxed"])
+@pytest.mark.parametrize(
+    "kind", ["bubblewrap", "own-code", "no-namespaces", "forked", "unsandboxed"]
+)
 def test_killing_the_hub_ends_every_instance_and_the_gateway(kind, tmp_path):
     mark = instance_id()
     argv = [sys.executable, "-c", HUB, kind, str(tmp_path), mark]
@@ -109,9 +116,12 @@ def test_killing_the_hub_ends_every_instance_and_the_gateway(kind, tmp_path):
             if line == b"READY\n":
                 break
         limit = time.monotonic() + 10
+        wanted = (
+            2 if kind == "forked" else 4
+        )  # two, which show no command line when they are forked,
         while (
-            len(marked := carrying(mark, hub.pid)) < 4
-        ):  # two, each with a child in its own session
+            len(marked := carrying(mark, hub.pid)) < wanted
+        ):  # each with a child in its own session
             assert time.monotonic() < limit, marked
             time.sleep(0.02)
         tree = children_of(hub.pid)

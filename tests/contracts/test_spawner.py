@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.forked import ForkingSpawner
 
 from mcphub.catalog.spec import SandboxSpec
 from mcphub.errors import Unavailable, UpstreamFailed
@@ -34,6 +35,8 @@ WITHOUT = {
 def make(kind: str, state: Path) -> AbstractAsyncContextManager[Spawner]:
     if kind in WITHOUT:
         return SandboxedSpawner(SandboxSettings(state, without=WITHOUT[kind]))
+    if kind == "forked":
+        return ForkingSpawner(SandboxSettings(state))
     return UnsandboxedSpawner()
 
 
@@ -46,7 +49,7 @@ def tmp_path() -> Iterator[Path]:
         yield place
 
 
-@pytest.fixture(params=[*WITHOUT, "unsandboxed"])
+@pytest.fixture(params=[*WITHOUT, "forked", "unsandboxed"])
 async def spawner(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Spawner]:
     async with make(request.param, tmp_path / "run") as found:
         if request.param in WITHOUT:
@@ -293,7 +296,7 @@ async def test_only_three_descriptors_are_inherited(spawner, tmp_path):
 
 
 async def test_leaving_the_spawner_ends_what_still_runs(tmp_path):
-    for kind in ("bubblewrap", "own-code", "unsandboxed"):
+    for kind in ("bubblewrap", "own-code", "forked", "unsandboxed"):
         async with make(kind, tmp_path / "run") as spawner:
             process = await spawner.start(launch(tmp_path / kind, "/bin/sleep", "600"))
         assert process.exited.done()

@@ -15,11 +15,13 @@ from tests.unprivileged import needs_plain_user, place_of_a_plain_user
         ("contracts/test_spawner.py", ""),
         ("contracts/test_spawner_egress.py", "redirected or two_users or listed_forward or told"),
         ("security/test_sandbox_programs.py", "not lock and not tests-python"),
+        ("security/test_zygote.py", "proc_shows or random or cannot_import or at_once or end_of"),
         ("chaos/test_orphans.py", "fork_bomb or killing_the_hub"),
     ],
 )
 def test_the_contract_holds_for_a_hub_without_root(suite, some):
-    files = (f"tests/{suite}", "tests/conftest.py", "pyproject.toml")
+    own = ("tests/__init__.py", "tests/conftest.py", "tests/forked.py", "tests/polling.py")
+    files = (f"tests/{suite}", *own, "pyproject.toml")
     with place_of_a_plain_user(Path(suite).stem, files) as place:
         pytest_options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "timeout=120")
         done = subprocess.run(

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+from tests.forked import ForkingSpawner
 
 from mcphub.catalog.spec import SandboxSpec
 from mcphub.ids import instance_id
@@ -38,7 +39,12 @@ PROBE: Final = Path(__file__).with_name("hostile_probe.py")
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "sandbox-matrix.md"
 SECRET: Final = "victims-secret-7391"
 HUB_CANARY: Final = "canary-of-the-hub-2210"
-_FILES: Final = ("tests/security/matrix.py", "tests/security/hostile_probe.py", "tests/__init__.py")
+_FILES: Final = (
+    "tests/security/matrix.py",
+    "tests/security/hostile_probe.py",
+    "tests/__init__.py",
+    "tests/forked.py",
+)
 
 _B, _C, _N = Layer.BUBBLEWRAP, Layer.CGROUPS, Layer.NAMESPACES
 # name -> (level, as root, forbidden layers, rows that may be open)
@@ -52,6 +58,8 @@ COLUMNS: Final[dict[str, tuple[int, bool, frozenset[Layer], frozenset[str]]]] = 
     "4, own code": (4, True, frozenset({_B, _C}), _OWN_PATH),
     "3, bubblewrap": (3, False, frozenset(), _OWN_PATH | _SHARED_INODES),
     "3, own code": (3, False, frozenset({_B}), _OWN_PATH),
+    "5, forked": (5, True, frozenset(), _OWN_PATH),
+    "3, forked": (3, False, frozenset(), _OWN_PATH),
     "2": (2, True, frozenset({_N}), _SHARED_INODES | _PATHS),
     "1": (1, False, frozenset({_N}), _SHARED_INODES | _PATHS),
 }
@@ -97,7 +105,8 @@ def run_as_user(columns: Sequence[str]) -> dict[str, Results]:
 def spawner_of(column: str, state: Path) -> AbstractAsyncContextManager[Any]:
     if column in CONTROLS:
         return UnsandboxedSpawner()
-    return SandboxedSpawner(SandboxSettings(state / "run", without=COLUMNS[column][2]))
+    settings = SandboxSettings(state / "run", without=COLUMNS[column][2])
+    return ForkingSpawner(settings) if "forked" in column else SandboxedSpawner(settings)
 
 
 def _reached(answer: dict[str, Any]) -> bool:

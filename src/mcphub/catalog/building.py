@@ -328,6 +328,7 @@ class SpecBuilder:
             home_mb=entry.home_mb,
             idle_s=entry.idle_s,
             pause=entry.when_idle == "pause",
+            start=entry.start,
         )
 
     # ------------------------------------------------------------------------- advice
@@ -413,6 +414,7 @@ def _revision(
         sorted(sandbox.readable),
         limits,
         *more,
+        *([] if sandbox.start == "auto" else [sandbox.start]),
     ]
     text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

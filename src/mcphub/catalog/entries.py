@@ -34,6 +34,7 @@ class SandboxEntry(BaseModel):
     home_mb: int = Field(default=2048, alias="homeMb", ge=1, le=16_777_216)
     idle_s: float = Field(default=600.0, alias="idleSeconds", ge=1, le=604_800)
     when_idle: Literal["stop", "pause"] = Field(default="stop", alias="whenIdle")
+    start: Literal["auto", "plain"] = "auto"
 
 
 class ToolsEntry(BaseModel):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Literal
 
 from mcphub.catalog.identity import REQUEST_PLACE, UserContextSpec
 from mcphub.policy.model import Evidence, Isolation, RiskLevel, ServerFacts, Transport
@@ -57,6 +58,7 @@ class SandboxSpec:
         home_mb: Most that the home may hold, in MiB; also the largest file.
         idle_s: Seconds without a call after which an instance is stopped or paused.
         pause: Pause it then and keep its memory, because its state is worth more.
+        start: `auto`, or `plain`: every instance is started by executing its program.
     """
 
     egress: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ class SandboxSpec:
     home_mb: int = 2048
     idle_s: float = 600.0
     pause: bool = False
+    start: Literal["auto", "plain"] = "auto"
 
 
 @dataclass(frozen=True, slots=True)

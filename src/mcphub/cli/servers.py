@@ -20,7 +20,7 @@ from mcphub.cli.check_evidence import told_of
 from mcphub.cli.servers_file import add_entries
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import when
-from mcphub.cli.verdicts import facts_of, host_facts, problems_of
+from mcphub.cli.verdicts import facts_of, host_facts, problems_of, start_of
 from mcphub.errors import Conflict, HubError, InvalidInput, NotFound
 from mcphub.identity.model import did_you_mean
 from mcphub.policy.decide import decide
@@ -200,6 +200,7 @@ async def show_server(cli: Cli, name: ServerName) -> None:
             "redirect": dict(spec.sandbox.redirect),
             "tools": {"allow": list(spec.tools_allow), "deny": list(spec.tools_deny)},
             "pin": _pin(pin) if pin is not None else None,
+            "start": start_of(ground, spec, pin),
             "evidence": [
                 {"kind": e.kind, "version": e.version, "by": e.by, "at": e.at, "note": e.note}
                 for e in evidence
@@ -214,6 +215,7 @@ async def show_server(cli: Cli, name: ServerName) -> None:
         ("groups", ", ".join(data["groups"]) or "administrators only"),
         ("state", "enabled" if data["enabled"] else "disabled"),
         ("version", data["version"] or "not pinned yet"),
+        ("start", f"{data['start']['mode']}: {data['start']['reason']}"),
         *(("environment", key) for key in spec.env),
         *(("slot", f"{slot.name} in {', '.join(slot.places)}") for slot in spec.slots),
         ("egress", ", ".join(spec.sandbox.egress) or "no network"),

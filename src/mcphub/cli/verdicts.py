@@ -1,11 +1,17 @@
 """What the command line knows of host and servers: facts for policy as the hub would see them, and what fails."""
 
+import contextlib
+
+from mcphub.catalog.pins import Pin
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerState
 from mcphub.catalog.versions import exact_version
 from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import Cli
+from mcphub.errors import InvalidInput
+from mcphub.ground import Ground
 from mcphub.policy.model import HostFacts, ServerFacts
+from mcphub.spawn.modes import Findings, mode_of
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 
 
@@ -48,3 +54,19 @@ async def problems_of(cli: Cli) -> dict[str, list[str]]:
         if entry["reason"] not in reasons:
             reasons.append(entry["reason"])
     return found
+
+
+def start_of(ground: Ground, spec: ServerSpec, pin: Pin | None) -> dict[str, str]:
+    """Return how instances of a server are started, and why, as far as it is known."""
+    argv: tuple[str, ...] = (spec.command,)
+    with contextlib.suppress(InvalidInput):
+        wanted = ground.packages.requirement(spec.command, spec.args)
+        if wanted is not None:
+            found = None if pin is None else ground.packages.installed(pin, wanted)
+            if found is None:
+                return {"mode": "plain", "reason": "It is not installed yet."}
+            argv = found.argv
+    mode = mode_of(spec, argv, Findings(ground.settings.starts))
+    if mode is None:
+        return {"mode": "plain", "reason": "A running hub finds out after the first start."}
+    return {"mode": mode.kind, "reason": mode.reason}

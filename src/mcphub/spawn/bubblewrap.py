@@ -140,7 +140,7 @@ def options(
         args.append("--unshare-net")
     if seccomp_fd is not None:
         args += ["--seccomp", str(seccomp_fd)]
-    args += _system_directories()
+    args += system_directories()
     for source, place in mounts.readable:
         args += ["--ro-bind", source, place]
     args += ["--bind", mounts.home, HOME]
@@ -156,7 +156,7 @@ def options(
     return args
 
 
-def _system_directories() -> list[str]:
+def system_directories() -> list[str]:
     """Return `/bin`, `/lib`, … as this machine has them, and what `/etc` gets from it."""
     args: list[str] = []
     for name in SYSTEM:

@@ -42,6 +42,15 @@ class Group:
         """Files that a process writes `0` to in order to join."""
         return [str(path / "cgroup.procs") for path in self.paths]
 
+    def join(self, pid: int) -> None:
+        """Put a process into the groups; what it forks later is in them too.
+
+        Raises:
+            OSError: It is gone, or the kernel refused.
+        """
+        for path in self.join_files:
+            Path(path).write_text(str(pid))
+
     def pids(self) -> set[int]:
         """Return every process in the groups, as host pids."""
         found: set[int] = set()

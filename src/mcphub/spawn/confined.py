@@ -85,7 +85,7 @@ class Confined:
         bubblewrap.refuse_nul([*argv, *env.values()])
         cwd = os.path.normpath(os.path.join(home, launch.cwd))  # noqa: PTH118  normalises `..` too
         command = {"argv": argv, "env": env, "cwd": cwd, "tmp": tmp}
-        profile = self._inside(order) if self.namespaces else self._on_the_host(order)
+        profile = self.inside(order) if self.namespaces else self._on_the_host(order)
         passed = [
             memory_file(fds, profile.to_json().encode()),
             memory_file(fds, json.dumps(command).encode()),
@@ -96,8 +96,8 @@ class Confined:
         program = [sys.executable, "-I", "-S", "-c", _BOOT, _SOURCES]
         return Start([*program, *map(str, passed[:3]), str(os.getpid())], passed)
 
-    def _inside(self, order: Order) -> Profile:
-        """The profile with namespaces."""
+    def inside(self, order: Order) -> Profile:
+        """Return the profile with namespaces."""
         binds = [self._shown("/usr"), self._shown(str(self._etc), "/etc")]
         links: list[tuple[str, str]] = []
         for name in bubblewrap.SYSTEM:

@@ -25,7 +25,9 @@ from mcphub.catalog.states import ServerStates
 from mcphub.catalog.templates import expand
 from mcphub.catalog.versions import exact_version
 from mcphub.errors import InvalidInput
+from mcphub.ids import instance_id as new_id
 from mcphub.policy.model import Isolation, Permit, Transport
+from mcphub.spawn.modes import Prover, StartMode, mode_of, plain
 from mcphub.spawn.program import readable_of
 from mcphub.spawn.spawner import Launch, Told
 from mcphub.vault.secret import Secret
@@ -37,6 +39,7 @@ SHARED: Final = "shared"
 HEADERS_VERSION: Final = "1"
 """Of the `X-MCPHub-…` headers (docs/reference/identity-headers.md)."""
 TRUST_VARIABLE: Final = "MCPHUB_USER_CONTEXT"
+_UNPROVEN: Final = plain("It is not known yet whether it may be started otherwise.")
 _log = structlog.get_logger()
 
 
@@ -48,11 +51,13 @@ class Program:
         argv: Program (absolute path) and templates of its arguments.
         readable: Host paths that it needs to read.
         version: Exact package version, or a digest of the command for anything else.
+        mode: How it is started.
     """
 
     argv: tuple[str, ...]
     readable: tuple[Path, ...]
     version: str
+    mode: StartMode = _UNPROVEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class Launcher:
         signer: Signs user contexts; says here whom servers may trust.
         home_inside: Host path of a home -> path that the instance sees.
         search_path: `PATH` in which command names are looked up.
+        prover: Finds out which programs may be forked; without one none is.
         progress: Told what an installation is doing.
     """
 
@@ -98,6 +104,7 @@ class Launcher:
         signer: ContextSigner,
         home_inside: Callable[[Path], str],
         search_path: str,
+        prover: Prover | None = None,
         progress: Callable[[str], None] = lambda text: _log.info("install", step=text),
     ) -> None:
         self._homes = homes
@@ -107,6 +114,7 @@ class Launcher:
         self._signer = signer
         self._home_inside = home_inside
         self._search_path = search_path
+        self._prover = prover
         self._progress = progress
         self._programs: dict[tuple[str, str], Program] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -133,7 +141,7 @@ class Launcher:
         async with self._locks.setdefault(spec.name, asyncio.Lock()):
             known = self.known_program(spec)
             if known is None:
-                known = await self._resolve(spec)
+                known = self._with_mode(spec, await self._resolve(spec))
                 self._programs[(spec.name, spec.revision)] = known
             return known
 
@@ -240,6 +248,34 @@ class Launcher:
             )
         return Program((str(program), *spec.args), readable, exact_version(spec, None))
 
+    def is_unproven(self, name: str) -> bool:
+        """Tell whether `prove` has something to find out about a server that was started."""
+        return self._prover is not None and any(
+            program.mode is _UNPROVEN
+            for (server, _), program in self._programs.items()
+            if server == name
+        )
+
+    async def prove(self, spec: ServerSpec) -> None:
+        """Find out how a server may be started, for all starts from then on. Takes seconds."""
+        known = self.known_program(spec)
+        if self._prover is None or known is None or known.mode is not _UNPROVEN:
+            return
+        launch = await self.neutral(spec, new_id())
+        assert isinstance(launch, Launch)  # only programs are unproven
+        try:
+            await self._prover.prove(launch)
+        finally:
+            await self.discard(launch)
+        if self.known_program(spec) is known:
+            self._programs[(spec.name, spec.revision)] = self._with_mode(spec, known)
+
+    def _with_mode(self, spec: ServerSpec, program: Program) -> Program:
+        if self._prover is None:
+            return program
+        mode = mode_of(spec, program.argv, self._prover.findings)
+        return program if mode is None else replace(program, mode=mode)
+
     async def _build(
         self,
         spec: ServerSpec,
@@ -279,6 +315,7 @@ class Launcher:
             if owner == NEUTRAL
             else spec.sandbox,
             told=told,
+            preload=program.mode.preload,
         )
 
     def _told(self, spec: ServerSpec, owner: str, secrets: Mapping[str, Secret]) -> Told:

@@ -35,7 +35,7 @@ class ChildProcess:
     need `stop` for their descriptors and cgroup.
 
     Args:
-        popen: The outermost process.
+        pid: The outermost process; who watches it calls `ended`.
         stdin: Write end, owned.
         stdout: Read end, owned.
         stderr_fd: Read end, owned.
@@ -50,7 +50,7 @@ class ChildProcess:
 
     def __init__(
         self,
-        popen: "subprocess.Popen[bytes]",
+        pid: int,
         *,
         stdin: int,
         stdout: int,
@@ -63,15 +63,13 @@ class ChildProcess:
         page_out: Callable[[], None] = lambda: None,
         outermost_serves: bool = False,
     ) -> None:
-        self.pid = popen.pid
+        self.pid = pid
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = tail
-        self._popen = popen
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = self._loop.create_future()
         self._stderr_fd = stderr_fd
-        self._pidfd = os.pidfd_open(popen.pid)
         self._terminate = terminate
         self._kill = kill
         self._cleanup = cleanup
@@ -83,7 +81,6 @@ class ChildProcess:
         self._why = ""
         self._paused = False
         self._stderr_pace = Pace(_STDERR_BYTES_PER_S)
-        self._loop.add_reader(self._pidfd, self._on_exit)
         self._loop.add_reader(stderr_fd, self._on_stderr)
 
     def why(self) -> str:
@@ -162,12 +159,8 @@ class ChildProcess:
             os.close(self.stdin)
             self.stdin = -1
 
-    def _on_exit(self) -> None:
-        status = self._popen.poll()  # reaps
-        if status is None:
-            return
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
+    def ended(self, status: int) -> None:
+        """Take the news that the outermost process is gone and reaped."""
         self._on_stderr(rounds=_DRAIN_ROUNDS)
         if not self.exited.done():
             self.exited.set_result(status)
@@ -244,8 +237,8 @@ def spawn(
         raise _cannot_start(error) from None
     for theirs in (in_read, out_write, err_write):
         os.close(theirs)
-    return ChildProcess(
-        popen,
+    process = ChildProcess(
+        popen.pid,
         stdin=in_write,
         stdout=out_read,
         stderr_fd=err_read,
@@ -257,6 +250,23 @@ def spawn(
         page_out=page_out,
         outermost_serves=outermost_serves,
     )
+    _reap(popen, process)
+    return process
+
+
+def _reap(popen: "subprocess.Popen[bytes]", process: ChildProcess) -> None:
+    """Wait for the end of a child of this process and tell."""
+    loop = asyncio.get_running_loop()
+    pidfd = os.pidfd_open(popen.pid)
+
+    def on_exit() -> None:
+        status = popen.poll()
+        if status is not None:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+            process.ended(status)
+
+    loop.add_reader(pidfd, on_exit)
 
 
 def _cannot_start(error: OSError) -> UpstreamFailed | Unavailable:
@@ -301,6 +311,17 @@ def swap_exists() -> bool:
     with contextlib.suppress(OSError), open("/proc/swaps") as file:  # noqa: PTH123
         return len(file.readlines()) > 1
     return False
+
+
+async def readable(fd: int) -> None:
+    """Wait until a descriptor has something to read, or its end."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
 
 
 def signal_pid(pid: int, number: int) -> None:

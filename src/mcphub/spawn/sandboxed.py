@@ -84,23 +84,23 @@ class SandboxedSpawner:
         self.level = 0
         self.warning = ""
         self.problem = ""
-        self._settings = settings
+        self.settings = settings
         self._root = os.geteuid() == 0
         limited = Layer.CGROUPS not in settings.without
         self._cgroups = cgroups.Cgroups() if limited else cgroups.Cgroups.none()
-        self._etc = settings.state / "etc"
+        self.etc = settings.state / "etc"
         self._builder: Builder | None = None
         self._running: set[ChildProcess] = set()
         # Dying with the hub is the sandbox's own work; in its first milliseconds it is not armed yet.
         self._watchdog = reaper.Watchdog()
         uid = settings.uid_base + _GATEWAY_NUMBER if self._root else None
         self.on_egress = on_egress
-        self._egress = EgressGateway(self._heard, uid=uid)
+        self.egress = EgressGateway(self._heard, uid=uid)
 
     async def __aenter__(self) -> Self:
         """Find the level: try each way of building a sandbox, best first, until one holds."""
         self._watchdog.__enter__()
-        bubblewrap.write_etc(self._etc)
+        bubblewrap.write_etc(self.etc)
         problems: list[str] = []
         for level, name, make in self._ways(problems):
             self._builder = make()
@@ -123,8 +123,13 @@ class SandboxedSpawner:
     async def __aexit__(self, *_: object) -> None:
         """Kill every instance that still runs and end the gateway."""
         await asyncio.gather(*(process.stop(0) for process in list(self._running)))
-        await self._egress.aclose()
+        await self.egress.aclose()
         self._watchdog.__exit__()
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """Environment by which the watchdog finds processes that the hub left behind."""
+        return {reaper.HUB_MARK: self._watchdog.mark}
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -152,7 +157,7 @@ class SandboxedSpawner:
         Raises:
             Unavailable: Nobody listens there.
         """
-        return await self._egress.dial(instance_id, port)
+        return await self.egress.dial(instance_id, port)
 
     async def start(self, launch: Launch) -> ChildProcess:
         """Start one sandboxed process tree.
@@ -175,7 +180,7 @@ class SandboxedSpawner:
 
     def _ways(self, problems: list[str]) -> list[tuple[int, str, Callable[[], Builder]]]:
         """Return (level, name, how to make it), best first, of what this machine is not known to lack."""
-        without = self._settings.without
+        without = self.settings.without
         found: list[tuple[int, str, Callable[[], Builder]]] = []
         missing = bubblewrapped.missing()
         if Layer.BUBBLEWRAP in without or Layer.NAMESPACES in without:
@@ -204,34 +209,37 @@ class SandboxedSpawner:
         return found
 
     def _with_bubblewrap(self) -> Builder:
-        slots = self._settings.state / "slots"
-        overlay = Layer.OVERLAY not in self._settings.without
+        slots = self.settings.state / "slots"
+        overlay = Layer.OVERLAY not in self.settings.without
         staging = Staging.best(slots, overlay=overlay) if self._root else None
-        return bubblewrapped.Bubblewrapped(self._etc, staging)
+        return bubblewrapped.Bubblewrapped(self.etc, staging)
 
     def _with_own_code(
         self, *, namespaces: bool, overlay: bool, landlock: bool
     ) -> Callable[[], Builder]:
-        return lambda: Confined(
-            self._etc, namespaces=namespaces, overlay=overlay, landlock=landlock
-        )
+        return lambda: Confined(self.etc, namespaces=namespaces, overlay=overlay, landlock=landlock)
 
     async def _start(self, launch: Launch, builder: Builder) -> ChildProcess:
         if not 0 <= launch.number <= _MAX_NUMBER:
             raise InvalidInput("The owner's number is out of range.")
         places = bubblewrap.readable_places([*launch.readable, *map(Path, launch.sandbox.readable)])
         program.check(launch.argv, places, builder.home_inside(launch.home))
-        self._prepare_home(launch)
+        self.prepare_home(launch)
         async with contextlib.AsyncExitStack() as undo:
-            network = await self._egress.register(launch.instance_id, launch.sandbox)
+            network = await self.egress.register(launch.instance_id, launch.sandbox)
             undo.push_async_callback(network.close)
-            group = self._make_group(launch)
+            group = self.make_group(launch)
             undo.push_async_callback(group.remove)
             process = self._popen(launch, builder, places, network, group)
             undo.pop_all()
         return process
 
-    def _make_group(self, launch: Launch) -> cgroups.Group:
+    def make_group(self, launch: Launch) -> cgroups.Group:
+        """Make the control groups of an instance.
+
+        Raises:
+            Unavailable: The machine refuses.
+        """
         try:
             return self._cgroups.create(launch.instance_id, launch.sandbox)
         except OSError as error:
@@ -249,7 +257,7 @@ class SandboxedSpawner:
         network: Network,
         group: cgroups.Group,
     ) -> ChildProcess:
-        tail = self._tail(launch, builder, places)
+        tail = self.tail(launch, places, builder)
         init: NamespaceInit | None = None
 
         async def cleanup() -> None:
@@ -273,14 +281,13 @@ class SandboxedSpawner:
                 network=network,
                 join_files=group.join_files,
                 processes=None if "pids" in self._cgroups.controllers else launch.sandbox.pids,
-                uid=self._settings.uid_base + launch.number if self._root else None,
+                uid=self.settings.uid_base + launch.number if self._root else None,
                 info_fd=info_write,
             )
             start = builder.build(order, fds)
-            marks = {reaper.HUB_MARK: self._watchdog.mark}
             process = spawn(
                 start.argv,
-                env=OUTER_ENV | (marks if builder.namespaces else {}),
+                env=OUTER_ENV | (self.mark if builder.namespaces else {}),
                 cwd="/",
                 pass_fds=start.passed,
                 tail=tail,
@@ -290,7 +297,7 @@ class SandboxedSpawner:
                     pid, signal.SIGKILL if builder.namespaces else signal.SIGTERM
                 ),
                 cleanup=cleanup,
-                reached=lambda: _reached(group, launch),
+                reached=lambda: limit_reached(group, launch),
                 page_out=group.page_out,
             )
             info.pop_all()
@@ -298,19 +305,20 @@ class SandboxedSpawner:
         self._running.add(process)
         return process
 
-    def _tail(self, launch: Launch, builder: Builder, places: list[Path]) -> StderrBuffer:
+    def tail(self, launch: Launch, places: list[Path], builder: Builder) -> StderrBuffer:
+        """Return where the stderr of an instance goes."""
         secrets = [
             value.reveal()
             for value in (*launch.argv, *launch.env.values())
             if isinstance(value, Secret)
         ]
         inside = builder.home_inside(launch.home)
-        shown = names_of(launch.home, inside, [*places, self._settings.state])
+        shown = names_of(launch.home, inside, [*places, self.settings.state])
         return StderrBuffer(secrets, shown=shown, programs=builder.speakers)
 
-    def _prepare_home(self, launch: Launch) -> None:
+    def prepare_home(self, launch: Launch) -> None:
         """Make the home (0700) and give it to the user's kernel uid; never follow a link."""
-        uid = self._settings.uid_base + launch.number if self._root else os.geteuid()
+        uid = self.settings.uid_base + launch.number if self._root else os.geteuid()
         try:
             launch.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = launch.home.lstat()
@@ -328,14 +336,14 @@ class SandboxedSpawner:
         """Start a probe in the full sandbox; it looks at its own rights and for a file of the hub."""
         if self._builder is None:
             return False
-        secret = self._settings.state / "probe-secret"
+        secret = self.settings.state / "probe-secret"
         secret.write_text("secret\n")
         launch = Launch(
             instance_id=f"probe-{os.getpid()}",
             owner="neutral",
             number=0,
             argv=("/bin/sh", "-c", _PROBE, "sh", str(secret)),
-            home=self._settings.state / "probe-home",
+            home=self.settings.state / "probe-home",
         )
         try:
             process = await self._start(launch, self._builder)
@@ -353,7 +361,7 @@ class SandboxedSpawner:
         return works
 
 
-def _reached(group: cgroups.Group, launch: Launch) -> str:
+def limit_reached(group: cgroups.Group, launch: Launch) -> str:
     """Tell the user which limit ended an instance or hindered it."""
     reached = group.reached()
     if "memory" in reached:

@@ -172,6 +172,10 @@ _SHARED: Final = {
 }
 _PRLIMIT: Final = {"x86_64": 302, "aarch64": 261}
 _CLONE3: Final = 435
+_OF_SANDBOXES: Final = frozenset(
+    {"open_tree", "move_mount", "mount_setattr", "pivot_root", "mount", "umount2", "sethostname"}
+    | {"setns"}
+)
 
 
 def supported(machine: str | None = None) -> bool:
@@ -180,7 +184,9 @@ def supported(machine: str | None = None) -> bool:
 
 
 @lru_cache(maxsize=4)
-def program(machine: str | None = None, *, alone: bool = False) -> bytes:
+def program(
+    machine: str | None = None, *, alone: bool = False, makes_sandboxes: bool = False
+) -> bytes:
     """Return the filter as an array of `struct sock_filter`.
 
     Args:
@@ -188,6 +194,8 @@ def program(machine: str | None = None, *, alone: bool = False) -> bytes:
         alone: Without namespaces behind it: refuses also what they would close. Every socket but
             pairs (UDP, path and abstract sockets, the loopback network), System V IPC, message
             queues, and limits of other processes.
+        makes_sandboxes: Leave out what a process needs whose children make their own sandboxes and
+            load the whole filter then (a zygote): mounts, namespaces, the machine's name.
 
     Raises:
         ValueError: There is no table for this processor.
@@ -203,13 +211,20 @@ def program(machine: str | None = None, *, alone: bool = False) -> bytes:
     # clone3 hides its flags behind a pointer: ENOSYS makes libc fall back to clone.
     code += [(_JEQ, 0, 1, _CLONE3), (_RET, 0, 0, _ERRNO | errno.ENOSYS)]
     shared = _SHARED[name] if alone else {}
-    for number in sorted({*refused.values(), *_COMMON.values(), *shared.values()}):
+    left_out = _OF_SANDBOXES if makes_sandboxes else frozenset[str]()
+    named = {number for call, number in (refused | _COMMON).items() if call not in left_out}
+    for number in sorted({*named, *shared.values()}):
         code += [(_JEQ, 0, 1, number), (_RET, 0, 0, refuse)]
-    code += _branch(clone, [(_LD, 0, 0, _ARG0), (_JSET, 0, 1, _NAMESPACES), (_RET, 0, 0, refuse)])
-    code += _branch(
-        unshare,
-        [(_LD, 0, 0, _ARG0), (_JSET, 0, 1, _NAMESPACES | _NEWTIME), (_RET, 0, 0, refuse)],
-    )
+    for call, bits in (
+        ()
+        if makes_sandboxes
+        else (
+            (clone, _NAMESPACES),
+            (unshare, _NAMESPACES | _NEWTIME),
+        )
+    ):
+        flags = [(_LD, 0, 0, _ARG0), (_JSET, 0, 1, bits), (_RET, 0, 0, refuse)]
+        code += _branch(call, flags)
     terminal = [(_LD, 0, 0, _ARG1)]
     for request in _TERMINAL:
         terminal += [(_JEQ, 0, 1, request), (_RET, 0, 0, refuse)]
@@ -238,9 +253,9 @@ def _branch(number: int, body: list[tuple[int, int, int, int]]) -> list[tuple[in
     return [(_JEQ, 0, len(block), number), *block]
 
 
-def filter_fd() -> int:
+def filter_fd(*, makes_sandboxes: bool = False) -> int:
     """Return a new descriptor that holds the filter. One per start: bubblewrap reads it to its end."""
     fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
-    os.write(fd, program())
+    os.write(fd, program(makes_sandboxes=makes_sandboxes))
     os.lseek(fd, 0, os.SEEK_SET)
     return fd

@@ -29,6 +29,19 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Preload:
+    """What a zygote is made of; starts with equal ones may come from the same zygote.
+
+    Attributes:
+        python: Interpreter of the package's environment, absolute: the first word of `argv`.
+        modules: What it imports, in this order. Nothing of a user may change what that does.
+    """
+
+    python: str
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """Everything that one instance is made of; fixed at exec (rule R9).
 
@@ -46,6 +59,7 @@ class Launch:
         readable: Host paths that appear read-only at the same place (package, interpreter, …).
         sandbox: Egress list and limits.
         told: What its requests tell about the user beside the request itself.
+        preload: The zygote that it may be forked from, where there are zygotes.
     """
 
     instance_id: str
@@ -58,6 +72,7 @@ class Launch:
     readable: tuple[Path, ...] = ()
     sandbox: SandboxSpec = SandboxSpec()
     told: Told = Told()
+    preload: Preload | None = None
 
 
 class StderrTail(Protocol):
@@ -122,13 +137,18 @@ class Process(Protocol):
 class Spawner(Protocol):
     """Starts instances. Entered once by `app` as an async context manager.
 
-    Attributes:
-        level: Sandbox level 0 to 5 that the start-up self-test found (see docs/reference/sandbox.md).
-        warning: Sentence that every page shows, or empty.
+    Its level is what the start-up self-test found (see docs/reference/sandbox.md).
     """
 
-    level: int
-    warning: str
+    @property
+    def level(self) -> int:
+        """Sandbox level, 0 to 5."""
+        ...
+
+    @property
+    def warning(self) -> str:
+        """Sentence that every page shows, or empty."""
+        ...
 
     @property
     def means(self) -> str:

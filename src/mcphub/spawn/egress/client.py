@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -110,8 +110,17 @@ class EgressGateway:
         network = self._networks.get(instance_id)
         return network.counts if network else None
 
-    async def register(self, instance_id: str, sandbox: SandboxSpec) -> Network:
+    async def register(
+        self, instance_id: str, sandbox: SandboxSpec, made: Sequence[int] = ()
+    ) -> Network:
         """Make the network of an instance; one without egress needs no gateway.
+
+        Args:
+            instance_id: Id of the instance.
+            sandbox: Its egress list.
+            made: Descriptors of a network namespace and of its sockets, in the order of
+                `netns.Namespace`, for the `ports` of this list; stay the caller's. By default the
+                gateway makes them.
 
         Raises:
             InvalidInput: An entry of the egress list is malformed.
@@ -125,7 +134,7 @@ class EgressGateway:
                 self._link = await self._start()
         link = self._link
         message = {"op": "add", "id": instance_id, "egress": sandbox.egress}
-        namespace = await link.ask(message | {"redirect": dict(sandbox.redirect)})
+        namespace = await link.ask(message | {"redirect": dict(sandbox.redirect)}, fds=made)
 
         def drop() -> None:
             self._networks.pop(instance_id, None)
@@ -151,6 +160,17 @@ class EgressGateway:
         sock = socket.socket(fileno=await self._link.ask(message, call))
         sock.setblocking(False)
         return sock
+
+    @staticmethod
+    def ports(sandbox: SandboxSpec) -> tuple[int, ...] | None:
+        """Return the ports that a namespace for this egress list listens on; None if it needs none.
+
+        Raises:
+            InvalidInput: An entry is malformed.
+        """
+        if not sandbox.egress and not sandbox.redirect:
+            return None
+        return tuple(Rules.parse(sandbox.egress, sandbox.redirect).ports)
 
     async def aclose(self) -> None:
         """End the gateway."""
@@ -226,13 +246,13 @@ class _Link:
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(sock.fileno(), self._on_message)
 
-    async def ask(self, message: dict[str, Any], name: str = "") -> int:
+    async def ask(self, message: dict[str, Any], name: str = "", *, fds: Sequence[int] = ()) -> int:
         """Send `add` or `dial` and return the descriptor of the answer; `name` is what that is for."""
         name = name or message["id"]
         future: asyncio.Future[int] = self._loop.create_future()
         self._waiting[name] = future
         try:
-            self._send(message)
+            self._send(message, fds)
             async with asyncio.timeout(_ANSWER_S):
                 return await future
         except OSError:  # TimeoutError is one
@@ -263,10 +283,10 @@ class _Link:
             self.ready.set_exception(_lost())
             self.ready.exception()  # seen: the starter may have given up already
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
         if self.closed:
             raise ConnectionResetError
-        self._sock.send(json.dumps(message).encode())
+        socket.send_fds(self._sock, [json.dumps(message).encode()], fds)
 
     def _on_message(self) -> None:
         try:

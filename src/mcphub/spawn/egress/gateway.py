@@ -29,6 +29,7 @@ from mcphub.spawn.egress.dns import Names
 from mcphub.spawn.egress.rules import Endpoint, Rules
 
 MAX_MESSAGE: Final = 256 * 1024
+_MOST_FDS: Final = 250
 _MAX_CONNECTIONS: Final = 64
 _MAX_EVENTS: Final = 2000
 _EVENTS_PER_MESSAGE: Final = 200
@@ -217,11 +218,11 @@ async def serve(sock: socket.socket, user_namespace: int) -> None:
 
         def on_message() -> None:
             try:
-                data = sock.recv(MAX_MESSAGE)
+                data, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, _MOST_FDS)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
+                data, fds = b"", []
             if not data:
                 closed.set()
                 return
@@ -237,7 +238,7 @@ async def serve(sock: socket.socket, user_namespace: int) -> None:
                 return
             try:
                 rules = Rules.parse(message["egress"], message["redirect"])
-                space = netns.make(rules.ports)
+                space = netns.made(fds) if fds else netns.make(rules.ports)
             except OSError as error:
                 control.send({"op": "failed", "id": name, "error": error.strerror or "error"})
                 return

@@ -124,6 +124,18 @@ def _in_thread(work: Callable[[], _T]) -> _T:
     return result[0]
 
 
+def made(fds: Sequence[int]) -> Namespace:
+    """Return a namespace from the descriptors of its parts, in the order of `Namespace`; owns them.
+
+    Raises:
+        OSError: One is no socket.
+    """
+    udp, tcp, *listeners = (socket.socket(fileno=fd) for fd in fds[1:])
+    for sock in (udp, tcp, *listeners):
+        sock.setblocking(False)
+    return Namespace(fds[0], udp, tcp, tuple(listeners))
+
+
 def _make(ports: Sequence[int]) -> Namespace:
     _unshare(_CLONE_NEWNET)
     _route_everything_to_loopback()

@@ -1,0 +1,1 @@
+"""Python servers forked from a process that has imported their packages once: code of both sides."""

@@ -1,0 +1,249 @@
+"""A zygote holds nothing of any user, and its failure, age or absence harms nobody."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.forked import PRELOAD, ForkingSpawner
+from tests.polling import until
+
+from mcphub.ids import instance_id
+from mcphub.spawn.process import children
+from mcphub.spawn.sandboxed import SandboxSettings
+from mcphub.spawn.spawner import Launch, Preload
+from mcphub.spawn.zygote import zygote as zygotes
+from mcphub.vault.secret import Secret
+
+pytestmark = pytest.mark.anyio
+PYTHON = PRELOAD.python
+ALICE, BOB = "canary-of-alice-5502", "canary-of-bob-9071"
+WAITS = "import os, sys; print('up', flush=True); sys.stdin.read()"
+# What a careless zygote would do: receive what the child is told, and fork then.
+CARELESS = """
+import socket
+from mcphub.spawn.zygote import child
+kept = []
+fork, receive = parent._fork, child.receive
+def careless(control, fd, outer, wake):
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        sock.send(b'hello')
+        got = receive(sock, 64, 8)
+    with open(f'/proc/self/fd/{got[1][3]}', 'rb') as file:
+        kept.append(file.read())
+    child.receive = lambda *_: got
+    fork(control, fd, outer, wake)
+    for each in got[1]:
+        os.close(each)
+parent._fork = careless
+"""
+
+
+@pytest.fixture
+async def spawner(tmp_path):
+    async with ForkingSpawner(SandboxSettings(tmp_path / "run")) as found:
+        assert found.level, found.problem
+        yield found
+
+
+def holds(pid: int, *wanted: str) -> set[str]:
+    """Which of these texts are in the memory of a process that it can write."""
+    found = set()
+    with contextlib.ExitStack() as stack:
+        maps = stack.enter_context(Path(f"/proc/{pid}/maps").open())
+        memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+        stack.callback(os.close, memory)
+        for line in maps:
+            place, rights = line.split()[:2]
+            if "r" not in rights or "[v" in line:
+                continue
+            start, end = (int(text, 16) for text in place.split("-"))
+            with contextlib.suppress(OSError):
+                data = os.pread(memory, end - start, start)
+                found |= {word for word in wanted if word.encode() in data}
+    return found
+
+
+def tree(pid: int) -> set[int]:
+    found = {pid}
+    for child in children(pid):
+        found |= tree(child)
+    return found
+
+
+def parents_of(spawner: ForkingSpawner, *instances) -> set[int]:
+    """Every process that a zygote consists of, and the one that prepares for it."""
+    found = set()
+    for zygote in spawner.zygotes.zygotes():
+        found |= tree(zygote.pid)
+    for instance in instances:
+        found -= tree(instance.pid)
+    return found | {spawner.zygotes.preparer_pid}
+
+
+async def started(spawner, tmp_path, number: int, canary: str, code: str = WAITS):
+    launch = Launch(
+        instance_id(),
+        f"u_{number}",
+        number,
+        (PYTHON, "-c", code, Secret(f"argument-{canary}")),
+        tmp_path / f"home{number}",
+        env={"TOKEN": Secret(canary)},
+    )
+    process = await spawner.start(launch)
+    with anyio.fail_after(30):
+        await anyio.wait_readable(process.stdout)
+    return process
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: reads the memory of other processes")
+async def test_no_byte_of_a_user_is_in_any_parent_after_many_starts(spawner, tmp_path):
+    for _ in range(15):
+        for number, canary in ((16, ALICE), (17, BOB)):
+            process = await started(spawner, tmp_path, number, canary)
+            await process.stop(0)
+    alice = await started(spawner, tmp_path, 16, ALICE)
+    bob = await started(spawner, tmp_path, 17, BOB)
+    parents = parents_of(spawner, alice, bob)
+    assert len(parents) >= 4
+    assert {pid: found for pid in parents if (found := holds(pid, ALICE, BOB))} == {}
+    # the same look finds what is there
+    assert holds(alice.pid, ALICE, BOB) == {ALICE}
+    assert holds(bob.pid, ALICE, BOB) == {BOB}
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: reads the memory of other processes")
+async def test_a_zygote_that_receives_for_its_children_would_be_found(tmp_path, monkeypatch):
+    head, serve = zygotes._BOOT.split("main(int")
+    head = head.replace(
+        "import main;", "import main; from mcphub.spawn.zygote import parent; import os;"
+    )
+    boot = f"{head}\nexec({CARELESS!r})\nmain(int{serve}"
+    monkeypatch.setattr(zygotes, "_BOOT", boot)
+    async with ForkingSpawner(SandboxSettings(tmp_path / "run")) as spawner:
+        alice = await started(spawner, tmp_path, 16, ALICE)
+        bob = await started(spawner, tmp_path, 17, BOB)
+        found = set()
+        for pid in parents_of(spawner, alice, bob):
+            found |= holds(pid, ALICE, BOB)
+        assert found == {ALICE, BOB}
+
+
+async def test_a_credential_is_not_in_what_proc_shows_of_an_instance(spawner, tmp_path):
+    alice = await started(spawner, tmp_path, 16, ALICE)
+    for name in ("environ", "cmdline"):
+        shown = Path(f"/proc/{alice.pid}/{name}").read_bytes()  # noqa: ASYNC240
+        assert ALICE.encode() not in shown
+
+
+async def test_children_of_one_zygote_draw_different_random_numbers(spawner, tmp_path):
+    code = (
+        "import os, random, sys, uuid; print(random.random(), uuid.uuid4(), os.urandom(4).hex(),"
+        " flush=True); sys.stdin.read()"
+    )
+    drawn = set()
+    for number in (16, 17):
+        process = await started(spawner, tmp_path, number, ALICE, code)
+        drawn |= set(os.read(process.stdout, 1000).split())
+    assert len(drawn) == 6
+
+
+async def test_a_zygote_that_cannot_import_costs_a_start_nothing_but_time(tmp_path):
+    missing = Preload(PYTHON, ("there_is_no_such_module",))
+    async with ForkingSpawner(SandboxSettings(tmp_path / "run"), missing) as spawner:
+        launch = Launch(
+            instance_id(), "u_16", 16, (PYTHON, "-c", WAITS), tmp_path / "h", preload=missing
+        )
+        process = await spawner.zygotes.start(launch)
+        with anyio.fail_after(30):
+            await anyio.wait_readable(process.stdout)
+        assert os.read(process.stdout, 10) == b"up\n"
+        assert process not in spawner.zygotes.processes()
+
+
+async def test_an_import_that_leaves_a_thread_is_not_forked(tmp_path):
+    """A lock that another thread holds would be held for ever in every child."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "threads.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+    )
+    # `sys.path` of an interpreter with this environment holds the package
+    venv = tmp_path / "venv"
+    done = await anyio.run_process([PYTHON, "-I", "-m", "venv", "--without-pip", str(venv)])
+    assert done.returncode == 0
+    (site,) = venv.glob("lib/python3*/site-packages")
+    (site / "threads.py").write_text((package / "threads.py").read_text())
+    preload = Preload(str(venv / "bin" / "python"), ("threads",))
+    async with ForkingSpawner(SandboxSettings(tmp_path / "run"), preload) as spawner:
+        launch = Launch(
+            instance_id(),
+            "u_16",
+            16,
+            (preload.python, "-c", WAITS),
+            tmp_path / "h",
+            readable=(venv,),
+            preload=preload,
+        )
+        process = await spawner.zygotes.start(launch)
+        assert process not in spawner.zygotes.processes()
+        assert spawner.zygotes.zygotes() == []
+
+
+async def test_a_worn_zygote_is_replaced_and_its_instances_live_on(spawner, tmp_path):
+    alice = await started(spawner, tmp_path, 16, ALICE)
+    (old,) = spawner.zygotes.zygotes()
+    old.forks = 1_000_000
+    bob = await started(spawner, tmp_path, 17, BOB)
+    assert len(spawner.zygotes.zygotes()) == 2
+    assert not alice.exited.done()
+    assert not bob.exited.done()
+    await alice.stop(0)
+    assert old.children == {}
+
+
+async def test_the_end_of_a_zygote_is_the_end_of_its_instances_and_the_next_start_works(
+    spawner, tmp_path
+):
+    alice = await started(spawner, tmp_path, 16, ALICE)
+    (zygote,) = spawner.zygotes.zygotes()
+    os.kill(zygote.pid, signal.SIGKILL)
+    with anyio.fail_after(20):
+        await alice.exited
+    await alice.stop(0)
+    await until(lambda: bool(zygote.broken))
+    bob = await started(spawner, tmp_path, 17, BOB)
+    assert not bob.exited.done()
+
+
+async def test_many_starts_at_once_come_from_one_zygote(spawner, tmp_path):
+    found = []
+
+    async def one(number: int) -> None:
+        found.append(await started(spawner, tmp_path, number, ALICE))
+
+    with anyio.fail_after(120):
+        async with anyio.create_task_group() as tasks:
+            for number in range(16, 32):
+                tasks.start_soon(one, number)
+    assert len({process.pid for process in found}) == 16
+    assert len(spawner.zygotes.zygotes()) == 1
+    for process in found:
+        await process.stop(0)
+    (zygote,) = spawner.zygotes.zygotes()
+    assert zygote.children == {}
+
+
+async def test_a_start_that_is_given_up_leaves_nothing(spawner, tmp_path):
+    await (await started(spawner, tmp_path, 16, ALICE)).stop(0)
+    (zygote,) = spawner.zygotes.zygotes()
+    before = tree(zygote.pid)
+    for delay in (0.0, 0.005, 0.01, 0.02):
+        with anyio.move_on_after(delay):
+            process = await started(spawner, tmp_path, 16, ALICE)
+            await process.stop(0)
+    await until(lambda: tree(zygote.pid) <= before)
