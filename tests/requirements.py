@@ -143,6 +143,7 @@ REQUIREMENTS: Final = (
         (
             _FRONT + "test_sloppy_openings_end_in_a_session_that_works",
             _FRONT + "test_a_discover_and_an_initialize_may_cross",
+            _FRONT + "test_a_probe_does_not_wait_for_a_server_that_is_slow_to_open",
             _RULES + "test_an_initialize_with_modern_headers_still_opens_a_session",
             _BRIDGE + "test_a_discover_probe_and_then_initialize_work_in_one_process",
         ),

@@ -50,6 +50,12 @@ GUARDS: Final = (
         "security/test_rules_identity.py::test_a_session_exists_for_its_user_at_its_endpoint_only",
     ),
     Guard(
+        "R3", "a cursor is its user's", "gateway/paging.py",
+        '["mcphub cursor 1", call.principal.user_id, call.target.path, call.method]',
+        '["mcphub cursor 1", "", call.target.path, call.method]',
+        "interaction/test_aggregation.py::test_a_cursor_of_anybody_or_anything_else_is_refused",
+    ),
+    Guard(
         "R4", "a client's user context is stripped", "wire/eras.py",
         "for key, value in meta_of(params).items() if key not in HOP_META",
         "for key, value in meta_of(params).items()",

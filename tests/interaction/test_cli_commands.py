@@ -90,6 +90,34 @@ def test_init_makes_everything_privately_and_once(tmp_path: Path) -> None:
         assert (hub.directory / name).stat().st_mode & 0o777 == 0o600, name
 
 
+def test_a_server_that_cannot_be_listed_is_named_with_the_reason(hub: Hub, served: str) -> None:
+    dead = {"command": "/bin/false", "groups": ["everyone"], "riskLevel": "low"}
+    entries = SETTINGS["mcpServers"] | {"dead": dead}
+    (hub.directory / "mcp_settings.json").write_text(json.dumps({"mcpServers": entries}))
+    key = hub.ask("key", "create", "admin")["key"]
+    version = "2026-07-28"
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": version,
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    headers = {
+        "Authorization": f"Bearer {key}", "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": version, "Mcp-Method": "tools/list",
+    }  # fmt: skip
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
+    deadline, missing = time.monotonic() + 60, {}
+    while "dead" not in missing:
+        assert time.monotonic() < deadline, missing
+        time.sleep(0.2)  # until the hub has seen the edit
+        result = httpx2.post(f"{served}/mcp", json=body, headers=headers, timeout=30).json()
+        missing = result["result"].get("_meta", {}).get("dev.mcphub/unavailable", {})
+    servers = {entry["name"]: entry for entry in hub.ask("server", "list")}
+    assert servers["dead"]["unavailable"] and servers["github"]["unavailable"] == []
+    listed = hub.run("server", "list")
+    assert "not listed" in listed.stdout and "dead cannot be listed" in listed.stderr
+    assert "dead cannot be listed for admin" in hub.run("instances").stderr
+
+
 def test_users_groups_and_keys_have_a_whole_life(hub: Hub) -> None:
     anna = hub.ask("user", "add", "anna")
     hub.ask("user", "add", "ben", "--admin")

@@ -114,6 +114,22 @@ async def test_a_discover_and_an_initialize_may_cross(hub_of):
         assert len(sessions) == 2 and "mcp-session-id" not in found["discover"].headers
 
 
+@pytest.mark.requirement("10a")
+async def test_a_probe_does_not_wait_for_a_server_that_is_slow_to_open(hub_of):
+    slow = scripted({"tools": tools("a"), "list_delay_s": 4})
+    async with hub_of({"slow": slow}) as hub, raw_client(hub, "alice", "slow") as alice:
+        with anyio.fail_after(2):
+            early = (await alice.modern("server/discover")).json()["result"]
+        assert hub.hub.catalogs.known(hub.hub.access.specs["slow"]) is None
+        assert early["supportedVersions"] == [MODERN] and early["ttlMs"] == 0
+        # what it asks then is waited for, and so is the opening of a session
+        await alice.open()
+        listed = (await alice.modern("tools/list")).json()["result"]["tools"]
+        assert [tool["name"] for tool in listed] == ["a"]
+        known = (await alice.modern("server/discover")).json()["result"]
+        assert known["_meta"]["io.modelcontextprotocol/serverInfo"]["name"] == "scripted"
+
+
 @pytest.mark.requirement("7")
 async def test_sessions_keep_the_rules_of_streamable_http(hub_of):
     async with hub_of({"plain": plain()}) as hub, raw_client(hub, "alice") as alice:

@@ -31,6 +31,7 @@ from mcphub.wire.envelope import Members
 from mcphub.wire.extensions import routed
 
 _log = structlog.get_logger()
+_PROBE_S: Final = 0.25
 _UNAVAILABLE: Final = "dev.mcphub/unavailable"
 _HUB_INFO: Final = msgspec.json.encode(
     {"name": "mcphub", "title": "MCPHub", "version": __version__}
@@ -62,8 +63,15 @@ async def initialize(plane: DataPlane, call: Call) -> bytes:
 
 
 async def discover(plane: DataPlane, call: Call) -> bytes:
-    """Answer `server/discover` (MCP 2026-07-28 server/discover)."""
-    opening = await _opening(plane, call)
+    """Answer `server/discover` (MCP 2026-07-28 server/discover).
+
+    Clients probe with it and give up within a second: a server that is not known yet is not waited for.
+    """
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            opening = await _opening(plane, call)
+    except TimeoutError:
+        opening = {"capabilities": msgspec.Raw(_AGGREGATED)}
     info = bytes(opening.pop("serverInfo", msgspec.Raw(_HUB_INFO)))
     opening.pop("protocolVersion", None)
     opening["supportedVersions"] = envelope.raw(MODERN_VERSIONS)
