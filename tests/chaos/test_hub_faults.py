@@ -1,0 +1,180 @@
+"""Faults of the hub itself: killed while it writes, a full disk, many users at start, a reload by signal."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests.chaos.serving import HubProcess
+from tests.unprivileged import ROOT
+
+FOLDER = ROOT / "tests" / "servers"
+USERS, SERVERS = 5_000, 50
+FIRST_CALL_S = 3.0
+"""Processor time of a restarted hub until its first call is answered. Not time on the clock: tests share
+the machine with others, and what is looked for is work that grows with the users."""
+
+
+def plain(**more: object) -> dict[str, object]:
+    return {
+        "command": "/usr/bin/python3",
+        "args": [str(FOLDER / "plain.py")],
+        "groups": ["everyone"],
+        "sandbox": {"readable": [str(FOLDER)]},
+        **more,
+    }
+
+
+# Writes users, credentials and audit events in turn; says each one that was acknowledged.
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from mcphub.audit import log
+from mcphub.ground import ground
+from mcphub.settings import load
+
+async def main():
+    settings = load(Path(sys.argv[1]), environ={})
+    async with ground(settings) as services:
+        for number in range(int(sys.argv[2]), 1_000_000):
+            user = await services.directory.add_user(f"user{number}")
+            await services.audit.write("test", log.USER_CREATED, user.id, {"name": user.name})
+            key = await services.directory.create_key(user.id)
+            print(user.name, user.id, key.info.id, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_whatever_was_acknowledged_survives_a_kill_at_any_moment(tmp_path):
+    hub = HubProcess(tmp_path / "hub")
+    hub.init({}, [])
+    acknowledged: list[tuple[str, str, str]] = []
+    for round_ in range(12):
+        env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
+        argv = [sys.executable, "-c", WRITER, str(hub.directory), str(round_ * 10_000)]
+        with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            lines = [writer.stdout.readline() for _ in range(1 + round_ % 5)]
+            time.sleep(0.0007 * round_)  # somewhere in the middle of the next write
+            writer.kill()
+            lines += writer.stdout.readlines()
+        acknowledged += [tuple(line.split()) for line in lines if line.endswith("\n")]
+        with sqlite3.connect(hub.directory / "hub.db") as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+            users = dict(db.execute("SELECT name, id FROM users").fetchall())
+            keys = {row[0] for row in db.execute("SELECT id FROM api_keys")}
+        assert {name: users.get(name) for name, _, _ in acknowledged} == {
+            name: user for name, user, _ in acknowledged
+        }
+        assert {key for _, _, key in acknowledged} <= keys
+        assert hub.run("audit", "verify").returncode == 0
+    assert len(acknowledged) >= 12
+
+
+def test_a_hub_with_many_users_and_servers_serves_its_first_call_soon(tmp_path):
+    hub = HubProcess(tmp_path / "hub")
+    hub.init({f"s{number}": plain() for number in range(SERVERS)}, ["alice", "bob"])
+    with sqlite3.connect(hub.directory / "hub.db") as db:
+        db.executemany(
+            "INSERT INTO users (id, name, number, role, created_at) VALUES (?, ?, ?, 'user', 0)",
+            [(f"u_known{n}", f"known {n}", 1_000 + n) for n in range(USERS)],
+        )
+        db.executemany(
+            "INSERT INTO api_keys (id, user_id, prefix, hash, label, created_at) VALUES (?, ?, ?, ?, '', 0)",
+            [(f"k_known{n}", f"u_known{n}", f"mcphub_{n:05}", f"{n:064x}") for n in range(USERS)],
+        )
+    with hub.serving():
+        assert hub.call("alice", "s0", "echo", text="before") == "before"
+        hub.process.kill()
+        hub.process.wait()
+    with hub.serving():
+        assert hub.call("bob", "s7", "echo", text="first") == "first"
+        used = processor_time_s(hub.process.pid)
+        assert used < FIRST_CALL_S, used
+        assert hub.stop() == 0
+
+
+def processor_time_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_hup_takes_a_new_settings_file_and_keeps_the_calls_that_run(tmp_path):
+    hub = HubProcess(tmp_path / "hub")
+    hub.init({"quiet": plain()}, ["alice", "bob"])
+    with hub.serving(), ThreadPoolExecutor() as threads:
+        hub.call("alice", "quiet", "remember", value="kept")
+        slow = threads.submit(hub.call, "alice", "quiet", "slow", seconds=3)
+        servers = {"mcpServers": {"quiet": plain(), "new": plain()}}
+        (hub.directory / "mcp_settings.json").write_text(json.dumps(servers))
+        hub.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 30
+        while "error" in hub.answer("bob", "new", "echo", text="x"):
+            assert time.monotonic() < deadline, hub.log.read_text()[-2000:]
+        assert slow.result() == "slept"
+        assert hub.call("alice", "quiet", "recall") == "kept"
+        (hub.directory / "mcp_settings.json").write_text("{ broken")
+        hub.process.send_signal(signal.SIGHUP)
+        assert hub.call("bob", "new", "echo", text="still") == "still"
+        assert hub.process.poll() is None
+        assert hub.stop() == 0
+    assert hub.log.read_text().count("hub.reload") == 2
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the small disk is a mount")
+def test_a_full_disk_gives_clear_errors_and_loses_nothing_acknowledged(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=0755", "small", disk], check=True)
+    try:
+        hub = HubProcess(disk / "hub")
+        hub.log = tmp_path / "hub.log"
+        hub.init({"quiet": plain()}, ["alice", "bob"])
+        with hub.serving():
+            hub.call("alice", "quiet", "remember", value="before")
+            fill(disk / "filler")
+            # what runs goes on, for both; what must be stored is refused in a sentence
+            assert hub.call("alice", "quiet", "recall") == "before"
+            added: list[str] = []
+            refused = ""
+            for number in range(400):
+                done = hub.run("user", "add", f"late{number}", "--json")
+                if done.returncode:
+                    refused = done.stderr
+                    break
+                added.append(f"late{number}")
+            assert refused
+            error = json.loads(refused.splitlines()[0])
+            assert error["message"]
+            assert error["hint"]
+            assert "Traceback" not in refused
+            assert hub.call("alice", "quiet", "recall") == "before"
+            (disk / "filler").unlink()
+            assert hub.run("user", "add", "after").returncode == 0
+            names = {user["name"] for user in hub.ask("user", "list")}
+            assert {"alice", "bob", "after", *added} <= names
+            assert hub.call("bob", "quiet", "echo", text="well") == "well"
+            assert hub.run("audit", "verify").returncode == 0
+            assert hub.stop() == 0
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(path: Path) -> None:
+    """Take all the space there is."""
+    with path.open("wb", 0) as file:
+        for size in (1 << 20, 1 << 12):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                continue
