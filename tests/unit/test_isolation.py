@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mcphub.isolation import credentials
+from mcphub.isolation import credentials, identity
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
@@ -166,6 +166,17 @@ def test_a_slot_of_a_user_gets_a_sentinel_wherever_it_stands():
     made = credentials.disguise(["--who=${USER_ACCOUNT}"], {"X": "a ${USER_PIN} b"}, canary="Y")
     assert {c.label for c in made.given} == {"slot:ACCOUNT", "slot:PIN"}
     assert "${" not in str(made.args) + str(dict(made.env))
+
+
+def test_signed_claims_ask_for_the_scopes_that_a_refusal_names():
+    refused = "Error: Insufficient permissions. Missing required scopes: tool:notes:write"
+    assert identity.scopes_in(refused) == ["tool:notes:write"]
+    assert identity.scopes_in("at http://x.test:80 nothing was found") == []
+    made = credentials.disguise([], {"AUTH_SECRET_KEY": "k" * 40}, canary="X")
+    last = identity.attempts("A", made.credentials, ["tool:notes:write"])[-2]
+    assert last.way == "signed"
+    claims = last.headers["Authorization"].split(".")[1]
+    assert "tool:notes:write" in base64.urlsafe_b64decode(claims + "==").decode()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from mcphub.errors import HubError, UpstreamFailed
 from mcphub.isolation import identity
 from mcphub.isolation.case import Case
 from mcphub.isolation.lab import Lab, Running, Sandbox
-from mcphub.isolation.model import Coverage, Result, Verdict
+from mcphub.isolation.model import Call, Coverage, Result, Verdict
 from mcphub.isolation.probes import Probe
 from mcphub.isolation.probes.cache import CacheProbe
 from mcphub.isolation.probes.interference import InterferenceProbe
@@ -26,9 +26,11 @@ from mcphub.isolation.probes.secrets import SecretProbe
 from mcphub.isolation.probes.token import TokenProbe
 from mcphub.isolation.script import Script, discover, settle
 from mcphub.isolation.subject import Subject
+from mcphub.isolation.surface import Surface
 from mcphub.isolation.verdict import judged
 
 _MOST_STARTS: Final = 3
+_ASKED: Final = 40
 _BUDGET_S: Final = 150.0
 
 
@@ -160,12 +162,31 @@ async def _joined(case: Case, running: Running) -> None:
             for user in ways:
                 running.leave(user)
             continue
+        await _scoped(case, running, tools, index)
         for user, chosen in case.identities.items():
             if chosen.sentinel:
                 case.lab.secrets.plant(f"user:{user}", chosen.sentinel)
         return
     case.identities = {}
     raise problem or UpstreamFailed("The server takes no session.")
+
+
+async def _scoped(case: Case, running: Running, surface: Surface, index: int) -> None:
+    """Ask for the scopes that refusals name, where the users' claims are signed."""
+    if case.identities["A"].way != "signed":
+        return
+    wanted: list[str] = []
+    for name in list(surface.tools)[:_ASKED]:
+        refused = await running.call("A", Call("tools/call", name, {}))
+        wanted += identity.scopes_in("" if refused.ok else refused.text)
+    if not wanted:
+        return
+    known = case.lab.disguise.credentials
+    for user in ("A", "B"):
+        running.leave(user)
+    scopes = sorted(set(wanted))
+    case.identities = {u: identity.attempts(u, known, scopes)[index] for u in ("A", "B")}
+    await case.join(running)
 
 
 async def _alone(case: Case) -> None:

@@ -94,12 +94,12 @@ def header_names(credentials: Sequence[Credential]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def signed(secret: str, user: str, sentinel: str) -> str:
+def signed(secret: str, user: str, sentinel: str, scopes: Sequence[str] = ()) -> str:
     """Return a JWT (RFC 7519, HS256) that speaks for a user."""
     claims = {
         "sub": sentinel, "tid": f"tenant-{user.lower()}", "tenant_id": f"tenant-{user.lower()}",
-        "client_id": sentinel, "cid": sentinel, "user": sentinel, "scp": ["tool:*"],
-        "scope": "tools:read tools:write admin read write", "iss": "check", "aud": "mcp", "exp": 4_102_444_800,
+        "client_id": sentinel, "cid": sentinel, "user": sentinel, "scp": ["tool:*", *scopes],
+        "scope": " ".join(["read", "write", "admin", "tools:read", "tools:write", *scopes]), "iss": "check", "aud": "mcp", "exp": 4_102_444_800,
     }  # fmt: skip
     parts = [_b64(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
     mac = hmac.new(secret.encode(), ".".join(parts).encode(), hashlib.sha256).digest()

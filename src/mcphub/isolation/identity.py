@@ -4,12 +4,16 @@ The attempts are made with sentinels of each user in the form of the server's ow
 one a server takes, and what it does without any, is seen by the witness and by its refusals.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from mcphub.isolation import credentials
 from mcphub.isolation.canaries import mint
 from mcphub.isolation.credentials import Credential
+
+_SCOPE: Final = re.compile(r"[\w.-]+(?::[\w.*-]+)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,14 @@ class Identity:
     sentinel: str = ""
 
 
-def attempts(user: str, known: Sequence[Credential]) -> list[Identity]:
-    """Return a user's attempts, the likeliest first; without identity last."""
+def attempts(user: str, known: Sequence[Credential], scopes: Sequence[str] = ()) -> list[Identity]:
+    """Return a user's attempts, the likeliest first; without identity last.
+
+    Args:
+        user: `A` or `B`.
+        known: Credentials of the launch line.
+        scopes: What signed claims ask for.
+    """
     sentinel = mint()
     given = [credential for credential in known if credential.given]
     prefix = given[0].prefix if given else ""
@@ -44,6 +54,11 @@ def attempts(user: str, known: Sequence[Credential]) -> list[Identity]:
         Identity("header", {"Authorization": f"Bearer {token}"}, sentinel),
     ]
     for credential in credentials.signing(known):
-        claimed = credentials.signed(credential.value, user, sentinel)
+        claimed = credentials.signed(credential.value, user, sentinel, scopes)
         found.append(Identity("signed", {"Authorization": f"Bearer {claimed}"}, sentinel))
     return [*found, Identity("none")]
+
+
+def scopes_in(refusal: str) -> list[str]:
+    """Return the scopes that a refusal says are missing."""
+    return _SCOPE.findall(refusal) if re.search(r"scope|permission", refusal, re.IGNORECASE) else []

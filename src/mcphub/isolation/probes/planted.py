@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from time import monotonic
 
 from mcphub.isolation.canaries import Sighting
 from mcphub.isolation.case import Case
@@ -10,6 +11,7 @@ from mcphub.isolation.oracle import excerpt
 from mcphub.isolation.replay import reproduced
 from mcphub.isolation.synthesis import Planted, uses_paths
 
+_SHRINK_S = 25.0
 _REMEDY = {
     LeakClass.STATE: "Run an instance for each user: set riskLevel critical or requiresUserIsolation.",
     LeakClass.FILESYSTEM: "Run an instance for each user, with a home of its own.",
@@ -113,7 +115,10 @@ async def _finding(case: Case, hits: list[_Hit]) -> Finding:
         confidence=1.0,
         remedy=_REMEDY.get(hit.leak, ""),
     )
+    until = monotonic() + _SHRINK_S
     for other in hits[:3]:
+        if monotonic() > until:
+            break
         start = case.origin.get(other.sighting.canary)
         shortest = await reproduced(case, [start] if start else [], other.seen, other.sighting)
         if shortest:
