@@ -276,6 +276,8 @@ async def test_a_listen_stream_is_acknowledged_first_and_carries_the_clients_own
             raw_client(hub, "alice", "modern") as alice,
             raw_client(hub, "bob", "modern") as bob,
         ):
+            # a server that runs already: what it gets at once is a call, and this is none
+            await alice.modern("tools/call", call("echo", text="x"))
             listen = {"notifications": {
                 "toolsListChanged": True, "resourceSubscriptions": ["mem://state", "mem://none"],
             }}  # fmt: skip

@@ -15,9 +15,9 @@ from mcphub.gateway.calls import Call
 from mcphub.gateway.onward import outgoing
 from mcphub.gateway.plane import DataPlane, ready_instance, route
 from mcphub.gateway.relay import Begun, answered, ended, refused
-from mcphub.gateway.watching import SUBSCRIBE, UNSUBSCRIBE
+from mcphub.gateway.watching import LISTEN, SUBSCRIBE, UNSUBSCRIBE
 
-_NEVER: Final = frozenset({*answers.LOCAL, SUBSCRIBE, UNSUBSCRIBE})
+_NEVER: Final = frozenset({*answers.LOCAL, SUBSCRIBE, UNSUBSCRIBE, LISTEN})
 """Methods that are not a request to one server and its answer."""
 
 

@@ -19,6 +19,7 @@ from mcphub.wire.envelope import Members
 
 SUBSCRIBE: Final = "resources/subscribe"
 UNSUBSCRIBE: Final = "resources/unsubscribe"
+LISTEN: Final = "subscriptions/listen"
 _RESTART_S: Final = 10.0
 _DONE: Final[Members] = {"result": msgspec.Raw(b"{}")}
 
