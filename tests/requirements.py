@@ -265,6 +265,7 @@ REQUIREMENTS: Final = (
             _TRANSLATION
             + "test_a_listen_stream_is_acknowledged_first_and_carries_the_clients_own_id",
             _AGGREGATION + "test_list_changes_of_any_server_reach_exactly_their_owner",
+            _FRONT + "test_a_listen_stream_opens_also_when_the_server_runs_already",
         ),
     ),
     Requirement(

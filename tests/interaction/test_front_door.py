@@ -262,6 +262,22 @@ async def test_a_modern_request_neither_needs_nor_makes_nor_touches_a_session(hu
         assert len(hub.hub.sessions) == 0
 
 
+@pytest.mark.requirement("21")
+async def test_a_listen_stream_opens_also_when_the_server_runs_already(hub_of):
+    async with hub_of({"plain": plain()}) as hub, raw_client(hub, "alice") as alice:
+        assert text_in(await alice.modern("tools/call", ECHO)) == "hello"
+        params = {"notifications": {"toolsListChanged": True}}
+        meta = {VERSION: MODERN, CAPABILITIES: {}}
+        body = request("subscriptions/listen", params | {"_meta": meta}, id="sub")
+        headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "subscriptions/listen"}
+        async with alice.http.stream("POST", alice.url, json=body, headers=headers) as stream:
+            with anyio.fail_after(10):
+                async for line in stream.aiter_lines():
+                    if line.startswith("data: "):
+                        assert "acknowledged" in line
+                        break
+
+
 @pytest.mark.requirement("9")
 @pytest.mark.parametrize("mode", ["legacy", MODERN])
 async def test_a_result_of_five_megabytes_arrives_whole(hub_of, mode):
