@@ -7,7 +7,7 @@ TEST ?= tests
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check serve bench reality-check lock clean
+.PHONY: help demo test check serve bench bench-starts reality-check lock clean
 
 help:
 	@echo 'MCPHub: one MCP endpoint for a team, each user isolated.'
@@ -21,6 +21,7 @@ help:
 	@echo '  make serve   run the hub from this checkout (MCPHUB_DIR, default ~/.mcphub); ARGS go to it'
 	@echo '  make bench   measure a call through the hub, nginx, other gateways and none (ten minutes);'
 	@echo '               ARGS=--docs writes table and chart into docs/reference'
+	@echo '  make bench-starts   measure what the start of an instance costs, by its program and by the hub'
 	@echo '  make reality-check   check the published servers of the manifest, and write the page about them'
 	@echo '  make lock    resolve pyproject.toml into requirements/ again (ARGS=--upgrade for newer versions)'
 	@echo '  make clean   remove .venv and everything that was built or cached here'
@@ -48,6 +49,10 @@ serve:
 bench:
 	@scripts/setup bench
 	@$(PYTHON) benchmarks/relay.py $(ARGS)
+
+bench-starts:
+	@scripts/setup bench
+	@$(PYTHON) benchmarks/starts.py $(ARGS)
 
 reality-check:
 	@scripts/setup test

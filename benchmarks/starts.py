@@ -1,0 +1,293 @@
+"""What the start of a real server costs: by its launcher, directly, sandboxed, and as the hub starts it.
+
+For each server all ways take turns in shuffled order, in one run, so that noise of the machine meets
+all of them; figures are medians. Times are from the first system call until `initialize` is answered.
+Processor time is that of the instance's processes and of what the hub, the zygote and the preparing
+process spend on it; short helpers that are gone by then (some milliseconds) are not in it. The memory
+is what one more instance costs (private pages, USS) with many of them running.
+
+    python benchmarks/starts.py                 all servers, 7 rounds
+    python benchmarks/starts.py --burst 20      also 20 starts at once
+    python benchmarks/starts.py --many 100      memory with 100 instances
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+from processes import descendants
+
+from mcphub.catalog.packages import PackageStore
+from mcphub.catalog.settings_file import parse_settings
+from mcphub.catalog.toolchain import find_toolchain
+from mcphub.ids import instance_id
+from mcphub.spawn.modes import Findings, Prover, mode_of
+from mcphub.spawn.process import children, readable
+from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
+from mcphub.spawn.spawner import Launch
+from mcphub.spawn.unsandboxed import UnsandboxedSpawner
+from mcphub.spawn.zygote.spawner import ZygoteSpawner
+
+SERVERS = {
+    "time": ("uvx", ["mcp-server-time==2026.10.19", "--local-timezone", "UTC"]),
+    "fetch": ("uvx", ["mcp-server-fetch==2026.10.24"]),
+    "git": ("uvx", ["mcp-server-git==2026.10.19"]),
+    "filesystem": ("npx", ["@modelcontextprotocol/server-filesystem@2026.8.31", "/home/u"]),
+    "memory": ("npx", ["@modelcontextprotocol/server-memory@2026.8.31"]),
+    "everything": ("npx", ["@modelcontextprotocol/server-everything@2026.8.31"]),
+}
+HELLO = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "bench", "version": "1"},
+    },
+}
+LINE = json.dumps(HELLO).encode() + b"\n"
+
+
+@dataclass
+class Server:
+    """A server, and how each way starts it."""
+
+    name: str
+    mode: str
+    launch: Launch
+    direct: Launch
+    launcher: Launch
+
+
+class Ways:
+    """The spawners behind the names of the columns."""
+
+    def __init__(self, plain: SandboxedSpawner, forking: ZygoteSpawner, bare: UnsandboxedSpawner):
+        self.plain, self.forking, self.bare = plain, forking, bare
+        self.homes = Path(tempfile.mkdtemp(prefix="bench-homes-"))
+        self.homes.chmod(0o711)
+        self.count = 0
+
+    def others(self) -> list[int]:
+        """Processes that work for every start."""
+        found = [os.getpid(), self.forking.preparer_pid or 0]
+        for zygote in self.forking.zygotes():
+            found += [zygote.pid, *children(zygote.pid)]
+            found += [inner for child in children(zygote.pid) for inner in children(child)]
+        return found
+
+    async def start(self, server: Server, way: str):
+        """Start one; returns its process once `initialize` was answered, seconds, processor seconds."""
+        self.count += 1
+        launch = {"hub": server.launch, "sandboxed": server.launch}.get(way, server.direct)
+        launch = server.launcher if way == "launcher" else launch
+        spawner = {"hub": self.forking, "sandboxed": self.plain}.get(way, self.bare)
+        home = self.homes / str(self.count)
+        number = 16 + self.count % 900_000
+        launch = replace(launch, instance_id=instance_id(), home=home, number=number)
+        if launch.argv[-1] == "/home/u":
+            launch = replace(launch, argv=(*launch.argv[:-1], spawner.home_inside(home)))
+        others = self.others()
+        before = cpu_s(others)
+        begun = time.perf_counter()
+        process = await spawner.start(launch)
+        os.write(process.stdin, LINE)
+        data = b""
+        async with asyncio.timeout(120):
+            while b"\n" not in data:
+                await readable(process.stdout)
+                with contextlib.suppress(BlockingIOError):
+                    part = os.read(process.stdout, 65536)
+                    if not part:
+                        raise RuntimeError(f"{way} {server.name}: {process.stderr.lines()[-5:]}")
+                    data += part
+        assert b'"result"' in data, data
+        taken = time.perf_counter() - begun
+        own = [pid for pid in (process.pid, *descendants(process.pid)) if pid not in others]
+        return process, taken, cpu_s(own) + cpu_s(others) - before
+
+
+def cpu_s(pids: list[int]) -> float:
+    """Return the processor seconds of processes that live, with all their threads."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def private_mib(pid: int) -> float:
+    """Return the private memory of a process and all below it, in MiB."""
+    total = 0
+    for each in [pid, *descendants(pid)]:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
+                if line.startswith(("Private_Clean", "Private_Dirty")):
+                    total += int(line.split()[1])
+    return total / 1024
+
+
+@contextlib.asynccontextmanager
+async def prepared(names: list[str], state: Path) -> AsyncIterator[tuple[Ways, list[Server]]]:
+    """Install the servers, find out how they may be started, and open the spawners."""
+    store = PackageStore(state / "packages", find_toolchain(os.environ["PATH"]), os.environ)
+    async with (
+        SandboxedSpawner(SandboxSettings(state / "run")) as plain,
+        ZygoteSpawner(plain) as forking,
+        UnsandboxedSpawner() as bare,
+    ):
+        ways = Ways(plain, forking, bare)
+        prover = Prover(forking, Findings(state / "starts"))
+        servers = []
+        for name in names:
+            command, args = SERVERS[name]
+            text = json.dumps({"mcpServers": {name: {"command": command, "args": args}}})
+            spec = parse_settings(text, {}).specs[name]
+            wanted = store.requirement(command, args)
+            assert wanted is not None
+            installed = await store.install(await store.resolve(wanted), wanted)
+            argv = (*installed.argv, *wanted.args)
+            launch = Launch(
+                instance_id(), "u", 16, argv, ways.homes / name, readable=installed.readable
+            )
+            mode = mode_of(spec, argv, prover.findings)
+            if mode is None:
+                await prover.prove(replace(launch, owner="neutral", number=0))
+                mode = mode_of(spec, argv, prover.findings)
+            assert mode is not None
+            print(f"{name}: {mode.kind}: {mode.reason}", file=sys.stderr)
+            tools = os.environ["PATH"]
+            env = {"PATH": f"{Path(sys.executable).parent}:{tools}", "HOME": str(state / "user")}
+            program = shutil.which(command, path=env["PATH"]) or command
+            words = args if command == "uvx" else ["-y", *args]
+            env |= {
+                k: v
+                for k, v in os.environ.items()
+                if k.startswith(("PIP_", "UV_", "npm_", "SSL_", "NODE_EXTRA"))
+            }
+            by_launcher = replace(launch, argv=(program, *words), env=env, readable=())
+            servers.append(
+                Server(
+                    name,
+                    mode.kind,
+                    replace(launch, preload=mode.preload),
+                    replace(launch, preload=None),
+                    by_launcher,
+                )
+            )
+        yield ways, servers
+        shutil.rmtree(ways.homes, ignore_errors=True)
+
+
+async def compare(
+    ways: Ways, server: Server, columns: list[str], rounds: int
+) -> dict[str, tuple[float, float]]:
+    """Return the median seconds of each way, and its median processor seconds."""
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in columns}
+    for number in range(rounds + 1):  # the first round warms caches
+        for way in random.sample(columns, len(columns)):
+            process, *figures = await ways.start(server, way)
+            await process.stop(0)
+            if number:
+                found[way].append((figures[0], figures[1]))
+    return {
+        way: (statistics.median(t for t, _ in values), statistics.median(c for _, c in values))
+        for way, values in found.items()
+    }
+
+
+async def burst(ways: Ways, server: Server, way: str, count: int) -> float:
+    """Return the seconds until the last of `count` simultaneous starts is ready."""
+    begun = time.perf_counter()
+    started = await asyncio.gather(*(ways.start(server, way) for _ in range(count)))
+    taken = time.perf_counter() - begun
+    await asyncio.gather(*(process.stop(0) for process, *_ in started))
+    return taken
+
+
+async def memory(ways: Ways, server: Server, way: str, count: int) -> float:
+    """Return the mean private MiB of `count` instances that run together."""
+    running = [(await ways.start(server, way))[0] for _ in range(count)]
+    sizes = [private_mib(process.pid) for process in running]
+    await asyncio.gather(*(process.stop(0) for process in running))
+    return statistics.mean(sizes)
+
+
+async def repeated(count: int, work: Callable[[], Awaitable[float]]) -> float:
+    return statistics.median([await work() for _ in range(count)])
+
+
+async def run(options: argparse.Namespace) -> None:
+    columns = options.ways
+    async with prepared(options.servers, options.state) as (ways, servers):
+        heads = "".join(f" {way} ms (CPU) |" for way in columns)
+        print(f"| server | mode |{heads} hub ÷ direct | CPU hub ÷ direct |")
+        print(f"|---|---|{'--:|' * (len(columns) + 2)}")
+        for server in servers:
+            found = await compare(ways, server, columns, options.rounds)
+            cells = "".join(
+                f" {found[way][0] * 1000:.0f} ({found[way][1] * 1000:.0f}) |" for way in columns
+            )
+            ratios = [found["hub"][each] / found["direct"][each] for each in (0, 1)]
+            told = f"{cells} {ratios[0]:.3f} | {ratios[1]:.3f} |"
+            print(f"| {server.name} | {server.mode} |{told}", flush=True)
+        if options.burst:
+            print(
+                f"\n| {options.burst} at once | direct s | hub s | direct ÷ hub |\n|---|--:|--:|--:|"
+            )
+            for server in servers:
+                each = [
+                    await repeated(3, lambda s=server, w=way: burst(ways, s, w, options.burst))
+                    for way in ("direct", "hub")
+                ]
+                print(
+                    f"| {server.name} | {each[0]:.2f} | {each[1]:.2f} | {each[0] / each[1]:.1f} |",
+                    flush=True,
+                )
+        if options.many:
+            print(f"\n| MiB at {options.many} | direct | hub | hub ÷ direct |\n|---|--:|--:|--:|")
+            for server in servers:
+                few = min(options.many, 20)  # direct ones do not depend on their number
+                direct = await memory(ways, server, "direct", few)
+                hub = await memory(ways, server, "hub", options.many)
+                print(
+                    f"| {server.name} | {direct:.1f} | {hub:.1f} | {hub / direct:.2f} |", flush=True
+                )
+
+
+def main() -> None:
+    """Parse options and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--servers", nargs="+", choices=list(SERVERS), default=list(SERVERS))
+    ways = ["launcher", "direct", "sandboxed", "hub"]
+    parser.add_argument("--ways", nargs="+", choices=ways, default=ways)
+    parser.add_argument("--burst", type=int, default=0)
+    parser.add_argument("--many", type=int, default=0)
+    parser.add_argument("--state", type=Path, default=Path(tempfile.gettempdir()) / "mcphub-bench")
+    options = parser.parse_args()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(40),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    options.state.mkdir(mode=0o711, exist_ok=True)
+    (options.state / "user").mkdir(exist_ok=True)
+    asyncio.run(run(options))
+
+
+if __name__ == "__main__":
+    main()
