@@ -38,8 +38,8 @@ GUARDS: Final = (
         "security/test_rules_identity.py::test_no_route_gives_or_takes_anything_of_another_user",
     ),
     Guard(
-        "R2", "progress goes to the call whose token the hub made up", "upstream/legacy.py",
-        'exchange = self._pending.get(_number(bytes(params.get("progressToken", b""))))',
+        "R2", "progress goes to the call whose token the hub made up", "upstream/upstream.py",
+        'exchange = self._pending.get(number(bytes(params.get("progressToken", b""))))',
         "exchange = next(iter(self._pending.values()), None)",
         "interaction/test_gateway.py::test_progress_reaches_the_call_that_asked_for_it_and_no_other",
     ),
@@ -56,9 +56,9 @@ GUARDS: Final = (
         "interaction/test_aggregation.py::test_a_cursor_of_anybody_or_anything_else_is_refused",
     ),
     Guard(
-        "R4", "a client's user context is stripped", "wire/eras.py",
-        "for key, value in meta_of(params).items() if key not in HOP_META",
-        "for key, value in meta_of(params).items()",
+        "R4", "a client's user context is stripped", "wire/translate.py",
+        "        if key not in HOP_META\n",
+        "",
         "security/test_rules_identity.py::test_the_user_context_of_a_caller_never_reaches_a_server",
     ),
     Guard(
