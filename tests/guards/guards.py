@@ -106,9 +106,9 @@ GUARDS: Final = (
         "interaction/test_gateway.py::test_list_changes_reach_the_owner_only",
     ),
     Guard(
-        "R10", "an environment begins empty", "spawn/sandboxed.py",
+        "R10", "an environment begins empty", "spawn/building.py",
         "return defaults | plain",
-        "return dict(os.environ) | defaults | plain",
+        'return dict(__import__("os").environ) | defaults | plain',
         "security/test_rules_isolation.py::test_no_child_ever_has_the_hubs_environment",
     ),
     Guard(
@@ -119,8 +119,8 @@ GUARDS: Final = (
     ),
     Guard(
         "R11", "a user has an own kernel uid", "spawn/sandboxed.py",
-        "uid = str(self._settings.uid_base + launch.number)",
-        "uid = str(self._settings.uid_base)",
+        "uid=self.settings.uid_base + launch.number if self._root else None,",
+        "uid=self.settings.uid_base if self._root else None,",
         "security/test_rules_isolation.py::test_two_users_never_share_a_process_a_uid_or_a_home",
     ),
     Guard(

@@ -355,6 +355,8 @@ class SandboxedSpawner:
         except (HubError, OSError) as error:
             self.problem = str(error)
             return False
+        finally:
+            secret.unlink(missing_ok=True)
         if not works:
             said = process.stderr.launcher or process.stderr.lines()
             self.problem = said[-1].strip() if said else "the sandbox did not start"
