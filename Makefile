@@ -34,6 +34,7 @@ demo:
 
 test: check
 	@$(PYTHON) -m pytest -n 2 $(ARGS) $(TEST)
+	@$(if $(filter tests,$(TEST)),$(PYTHON) benchmarks/gate.py)
 
 check:
 	@scripts/setup test

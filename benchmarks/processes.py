@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,6 +89,18 @@ def cpu_s(pids: list[int]) -> float:
             continue
         total += (int(fields[11]) + int(fields[12])) * TICK_S
     return total
+
+
+def cpu_exact_s(pids: Iterable[int]) -> float:
+    """Return the time that all threads of `pids` have run so far, in seconds, to the nanosecond."""
+    total = 0
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            try:
+                total += int(thread.read_text().split()[0])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return total / 1e9
 
 
 def pss_mb(pids: list[int]) -> float:

@@ -49,6 +49,7 @@ from mcphub.listening import (
     the_only_hub,
     url_of,
 )
+from mcphub.malloc import keep_large_buffers
 from mcphub.policy.model import Denial, Permit, Principal
 from mcphub.settings import HubSettings
 from mcphub.spawn.dialects import Dialects
@@ -312,6 +313,7 @@ async def serve(settings: HubSettings, *, on_ready: Callable[[str], None]) -> No
     Raises:
         HubError: As `serving`.
     """
+    keep_large_buffers()
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -5,7 +5,6 @@ import json
 import anyio
 import pytest
 
-from mcphub.gateway.http import read_headers
 from tests.doors import BOTH_DOORS
 from tests.interaction.clients import MODERN, plain, raw_client, request
 
@@ -41,10 +40,6 @@ async def test_an_initialize_with_modern_headers_still_opens_a_session(hub_of):
         message = request("initialize", {**params, "_meta": meta})
         answer = await alice.post(message, MCP_Protocol_Version=MODERN, Mcp_Method="initialize")
         assert answer.status_code == 200 and answer.headers["mcp-session-id"]
-
-
-async def test_blanks_around_a_header_count_for_nothing():
-    assert read_headers({"headers": [(b"mcp-name", b"  echo \t")]}) == {"mcp-name": "echo"}
 
 
 async def test_a_call_that_fails_for_want_of_a_capability_names_it(hub_of):

@@ -230,7 +230,8 @@ async def test_an_id_of_any_size_comes_back_as_it_was(hub, given):
         await alice.open()
         headers = alice.headers | {"Content-Type": "application/json"}
         answer = await alice.http.post(alice.url, content=body.encode(), headers=headers)
-        assert answer.status_code == 200 and f'"id":{given}'.encode() in answer.content
+        told = answer.content.replace(b'"id": ', b'"id":')
+        assert answer.status_code == 200 and f'"id":{given}'.encode() in told
 
 
 async def test_of_a_repeated_member_hub_and_server_read_the_same_one(hub):

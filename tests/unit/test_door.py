@@ -3,6 +3,7 @@
 import pytest
 
 from mcphub.gateway.door import Door
+from mcphub.gateway.http import read_headers
 
 DOOR = Door(
     "https://hub.example.org",
@@ -67,3 +68,7 @@ def test_own_origins_are_admitted(origin):
 )
 def test_foreign_origins_are_refused(origin):
     assert not DOOR.admits_origin(origin)
+
+
+def test_blanks_around_a_header_count_for_nothing():
+    assert read_headers([(b"mcp-name", b"  echo \t")]) == {"mcp-name": "echo"}

@@ -8,6 +8,7 @@ second's (as long as the database answers); a clean stop loses none.
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 import anyio
@@ -164,4 +165,4 @@ class Recorder:
             compiled = statement.compile(dialect=conn.dialect)
             self._statement = (str(compiled), tuple(compiled.positiontup or ()))
         text, names = self._statement
-        await conn.exec_driver_sql(text, [tuple(row[name] for name in names) for row in rows])
+        await conn.exec_driver_sql(text, list(map(itemgetter(*names), rows)))

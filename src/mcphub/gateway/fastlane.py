@@ -173,7 +173,9 @@ class FastLane(HttpToolsProtocol):
             return
         self._call = self._begun = begun.exchange.on_wake = None
         try:
-            if begun.exchange.answer is None or not begun.exchange.quiet:
+            if begun.exchange.failure is not None or not (
+                begun.exchange.done and begun.exchange.quiet
+            ):
                 self._continue(call, begun)
             else:
                 answer = warm.complete(self._plane, call, begun)

@@ -13,6 +13,7 @@ from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import MISSING_CAPABILITY, Era
 from mcphub.wire.envelope import Message
 from mcphub.wire.extensions import TASK, TASKS, declares
+from mcphub.wire.splicing import PlainResult
 
 
 def shaped(
@@ -47,9 +48,23 @@ def shaped(
             )
         members["result"] = msgspec.Raw(translate.result_for_legacy(raw_result))
     elif call.modern is not None:
-        info = bytes(envelope.object_of(instance.upstream.opening).get("serverInfo", b""))
+        info = instance.upstream.server_info
         members["result"] = msgspec.Raw(translate.result_for_modern(call.method, raw_result, info))
     return envelope.join(members), _outcome(call, raw_result), None
+
+
+def spliced(call: Call, instance: Instance, plain: PlainResult) -> bytes | None:
+    """Return a legacy server's plain result under the caller's id and in the caller's era, unread.
+
+    None when something in it may matter to the hub: then it is read, and `shaped`.
+    """
+    if call.method != "tools/call" or plain.has(b'"taskId"') or plain.is_tool_error:
+        return None
+    if call.modern is None:
+        return plain.answer(call.message.id)
+    if plain.has(b'"resultType"', b'"_meta"'):
+        return None
+    return plain.answer(call.message.id, translate.added_for_modern(instance.upstream.server_info))
 
 
 def _error(

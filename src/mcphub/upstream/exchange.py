@@ -12,6 +12,7 @@ from typing import Final
 
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.wire.envelope import Message
+from mcphub.wire.splicing import PlainResult
 
 _MAX_EVENTS: Final = 1000
 _MAX_QUESTIONS: Final = 64
@@ -28,13 +29,14 @@ class Exchange:
         armed: The sweeper has told the relay that this call is slow.
         questions: Raw ids of the server's questions that its client has yet to answer.
         asked: How many questions were given a key for a modern client; no key is used twice.
+        plain: The answer as it came, when it is a plain result and nobody had to read it.
         on_wake: Called instead of waking `next()`, or None; must not raise.
         refused: What the server asked in vain, since the client cannot be asked that; or "".
     """
 
     __slots__ = (
         "_events", "_wake", "answer", "armed", "asked", "deadline", "dropped", "failure", "on_wake",
-        "outgoing",
+        "outgoing", "plain",
         "progress_token", "questions", "refused", "started", "upstream_id",
     )  # fmt: skip
 
@@ -52,13 +54,14 @@ class Exchange:
         self.answer: Message | None = None
         self.failure: Exception | None = None
         self._events: deque[Message] = deque()
+        self.plain: PlainResult | None = None
         self.on_wake: Callable[[], None] | None = None
         self._wake: asyncio.Future[None] | None = None
 
     @property
     def done(self) -> bool:
         """Whether the answer or a failure is here."""
-        return self.answer is not None or self.failure is not None
+        return self.answer is not None or self.failure is not None or self.plain is not None
 
     @property
     def quiet(self) -> bool:
@@ -85,6 +88,12 @@ class Exchange:
         """Set the answer."""
         if not self.done:
             self.answer = answer
+            self.wake()
+
+    def finish_plain(self, answer: PlainResult) -> None:
+        """Set the answer, unread."""
+        if not self.done:
+            self.plain = answer
             self.wake()
 
     def fail(self, error: Exception) -> None:

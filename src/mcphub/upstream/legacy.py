@@ -16,6 +16,7 @@ from mcphub.upstream.upstream import ASKED_S, CLIENT_INFO, OpeningRefused, Upstr
 from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import LATEST_LEGACY, LEGACY_VERSIONS, LOG_LEVELS, METHOD_NOT_FOUND, Era
 from mcphub.wire.envelope import Members, Message
+from mcphub.wire.splicing import plain_result
 
 _CAN: Final = {"sampling": {}, "elicitation": {"form": {}, "url": {}}}
 _CANCEL_REASON: Final = b'"The caller cancelled."'
@@ -109,6 +110,17 @@ class LegacyUpstream(Upstream):
         meta, headers = outgoing.additions(onward)
         progress_id = exchange.upstream_id if outgoing.progress_token else None
         return translate.for_legacy_server(onward, progress_id=progress_id, meta=meta), headers
+
+    def _line(self, line: bytes, origin: int = 0) -> None:
+        """Take one message; a plain result for somebody who takes it as it is stays unread."""
+        plain = plain_result(line)
+        if plain is not None:
+            exchange = self._pending.get(plain.id)
+            if exchange is not None and exchange.on_wake is not None:
+                del self._pending[plain.id]
+                exchange.finish_plain(plain)
+                return
+        super()._line(line, origin)
 
     def _answered(self, message: Message) -> None:
         exchange = self._pending.pop(number(message.id), None)

@@ -19,7 +19,8 @@ BYTES_PER_S: Final = 64 * 1024 * 1024
 """What a server may say each second before it has to wait."""
 LINE_COST: Final = 4096
 """What a line counts beside its bytes: looking at it costs the hub more than reading it."""
-_READ: Final = 256 * 1024
+_READ: Final = 64 * 1024
+"""As much as a pipe holds. More costs a mapping of memory for each read: glibc maps from 128 KiB."""
 _VECTORS: Final = 64
 _HIGH_WATER: Final = 1024 * 1024
 

@@ -14,7 +14,7 @@ Tell = Callable[[Members], tuple[Members, Mapping[str, str]]]
 `_meta`, and HTTP headers. Called for every writing, since each answer is for one request only."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """One request.
 

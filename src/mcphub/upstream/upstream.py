@@ -95,6 +95,7 @@ class Upstream(ABC):
     ) -> None:
         self.name = name
         self.opening = b""
+        self._server_info: bytes | None = None
         self.noise = 0
         self.one_owner = one_owner
         self.roots = roots
@@ -140,6 +141,13 @@ class Upstream(ABC):
         """Ask for updates of a resource no longer; as `subscribe`."""
 
     # ------------------------------------------------------------------ common to both eras
+
+    @property
+    def server_info(self) -> bytes:
+        """Raw `serverInfo` of the opening, b"" when there is none."""
+        if self._server_info is None:
+            self._server_info = bytes(envelope.object_of(self.opening).get("serverInfo", b""))
+        return self._server_info
 
     @property
     def pending(self) -> int:

@@ -23,7 +23,6 @@ _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
 _KEYS: dict[str, bytes] = {}
 _MAX_KEYS: Final = 2048
-_DIGITS: Final = frozenset(b"0123456789")
 VERSION: Final = msgspec.Raw(b'"2.0"')
 
 
@@ -164,7 +163,7 @@ def one_line(data: bytes) -> bytes:
 def request(upstream_id: int, method: str, params: bytes | None) -> bytes:
     """Write a request of the hub's own, one line without its end."""
     head = b'{"jsonrpc":"2.0","id":%d,"method":%b' % (upstream_id, msgspec.json.encode(method))
-    return head + (b',"params":' + params if params is not None else b"") + b"}"
+    return head + b"}" if params is None else b"".join((head, b',"params":', params, b"}"))
 
 
 def notification(method: str, params: bytes | None) -> bytes:
@@ -195,8 +194,7 @@ def error(raw_id: bytes, code: int, message: str, data: object = None) -> bytes:
 def _is_id(raw_id: bytes) -> bool:
     if raw_id[:1] == b'"':
         return True
-    digits = raw_id.removeprefix(b"-")
-    return bool(digits) and _DIGITS.issuperset(digits)
+    return raw_id.removeprefix(b"-").isdigit()
 
 
 def _key(name: str) -> bytes:

@@ -249,6 +249,13 @@ def result_for_modern(method: str, value: bytes | msgspec.Raw, server_info: byte
     return envelope.join(added | members)
 
 
+def added_for_modern(server_info: bytes) -> bytes:
+    """Return the members that `result_for_modern` adds to a tool's result that has none of them."""
+    if not server_info:
+        return b'"resultType":"complete"'
+    return b'"resultType":"complete","_meta":{"%b":%b}' % (META_SERVER_INFO.encode(), server_info)
+
+
 def result_for_legacy(value: bytes | msgspec.Raw) -> bytes:
     """Return a modern server's complete result as a legacy client knows it.
 

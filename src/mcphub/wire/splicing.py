@@ -1,0 +1,82 @@
+"""A plain result as bytes: where its id stands and where its result begins, without reading it.
+
+Nearly every answer of a server is one of two shapes: `{"jsonrpc":"2.0","id":N,"result":{…}}` or
+`{"result":{…},"jsonrpc":"2.0","id":N}`, as the SDKs write them. There the caller's id can be put in
+the place of the hub's with nothing else read or changed, whatever the size. What is not plainly one
+of them is read as a message (`wire.envelope`). Pure.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_FIRST: Final = re.compile(rb'\{"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15}), ?"result": ?(?=\{["}])')
+_LAST: Final = re.compile(rb'\}, ?"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15})\}')
+_LAST_SIZE: Final = 64
+_SECOND: Final = re.compile(rb'\{"result": ?(?=\{["}])')
+_IS_ERROR: Final = b'"isError"'
+_TOOL_ERROR: Final = re.compile(rb'"isError"\s*:\s*true')
+
+
+@dataclass(slots=True)
+class PlainResult:
+    """One line of a server that is a plain result.
+
+    Attributes:
+        line: All of it.
+        id: Of the request that it answers.
+        id_at: Where the id stands: first byte and the one behind it.
+        result_at: Where the result begins: at its brace.
+    """
+
+    line: bytes
+    id: int
+    id_at: tuple[int, int]
+    result_at: int
+
+    def has(self, *names: bytes) -> bool:
+        """Whether one of these names, in quotes, is anywhere in the line."""
+        return any(name in self.line for name in names)
+
+    @property
+    def is_tool_error(self) -> bool:
+        """Whether it may be a tool's error."""
+        at = self.line.find(_IS_ERROR)
+        while at >= 0:
+            if _TOOL_ERROR.match(self.line, at) is not None:
+                return True
+            at = self.line.find(_IS_ERROR, at + 1)
+        return False
+
+    def answer(self, raw_id: bytes, members: bytes = b"") -> bytes:
+        """Return the line with another id, and further members at the start of its result.
+
+        Args:
+            raw_id: Raw JSON text of the id.
+            members: Raw members without braces and without a comma at the end, or b"".
+        """
+        line, (start, end), at = self.line, self.id_at, self.result_at + 1
+        if not members:
+            return b"".join((line[:start], raw_id, line[end:]))
+        comma = b"" if line[at : at + 1] == b"}" else b","
+        if start < at:
+            parts = (line[:start], raw_id, line[end:at], members, comma, line[at:])
+        else:
+            parts = (line[:at], members, comma, line[at:start], raw_id, line[end:])
+        return b"".join(parts)
+
+
+def plain_result(line: bytes) -> PlainResult | None:
+    """Return the line as a plain result, or None when it is not plainly one."""
+    found = _FIRST.match(line)
+    if found is not None:
+        if line[-2:] != b"}}":
+            return None
+        return PlainResult(line, int(found[1]), found.span(1), found.end())
+    found = _SECOND.match(line)
+    if found is None:
+        return None
+    last = _LAST.search(line, max(0, len(line) - _LAST_SIZE))
+    if last is None or last.end() != len(line):
+        return None
+    return PlainResult(line, int(last[1]), last.span(1), found.end())

@@ -1,0 +1,74 @@
+"""A plain result under another id is the same message with another id, and nothing else passes for one."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcphub.wire.splicing import plain_result
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+RESULTS = st.dictionaries(st.text(), VALUES, max_size=4)
+SEPARATORS = st.sampled_from([(",", ":"), (", ", ": ")])
+
+
+def written(result, number, separators, order):
+    message = {"jsonrpc": "2.0", "id": number, "result": result}
+    return json.dumps({name: message[name] for name in order}, separators=separators).encode()
+
+
+@given(
+    RESULTS, st.integers(0, 10**12), SEPARATORS, st.sampled_from([("jsonrpc", "id", "result"), ("result", "jsonrpc", "id")])
+)  # fmt: skip
+def test_a_plain_result_gets_another_id_and_changes_in_nothing_else(
+    result, number, separators, order
+):
+    line = written(result, number, separators, order)
+    plain = plain_result(line)
+    assert plain is not None and plain.id == number
+    told = json.loads(plain.answer(b'"mine"'))
+    assert told == {"jsonrpc": "2.0", "id": "mine", "result": result}
+
+
+@given(
+    RESULTS, SEPARATORS, st.sampled_from([("jsonrpc", "id", "result"), ("result", "jsonrpc", "id")])
+)
+def test_members_are_added_to_the_result_and_to_nothing_else(result, separators, order):
+    result.pop("new", None)
+    plain = plain_result(written(result, 7, separators, order))
+    assert plain is not None
+    told = json.loads(plain.answer(b"1", b'"new":{"a":[1]}'))
+    assert told == {"jsonrpc": "2.0", "id": 1, "result": {"new": {"a": [1]}, **result}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"", b"{}", b"[]", b'{"jsonrpc":"2.0","id":1,"result":{}', b'{"jsonrpc":"2.0","id":1,"result":[]}',
+        b'{"jsonrpc":"2.0","id":"1","result":{}}', b'{"jsonrpc":"2.0","id":-1,"result":{}}',
+        b'{"jsonrpc":"2.0","id":1,"error":{}}', b'{"jsonrpc":"1.0","id":1,"result":{}}',
+        b'{"jsonrpc":"2.0","method":"x","id":1,"result":{}}', b'{"jsonrpc":"2.0","id":1.5,"result":{}}',
+        b'{"id":1,"jsonrpc":"2.0","result":{}}', b'{"result":{},"jsonrpc":"2.0"}', b'{"result":{},"id":1}',
+        b'{"result":{},"jsonrpc":"2.0","id":1} ', b'{"result":"},\\"jsonrpc\\":\\"2.0\\",\\"id\\":1}"}',
+        b'{"result":{"x":{},"jsonrpc":"2.0","id":1}}', b'{"jsonrpc":"2.0","id":' + b"9" * 400 + b',"result":{}}',
+    ],
+)  # fmt: skip
+def test_anything_else_is_read_as_a_message(line):
+    assert plain_result(line) is None
+
+
+@pytest.mark.parametrize(
+    ("inner", "is_error"),
+    [
+        (b'"isError":true', True), (b'"isError" : true', True), (b'"isError":false', False), (b'"a":true', False),
+        (b'"isError":false,"isError":true', True),
+    ],
+)  # fmt: skip
+def test_a_tools_error_is_seen(inner, is_error):
+    plain = plain_result(b'{"jsonrpc":"2.0","id":1,"result":{"content":[],' + inner + b"}}")
+    assert plain is not None and plain.is_tool_error is is_error
