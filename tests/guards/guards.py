@@ -148,6 +148,12 @@ GUARDS: Final = (
         "security/test_rules_secrets.py::test_every_installation_makes_its_own_keys",
     ),
     Guard(
+        "R19", "a carried state is its user's", "gateway/states.py",
+        "user, path = call.principal.user_id, call.target.path",
+        'user, path = "", call.target.path',
+        "interaction/test_translation.py::test_a_state_opens_for_the_same_user_and_request_only",
+    ),
+    Guard(
         "R23", "a home is named by an opaque id", "spawn/launching.py",
         "owner=principal.user_id,\n            number",
         "owner=principal.user_name,\n            number",
