@@ -15,11 +15,11 @@ _MB: Final = 1024 * 1024
 
 
 def keep_large_buffers() -> bool:
-    """Serve buffers of up to 32 MiB from the heap, and give back only what lies idle above 64 MiB."""
+    """Serve buffers of up to 4 MiB from the heap, and give back only what lies idle above 16 MiB."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    wanted = ((_MMAP_THRESHOLD, 32 * _MB), (_TRIM_THRESHOLD, 64 * _MB), (_TOP_PAD, _MB))
+    wanted = ((_MMAP_THRESHOLD, 4 * _MB), (_TRIM_THRESHOLD, 16 * _MB), (_TOP_PAD, _MB // 4))
     taken = [mallopt(what, value) == 1 for what, value in wanted]
     return all(taken)
