@@ -31,6 +31,12 @@ class Echo(asyncio.Protocol):
         self.wanted = 0
         while (cut := self.buffer.find(b"\r\n\r\n")) >= 0:
             head = self.buffer[:cut].lower()
+            if not head.startswith(b"post "):  # no stream, no session to end
+                self.buffer = self.buffer[cut + 4 :]
+                self.transport.write(
+                    b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n"
+                )
+                continue
             at = head.index(b"content-length:") + 15
             length = int(head[at:].partition(b"\r\n")[0])
             end = cut + 4 + length

@@ -1,11 +1,14 @@
 """The cheapest possible stdio MCP server: one tool, `echo`. Standard library only.
 
 Measures what stands in front of it, not itself: it reads what is there, answers every line, and
-writes once.
+writes once. With `--modern` it speaks 2026-07-28 only, else the legacy revisions only.
 """
 
 import json
 import os
+import sys
+
+MODERN = "--modern" in sys.argv[1:]
 
 TOOLS = [
     {
@@ -18,6 +21,8 @@ TOOLS = [
         },
     }
 ]
+COMPLETE = {"resultType": "complete"} if MODERN else {}
+LISTED = {"ttlMs": 0, "cacheScope": "private"} | COMPLETE if MODERN else {}
 
 
 def answer(line: bytes) -> bytes | None:
@@ -29,15 +34,23 @@ def answer(line: bytes) -> bytes | None:
     reply = {"jsonrpc": "2.0", "id": message["id"]}
     if method == "tools/call":
         text = params["arguments"]["text"]
-        reply["result"] = {"content": [{"type": "text", "text": text}], "isError": False}
-    elif method == "initialize":
+        reply["result"] = {"content": [{"type": "text", "text": text}], "isError": False} | COMPLETE
+    elif method == "server/discover" and MODERN:
+        reply["result"] = {
+            "supportedVersions": ["2026-07-28"],
+            "capabilities": {"tools": {}},
+            "ttlMs": 0,
+            "cacheScope": "private",
+            "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "echo", "version": "1.0.0"}},
+        } | COMPLETE
+    elif method == "initialize" and not MODERN:
         reply["result"] = {
             "protocolVersion": params.get("protocolVersion", "2025-06-18"),
             "capabilities": {"tools": {}},
             "serverInfo": {"name": "echo", "version": "1.0.0"},
         }
     elif method == "tools/list":
-        reply["result"] = {"tools": TOOLS}
+        reply["result"] = {"tools": TOOLS} | LISTED
     elif method == "ping":
         reply["result"] = {}
     else:

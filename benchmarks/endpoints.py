@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -133,8 +133,9 @@ async def _people(directory: Path, count: int) -> list[str]:
 def hub(directory: Path, people: int = 1000) -> Iterator[Endpoint]:
     """MCPHub as an administrator sets it up. Sandbox, policy and request records are on.
 
-    Two servers: `shared` is one process for everybody, by an administrator's acknowledgement; `own`
-    is a process of its own for each user.
+    `shared` is one process for everybody, by an administrator's acknowledgement; `own` is a process
+    of its own for each user. `modern` is `shared` in the modern era; `url` and `modern-url` are the
+    same two behind a URL.
     """
     program = [str(Path(sys.executable).with_name("mcphub"))]
 
@@ -155,20 +156,34 @@ def hub(directory: Path, people: int = 1000) -> Iterator[Endpoint]:
         "groups": ["everyone"],
         "sandbox": {"egress": [], "readable": [*outside, str(HERE)], "idleSeconds": 3600},
     }
-    settings = {
-        "mcpServers": {
-            "shared": {**server, "riskLevel": "low"},
-            "own": {**server, "riskLevel": "critical"},
+    echoes = ExitStack()
+    urls = {
+        name: {
+            "type": "http",
+            "url": f"http://127.0.0.1:{printed_port(echoes.enter_context(started(argv)))}/mcp",
+            "groups": ["everyone"],
+            "riskLevel": "low",
         }
+        for name, argv in (
+            ("url", [sys.executable, str(HERE / "echo_http.py")]),
+            ("modern-url", [sys.executable, str(HERE / "echo_http.py"), "--modern"]),
+        )
     }
+    shared = {
+        "shared": {**server, "riskLevel": "low"},
+        "modern": {**server, "args": [*ECHO[1:], "--modern"], "riskLevel": "low"},
+        **urls,
+    }
+    settings = {"mcpServers": {**shared, "own": {**server, "riskLevel": "critical"}}}
     (directory / "mcp_settings.json").write_text(json.dumps(settings, indent=2))
     reason = ["--reason", "the echo server keeps nothing", "--yes"]
-    run("server", "acknowledge", "shared", "--by", "admin", *reason)
+    for name in shared:
+        run("server", "acknowledge", name, "--by", "admin", *reason)
     keys = asyncio.run(_people(directory, people))
     ready = directory / "ready.json"
     options = ["--port", "0", "--ready-file", str(ready), "--log-level", "warning"]
     argv = [*program, "serve", "--dir", str(directory), *options]
-    with started(argv) as process:
+    with echoes, started(argv) as process:
         deadline = time.monotonic() + 60
         while not ready.exists() or not ready.read_text().strip():
             if process.poll() is not None or time.monotonic() > deadline:
@@ -188,5 +203,6 @@ def hub(directory: Path, people: int = 1000) -> Iterator[Endpoint]:
                 "many users": target,
                 "aggregated": Target(port, "/mcp", everybody[-2:-1], "shared__echo"),
                 "own": Target(port, "/mcp/own", everybody),
+                **{name: Target(port, f"/mcp/{name}", everybody) for name in shared},
             },
         )

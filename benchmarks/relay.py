@@ -74,6 +74,16 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
         Cell("one user", "hub", 16, target="one user"),
         Cell("200 of 1,000 users", "hub", 200, target="many users", in_flight=16),
         Cell("aggregated", "hub", 16, target="aggregated"),
+        *(
+            Cell(f"{client} client, {server} server{where}", "hub", 16, era=era, target=target)
+            for client, era in (("legacy", LEGACY), ("modern", MODERN))
+            for server, where, target in (
+                ("legacy", "", "shared"),
+                ("modern", "", "modern"),
+                ("legacy", ", URL", "url"),
+                ("modern", ", URL", "modern-url"),
+            )
+        ),
     ]
     return [
         cell
