@@ -88,6 +88,6 @@ def test_annotations_that_break_the_rules_count_for_nothing(properties):
 
 def test_an_argument_in_two_headers_is_refused_at_the_door():
     header = (b"mcp-param-region", b"eu")
-    assert read_headers({"headers": [header]}) == {"mcp-param-region": "eu"}
+    assert read_headers([header]) == {"mcp-param-region": "eu"}
     with pytest.raises(Ambiguous):
-        read_headers({"headers": [header, header]})
+        read_headers([header, header])

@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mcphub.catalog.names import is_server_name
 from mcphub.catalog.packages import PackageStore
+from mcphub.catalog.pins import Pin
+from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.toolchain import find_toolchain
 from mcphub.cli import check_evidence
 from mcphub.cli.check_hub import copied
@@ -32,6 +34,9 @@ from mcphub.isolation.report import as_json
 from mcphub.isolation.sarif import sarif
 from mcphub.isolation.subject import Subject
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
+
+if TYPE_CHECKING:
+    from mcphub.ground import Ground
 
 EXIT = {Verdict.NO_LEAK_SEEN: 0, Verdict.LEAK: 1, Verdict.INCONCLUSIVE: 2}
 COULD_NOT_RUN = 3
@@ -243,12 +248,13 @@ async def _of_settings(
                 continue
             state = (await ground.states.all()).get(spec.name)
             try:
+                pin = state.pin if state is not None else None
                 subject = await acquire.from_words(
                     [spec.command, *spec.args],
                     ground.packages,
                     env={**spec.env, **env},
                     name=spec.name,
-                    pin=state.pin if state is not None else None,
+                    pin=pin or await _pinned(cli, ground, spec),
                     search_path=cli.settings().operator_env.get("PATH", _PATH),
                     progress=cli.note,
                 )
@@ -265,6 +271,18 @@ async def _of_settings(
     if not results:
         raise InvalidInput("There is no server to check.", hint="Run: mcphub server list")
     return results
+
+
+async def _pinned(cli: Cli, ground: "Ground", spec: ServerSpec) -> Pin | None:
+    """Pin what a server runs, as its first start would: evidence speaks of an exact version."""
+    wanted = ground.packages.requirement(spec.command, spec.args)
+    if wanted is None:
+        return None
+    cli.note(f"{spec.name}: looking up {wanted.name}")
+    pin = await ground.packages.resolve(wanted)
+    await ground.states.set_pin(spec.name, pin)
+    await cli.applied()
+    return pin
 
 
 async def _through_hub(cli: Cli, name: str | None, seconds: float) -> list[Result]:

@@ -193,13 +193,15 @@ class Script:
         writer, foreign = self._writers["B"], self._writers["A"].handles
         territory = self._case.lab.territory
         files = [str(territory.a.file), str(territory.outside)]
-        directories = [str(territory.a.directory), *map(str, territory.roots[:2])]
+        # the roots first: what B has named itself proves nothing when it shows up later
+        roots = list(map(str, territory.roots[:2]))
+        directories = [*roots, str(territory.a.directory)]
         made = self._paths_of(run)
         for tool in reversed(self._with_handles(every=True)):
             for parameter, kind in handle_parameters(tool)[:2]:
                 if kind in PATHS:
                     values = (
-                        [*files[:1], *made[:3], *files[1:], *directories]
+                        [*roots, *files[:1], *made[:3], *files[1:], *directories]
                         if tool.rank is not Rank.CREATE
                         else directories
                     )

@@ -32,7 +32,7 @@ from mcphub.store.tables import meta
 _SQLITE = re.compile(r"sqlite://(/+)(.+)")
 _BUSY_MS = 10_000
 
-HEAD = "0002"
+HEAD = "0003"
 """Newest migration; a contract test compares it with the files."""
 
 
