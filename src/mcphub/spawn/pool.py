@@ -33,6 +33,7 @@ from mcphub.wire.envelope import Message
 _log = structlog.get_logger()
 _SWEEP_S: Final = 0.25
 _STABLE_S: Final = 30.0
+_STATUS_S: Final = 0.1
 _DRAIN_S: Final = 30.0
 _GRACE_S: Final = 5.0
 _HOMES_S: Final = 1.0
@@ -341,11 +342,18 @@ class InstancePool:
             Opening(
                 instance, spec, launch, self._tasks,
                 on_notification=lambda message: self._notified(instance, message),
-                on_end=lambda: self._ended(instance),
+                on_end=lambda: self._output_ended(instance),
             )
         )  # fmt: skip
         instance.state = State.READY
         self._changed("started", instance)
+
+    def _output_ended(self, instance: Instance) -> None:
+        """Its output ended; how its process did, which its callers are told, is known in a moment."""
+        if instance.exited is None or instance.exited.done():
+            self._ended(instance)
+        else:
+            asyncio.get_running_loop().call_later(_STATUS_S, self._ended, instance)
 
     def _ended(self, instance: Instance) -> None:
         """Its output or its process ended: fail what is in flight, then clean up."""

@@ -31,14 +31,7 @@ async def run(
     """
     name = " ".join([Path(argv[0]).name, *argv[1:3]])
     try:
-        process = await anyio.open_process(
-            list(argv),
-            cwd=cwd,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await _started(argv, cwd)
     except OSError as error:
         raise CouldNotRun(f"{name}: {error.strerror}") from error
     out, err = bytearray(), bytearray()
@@ -77,6 +70,20 @@ async def end(process: Process, *, grace_s: float = 0.0) -> None:
                 killpg(process.pid, signal.SIGKILL)
         with anyio.move_on_after(5):
             await process.aclose()
+
+
+async def _started(argv: Sequence[str], cwd: Path | None) -> Process:
+    """Start a program; not to be cancelled half-way, or one that runs would be nobody's to end."""
+    with anyio.CancelScope(shield=True):
+        return await anyio.open_process(
+            list(argv),
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    raise AssertionError("a shield swallows nothing")
 
 
 async def _feed(process: Process, text: str) -> None:
