@@ -7,6 +7,7 @@ from mcphub.isolation.case import Case
 from mcphub.isolation.credentials import is_secret_name
 from mcphub.isolation.model import Coverage, Finding, LeakClass, Result, Severity, Verdict
 from mcphub.isolation.probes.token import aware
+from mcphub.isolation.surface import Rank
 
 _ENOUGH: Final = 1 / 3
 _ORDER: Final = list(Severity)
@@ -54,6 +55,11 @@ def _verdict(
         return Verdict.INCONCLUSIVE, None, "The run without A failed."
     if coverage.skipped and len(coverage.skipped) * 2 > coverage.tools:
         return Verdict.INCONCLUSIVE, None, "Most tools look destructive and were not called."
+    makers = {tool.name for tool in case.surface.tools.values() if tool.rank is Rank.CREATE}
+    makers -= set(coverage.skipped)
+    if makers and not makers & set(coverage.succeeded):
+        text = f"None of the tools that make something worked ({', '.join(sorted(makers)[:3])})."
+        return Verdict.INCONCLUSIVE, None, text
     return (
         Verdict.NO_LEAK_SEEN,
         True,
