@@ -12,7 +12,7 @@ import pytest
 from tests.forked import ForkingSpawner
 
 from mcphub.catalog.spec import SandboxSpec
-from mcphub.errors import Unavailable, UpstreamFailed
+from mcphub.errors import InvalidInput, Unavailable, UpstreamFailed
 from mcphub.ids import instance_id
 from mcphub.spawn.building import Layer
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
@@ -91,6 +91,11 @@ async def run(spawner: Spawner, wanted: Launch) -> tuple[int, str, list[str]]:
     status = await exit_status(process)
     await process.stop(0)
     return status, out.decode(), process.stderr.lines()
+
+
+def has_copies(spawner: Spawner) -> bool:
+    """Whether it can lay an owner's copy over the package's directory; what is forked never has one."""
+    return isinstance(spawner, SandboxedSpawner) and spawner.level > 2
 
 
 def descendants_with(text: str) -> list[int]:
@@ -235,6 +240,57 @@ async def test_the_home_persists_and_belongs_to_one_user(spawner, tmp_path):
         status, out, _ = await run(spawner, python(tmp_path / who, look, number=number))
         assert (status, out) == (0, f"{who}\n")
         assert (tmp_path / who).stat().st_mode & 0o777 == 0o700
+
+
+async def test_each_owner_writes_into_a_copy_of_the_package_that_nobody_else_sees(
+    spawner, tmp_path
+):
+    if not has_copies(spawner):
+        return  # without an own view of the files the package stays read-only
+    package = tmp_path / "store" / "package"
+    package.mkdir(parents=True)
+    (package / "code.txt").write_text("code")
+    (package / "code.txt").chmod(0o444)
+    package.chmod(0o555)
+    write = (
+        "import os; from pathlib import Path; here = Path(os.environ['AT']);"
+        "(here / 'data').open('a').write(os.environ['WHO']); (here / 'code.txt').write_text('x');"
+        "print((here / 'data').read_text())"
+    )
+    for number, who, seen in (
+        (16, "alice", "alice"),
+        (17, "bob", "bob"),
+        (16, "alice", "alicealice"),
+    ):
+        env = {"WHO": who, "AT": str(package)}
+        own = {"readable": (tmp_path / "store",), "own": (package,), "env": env}
+        home = tmp_path / "homes" / who / "server"
+        status, out, said = await run(spawner, python(home, write, number=number, **own))
+        assert (status, out) == (0, f"{seen}\n"), said
+    assert [path.name for path in package.iterdir()] == ["code.txt"]
+    assert (package / "code.txt").read_text() == "code"
+    status, _, _ = await run(
+        spawner,
+        python(
+            tmp_path / "homes" / "eve" / "server",
+            write,
+            number=18,
+            readable=(tmp_path / "store",),
+            env=env,
+        ),
+    )
+    assert status != 0
+
+
+async def test_a_package_that_is_too_large_to_copy_is_refused(spawner, tmp_path):
+    if not has_copies(spawner):
+        return
+    package = tmp_path / "package"
+    package.mkdir()
+    with (package / "large").open("wb") as file:
+        file.truncate(65 * 2**20)
+    with pytest.raises(InvalidInput, match="too large"):
+        await spawner.start(python(tmp_path / "h", "", readable=(package,), own=(package,)))
 
 
 async def test_the_environment_is_built_from_empty(spawner, tmp_path, monkeypatch):

@@ -329,6 +329,7 @@ class SpecBuilder:
             idle_s=entry.idle_s,
             pause=entry.when_idle == "pause",
             start=entry.start,
+            own_package=entry.own_package,
         )
 
     # ------------------------------------------------------------------------- advice
@@ -415,6 +416,7 @@ def _revision(
         limits,
         *more,
         *([] if sandbox.start == "auto" else [sandbox.start]),
+        *(["ownPackage"] if sandbox.own_package else []),
     ]
     text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

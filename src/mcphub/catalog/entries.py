@@ -35,6 +35,7 @@ class SandboxEntry(BaseModel):
     idle_s: float = Field(default=600.0, alias="idleSeconds", ge=1, le=604_800)
     when_idle: Literal["stop", "pause"] = Field(default="stop", alias="whenIdle")
     start: Literal["auto", "plain"] = "auto"
+    own_package: bool = Field(default=False, alias="ownPackage")
 
 
 class ToolsEntry(BaseModel):

@@ -55,11 +55,13 @@ class Installed:
         argv: Program and script, absolute; the server's own arguments follow.
         readable: Directories that must be visible besides /usr, at the same place.
         version: Exact version.
+        source: Directory of the package's own files, without its dependencies; None when it has none.
     """
 
     argv: tuple[str, ...]
     readable: tuple[Path, ...]
     version: str
+    source: Path | None = None
 
 
 def _silent(_: str) -> None:
@@ -263,7 +265,19 @@ class PackageStore:
                 f"Program `{wanted}` of {pin.name} needs `{kind}`, which the hub does not provide.",
                 hint="Install the server yourself and give the program's absolute path.",
             )
-        return Installed(argv, tuple(readable), pin.version)
+        return Installed(argv, tuple(readable), pin.version, _source(place, pin))
+
+
+def _source(place: Path, pin: Pin) -> Path | None:
+    """Return the directory with a package's own files."""
+    module = re.sub(r"[-.]+", "_", pin.name)
+    for candidate in (
+        place / "node_modules" / pin.name,
+        *place.glob(f"venv/lib/python3*/site-packages/{_literal(module)}"),
+    ):
+        if candidate.is_dir():
+            return candidate
+    return None
 
 
 def _identity(pin: Pin) -> dict[str, Any]:

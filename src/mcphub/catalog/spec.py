@@ -59,6 +59,7 @@ class SandboxSpec:
         idle_s: Seconds without a call after which an instance is stopped or paused.
         pause: Pause it then and keep its memory, because its state is worth more.
         start: `auto`, or `plain`: every instance is started by executing its program.
+        own_package: Each user has an own, writable copy of the package's directory.
     """
 
     egress: tuple[str, ...] = ()
@@ -73,6 +74,7 @@ class SandboxSpec:
     idle_s: float = 600.0
     pause: bool = False
     start: Literal["auto", "plain"] = "auto"
+    own_package: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -262,6 +262,7 @@ async def _of_settings(
                 results.append(_not_installed(spec.name, error))
                 _print(cli, results[-1])
                 continue
+            subject = replace(subject, own_package=spec.sandbox.own_package)
             result = await _one(cli, subject, spawner, options)
             _print(cli, result)
             results.append(result)

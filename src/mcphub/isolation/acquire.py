@@ -48,7 +48,7 @@ async def from_words(
         readable=installed.readable,
         url=url,
         package=pin.name,
-        source=_source(installed, pin),
+        source=installed.source,
     )
 
 
@@ -95,7 +95,7 @@ async def from_requirement(
         readable=installed.readable,
         url=url,
         package=pin.name,
-        source=_source(installed, pin),
+        source=installed.source,
         notes=notes,
     )
 
@@ -148,11 +148,14 @@ def _plain(
     program = Path(found).absolute()
     args: list[str] = []
     readable = list(readable_of(program))
+    source: Path | None = None
     for word in words[1:]:
         path = Path(word).absolute()
         if not word.startswith("-") and path.is_file():
             args.append(str(path))
-            readable.append(path if path.parent in _TOO_WIDE else path.parent)
+            wide = path.parent in _TOO_WIDE
+            source = source or (None if wide else path.parent)
+            readable.append(path if wide else path.parent)
         else:
             args.append(word)
     digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
@@ -163,16 +166,5 @@ def _plain(
         env=env,
         readable=tuple(dict.fromkeys(readable)),
         url=url,
+        source=source,
     )
-
-
-def _source(installed: Installed, pin: Pin) -> Path | None:
-    """Return the directory with the package's own files."""
-    place = installed.readable[0]
-    for candidate in (
-        place / "node_modules" / pin.name,
-        *place.glob(f"venv/lib/python3*/site-packages/{pin.name.replace('-', '_')}"),
-    ):
-        if candidate.is_dir():
-            return candidate
-    return None

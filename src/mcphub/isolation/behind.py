@@ -128,6 +128,8 @@ class HubLab:
         self.subject = subject
         self.witness = witness
         self.secrets = secrets
+        # what servers may write behind a hub is the settings' business
+        self.own_package = self.can_open_package = False
         self.starts = 0
         self.calls = 0
         self.backends: list[Backend] = []
@@ -141,6 +143,10 @@ class HubLab:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         return self
+
+    def open_package(self) -> bool:
+        """Never."""
+        return False
 
     async def __aexit__(
         self,

@@ -16,7 +16,8 @@ from mcphub.isolation.handles import Handles
 from mcphub.isolation.identity import Identity
 from mcphub.isolation.lab import Lab, Running
 from mcphub.isolation.model import Call, Finding, Observation
-from mcphub.isolation.surface import Surface
+from mcphub.isolation.oracle import READ_ONLY, UNWRITABLE, worked
+from mcphub.isolation.surface import Rank, Surface
 from mcphub.isolation.synthesis import Planted, Recipe, Words, Writer
 
 _TITLES: Final = ("A", "B")
@@ -54,6 +55,7 @@ class Case:
         avoided: Tools that ended the server, or do not answer in time.
         treatment, control: The first run with A, the first one without.
         identities: What each user proves to be on HTTP.
+        stderr: What the server said there while A was active.
         heard: Notifications on B's own session while only A was active.
         findings: Of the probes that ran already.
     """
@@ -73,6 +75,7 @@ class Case:
     control: Run = field(default_factory=Run)
     identities: Mapping[str, Identity] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    stderr: list[str] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     words: Words = field(default_factory=Words.new)
@@ -90,6 +93,28 @@ class Case:
     def time_left(self) -> float:
         """Seconds."""
         return self.deadline - monotonic()
+
+    @property
+    def kept_from_writing(self) -> list[str]:
+        """Names of A's calls that failed because the server could not write, or "" for its stderr."""
+        done = {seen.call.name for seen in self.treatment.a if worked(seen)}
+        kept = [
+            seen.call.name
+            for seen in self.treatment.a
+            if seen.call.name not in done
+            and self.surface.tools[seen.call.name].rank is not Rank.OBSERVE
+            and UNWRITABLE.search(seen.text)
+        ]
+        if any(READ_ONLY.search(line) for line in self.stderr):
+            kept.append("")
+        return list(dict.fromkeys(kept))
+
+    def start_over(self) -> None:
+        """Forget what was seen and learned, because it was seen under wrong conditions."""
+        self.treatment, self.control = Run(), Run()
+        self.learned, self.failing = {}, {}
+        self.reshaped, self.avoided = set(), set()
+        self.stderr, self.heard = [], []
 
     def writer(self, user: str) -> Writer:
         """Return a composer of arguments with no handles yet."""

@@ -34,6 +34,7 @@ from mcphub.isolation.subject import Subject, filled, mentioned_paths
 from mcphub.isolation.territory import Territory, give
 from mcphub.isolation.witness.authority import TRUST_VARIABLES
 from mcphub.isolation.witness.server import Witness
+from mcphub.spawn import copies
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.spawner import Launch, Process
 from mcphub.tasks import Tasks
@@ -202,6 +203,7 @@ class Lab:
         territory: Whose files are where.
         starts: Processes started so far.
         calls: Calls so far, of all processes that have ended.
+        own_package: Each start has a fresh copy of the package's directory that it may write to.
     """
 
     behind_hub = False
@@ -220,6 +222,7 @@ class Lab:
         self.witness = Witness(directory / "witness", self.secrets)
         self.starts = 0
         self.calls = 0
+        self.own_package = subject.own_package
         self._sandbox = sandbox
         self._directory = directory
         self._uid = uid
@@ -318,7 +321,19 @@ class Lab:
                 await running.aclose()
             else:
                 await process.stop(0)
-            await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+            for place in (home, copies.beside(home)):
+                await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+
+    @property
+    def can_open_package(self) -> bool:
+        """Whether there is a package's directory that starts cannot write to yet."""
+        return not self.own_package and self.subject.source is not None
+
+    def open_package(self) -> bool:
+        """Let later starts write beside the server's code; returns whether that is anything new."""
+        opened = self.can_open_package
+        self.own_package |= opened
+        return opened
 
     def heard(self, event: EgressEvent) -> None:
         """Take what the egress gateway tells: which backends were reached."""
@@ -339,6 +354,7 @@ class Lab:
             env=env,
             home=home,
             readable=(*self.subject.readable, ca.parent),
+            own=(self.subject.source,) if self.own_package and self.subject.source else (),
             sandbox=SandboxSpec(
                 egress=self._real_egress,
                 redirect=self.redirect,

@@ -25,7 +25,11 @@ _NOISE: Final = (
 RATE_LIMITED: Final = re.compile(
     r"rate.?limit|too many requests|quota exceeded|throttl|slow down|\b429\b", re.IGNORECASE
 )
-
+READ_ONLY: Final = re.compile(r"\bEROFS\b|read-?only (?:file ?system|database)", re.IGNORECASE)
+UNWRITABLE: Final = re.compile(
+    rf"{READ_ONLY.pattern}|\bEACCES\b|permission denied|unable to open database file",
+    re.IGNORECASE,
+)
 
 _REFUSAL: Final = re.compile(
     r"^\W*(?:error|failed|failure|cannot|can't|could not|couldn't|unable|invalid)\b"

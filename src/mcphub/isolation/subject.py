@@ -23,6 +23,7 @@ class Subject:
         url: Where it listens once started, `http://127.0.0.1:{port}/mcp`; empty for stdio.
         package: Name of its package, for the recommendation; or empty.
         source: Directory with the package's own files, or None.
+        own_package: It may write there, into a copy of its own.
         memory_mb: Memory limit.
         notes: What was assumed, for the report.
     """
@@ -35,6 +36,7 @@ class Subject:
     url: str = ""
     package: str = ""
     source: Path | None = None
+    own_package: bool = False
     memory_mb: int = 1024
     notes: tuple[str, ...] = ()
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 from mcphub.isolation.case import Case
 from mcphub.isolation.credentials import is_secret_name
 from mcphub.isolation.model import Coverage, Finding, LeakClass, Result, Severity, Verdict
+from mcphub.isolation.oracle import worked
 from mcphub.isolation.probes.token import aware
 from mcphub.isolation.surface import Rank
 
@@ -55,10 +56,13 @@ def _verdict(
         return Verdict.INCONCLUSIVE, None, "The run without A failed."
     if coverage.skipped and len(coverage.skipped) * 2 > coverage.tools:
         return Verdict.INCONCLUSIVE, None, "Most tools look destructive and were not called."
-    makers = {tool.name for tool in case.surface.tools.values() if tool.rank is Rank.CREATE}
-    makers -= set(coverage.skipped)
-    if makers and not makers & set(coverage.succeeded):
-        text = f"None of the tools that make something worked ({', '.join(sorted(makers)[:3])})."
+    kept = case.kept_from_writing
+    if kept:
+        text = f"The server could not write where it keeps its data ({', '.join(filter(None, kept[:3])) or 'see its stderr'})."
+        return Verdict.INCONCLUSIVE, None, text
+    idle = _idle_makers(case, coverage)
+    if idle:
+        text = f"Most of the tools that change something did not work ({', '.join(idle[:3])})."
         return Verdict.INCONCLUSIVE, None, text
     return (
         Verdict.NO_LEAK_SEEN,
@@ -66,6 +70,15 @@ def _verdict(
         f"No leak was seen in {coverage.calls} calls; {len(coverage.succeeded)} of "
         f"{coverage.tools} tools were called with success.",
     )
+
+
+def _idle_makers(case: Case, coverage: Coverage) -> list[str]:
+    """Return the tools that change something and never worked, when they are most of their kind."""
+    makers = {tool.name for tool in case.surface.tools.values() if tool.rank is Rank.CREATE}
+    makers -= set(coverage.skipped)
+    done = {seen.call.name for seen in case.treatment.a if worked(seen)}
+    idle = sorted(makers - done)
+    return idle if len(idle) * 2 > len(makers) else []
 
 
 def _thin(coverage: Coverage) -> bool:
@@ -115,6 +128,7 @@ def _recommended(case: Case, findings: Sequence[Finding], safe: bool | None) -> 
     }
     if slots:
         patch["env"] = slots
-    if hosts:
-        patch["sandbox"] = {"egress": hosts[:20]}
-    return patch
+    box: dict[str, Any] = {"egress": hosts[:20]} if hosts else {}
+    if case.lab.own_package:
+        box["ownPackage"] = True
+    return {**patch, "sandbox": box} if box else patch

@@ -50,12 +50,14 @@ class Mounts:
         etc: Source of `/etc`, made by `write_etc`.
         home: Source of the home.
         readable: (source, place inside) of what is read-only.
+        own: (source, place inside) of the owner's writable copies, which lie over `readable`.
     """
 
     usr: str
     etc: str
     home: str
     readable: tuple[tuple[str, str], ...] = ()
+    own: tuple[tuple[str, str], ...] = ()
 
 
 def readable_places(paths: Sequence[Path]) -> list[Path]:
@@ -143,6 +145,8 @@ def options(
     args += system_directories()
     for source, place in mounts.readable:
         args += ["--ro-bind", source, place]
+    for source, place in mounts.own:
+        args += ["--bind", source, place]
     args += ["--bind", mounts.home, HOME]
     if script_fd is not None:
         args += ["--perms", "0500", "--file", str(script_fd), _EXEC]

@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from mcphub.spawn import bubblewrap, seccomp
+from mcphub.spawn import bubblewrap, copies, seccomp
 from mcphub.spawn.building import OUTER_ENV, Order, Start, environment, memory_file, owned
 from mcphub.spawn.process import children
 from mcphub.spawn.staging import Staging
@@ -100,10 +100,13 @@ class Bubblewrapped:
 
     def _mounts(self, order: Order) -> tuple[bubblewrap.Mounts, str]:
         if self._staging is not None:
-            return self._staging.plan(self._etc, order.launch.home, order.places)
+            return self._staging.plan(
+                self._etc, order.launch.home, order.places, copies.of(order.launch)
+            )
         same = tuple((str(place), str(place)) for place in order.places)
+        own = tuple((str(copy), str(place)) for copy, place in copies.of(order.launch))
         home = str(order.launch.home)
-        return bubblewrap.Mounts("/usr", str(self._etc), home, same), ""
+        return bubblewrap.Mounts("/usr", str(self._etc), home, same, own), ""
 
     def _chain(self, order: Order, table_fd: int | None) -> list[str]:
         """Return everything of the chain before bubblewrap."""

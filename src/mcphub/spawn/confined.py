@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from mcphub.errors import Unavailable
-from mcphub.spawn import bubblewrap, seccomp
+from mcphub.spawn import bubblewrap, copies, seccomp
 from mcphub.spawn.building import Order, Start, environment, memory_file
 from mcphub.spawn.confinement import launcher
 from mcphub.spawn.confinement.profile import HOME, Bind, Profile
@@ -112,6 +112,8 @@ class Confined:
             if Path("/etc", name).is_dir()
         ]
         binds += [self._shown(str(place)) for place in order.places]
+        own = copies.of(order.launch)
+        binds += [Bind(str(copy), str(place), writable=True) for copy, place in own]
         binds.append(Bind(str(order.launch.home), HOME, writable=True))
         network = order.network
         return Profile(
@@ -129,7 +131,9 @@ class Confined:
             seccomp=seccomp.program(),
             # A second fence behind the mounts: a hole in one of them is not a hole in both.
             readable=("/",) if self._landlock else (),
-            writable=(HOME, "/tmp", "/dev", "/proc") if self._landlock else (),  # noqa: S108
+            writable=(HOME, "/tmp", "/dev", "/proc", *(str(place) for _, place in own))  # noqa: S108
+            if self._landlock
+            else (),
         )
 
     def _on_the_host(self, order: Order) -> Profile:

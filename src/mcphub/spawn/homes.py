@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from mcphub.spawn import copies
 from mcphub.spawn.instance import Instance, State
 
 _BUSY_S: Final = 2.0
@@ -42,6 +43,10 @@ def used_bytes(home: Path) -> int:
     return total
 
 
+def _used_by(home: Path) -> int:
+    return used_bytes(home) + used_bytes(copies.beside(home))
+
+
 class HomeWatch:
     """Looks at homes in turn.
 
@@ -65,7 +70,7 @@ class HomeWatch:
             if last is not None and now - last < (_BUSY_S if busy else _RESTING_S):
                 continue
             self._looked[instance.id] = now
-            used = await asyncio.to_thread(used_bytes, instance.home)
+            used = await asyncio.to_thread(_used_by, instance.home)
             if last is None:
                 instance.home_seen = used
             if used > max(instance.home_bytes, instance.home_seen):

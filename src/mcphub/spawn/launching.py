@@ -51,12 +51,14 @@ class Program:
         argv: Program (absolute path) and templates of its arguments.
         readable: Host paths that it needs to read.
         version: Exact package version, or a digest of the command for anything else.
+        source: Directory of the package's own files, where it is known.
         mode: How it is started.
     """
 
     argv: tuple[str, ...]
     readable: tuple[Path, ...]
     version: str
+    source: Path | None = None
     mode: StartMode = _UNPROVEN
 
 
@@ -230,7 +232,7 @@ class Launcher:
         if installed is None:
             installed = await self._packages.install(pin, requirement, self._progress)
         argv = (*installed.argv, *requirement.args)
-        return Program(argv, installed.readable, installed.version)
+        return Program(argv, installed.readable, installed.version, installed.source)
 
     def _plain(self, spec: ServerSpec) -> Program:
         found = shutil.which(spec.command, path=self._search_path)
@@ -302,6 +304,7 @@ class Launcher:
             )
         program = await self.program(spec)
         cwd = expand(spec.cwd, values) if spec.cwd else ""
+        own = self._own(spec, program)
         return Launch(
             instance_id=instance_id,
             owner=owner,
@@ -315,8 +318,21 @@ class Launcher:
             if owner == NEUTRAL
             else spec.sandbox,
             told=told,
-            preload=program.mode.preload,
+            own=own,
+            # forked, it would run the code that everybody has
+            preload=None if own else program.mode.preload,
         )
+
+    def _own(self, spec: ServerSpec, program: Program) -> tuple[Path, ...]:
+        """Return the directories of which each owner has a writable copy."""
+        if not spec.sandbox.own_package:
+            return ()
+        if program.source is None:
+            raise InvalidInput(
+                f"Server '{spec.name}': the directory of its package is not known.",
+                hint="Remove `sandbox.ownPackage`: it is for servers that `npx` or `uvx` start.",
+            )
+        return (program.source,)
 
     def _told(self, spec: ServerSpec, owner: str, secrets: Mapping[str, Secret]) -> Told:
         context = spec.user_context

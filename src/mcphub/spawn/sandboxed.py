@@ -23,7 +23,7 @@ from typing import Final, Self
 import structlog
 
 from mcphub.errors import HubError, InvalidInput, Unavailable
-from mcphub.spawn import bubblewrap, bubblewrapped, cgroups, program, reaper
+from mcphub.spawn import bubblewrap, bubblewrapped, cgroups, copies, program, reaper
 from mcphub.spawn.building import OUTER_ENV, Builder, Layer, Order, owned
 from mcphub.spawn.confined import Confined
 from mcphub.spawn.confinement import kernel, landlock
@@ -225,6 +225,8 @@ class SandboxedSpawner:
         places = bubblewrap.readable_places([*launch.readable, *map(Path, launch.sandbox.readable)])
         program.check(launch.argv, places, builder.home_inside(launch.home))
         self.prepare_home(launch)
+        if launch.own:
+            await asyncio.to_thread(copies.make, launch, self._uid_of(launch))
         async with contextlib.AsyncExitStack() as undo:
             network = await self.egress.register(launch.instance_id, launch.sandbox)
             undo.push_async_callback(network.close)
@@ -318,7 +320,7 @@ class SandboxedSpawner:
 
     def prepare_home(self, launch: Launch) -> None:
         """Make the home (0700) and give it to the user's kernel uid; never follow a link."""
-        uid = self.settings.uid_base + launch.number if self._root else os.geteuid()
+        uid = self._uid_of(launch)
         try:
             launch.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = launch.home.lstat()
@@ -331,6 +333,9 @@ class SandboxedSpawner:
                 "The home directory of the instance cannot be made.",
                 hint="Check the free space and the owner of the hub's `homes` directory.",
             ) from None
+
+    def _uid_of(self, launch: Launch) -> int:
+        return self.settings.uid_base + launch.number if self._root else os.geteuid()
 
     async def _works(self) -> bool:
         """Start a probe in the full sandbox; it looks at its own rights and for a file of the hub."""

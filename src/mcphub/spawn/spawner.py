@@ -57,6 +57,8 @@ class Launch:
         home: Private, persistent directory on the host; created (0700) when missing.
         cwd: Directory inside the instance, relative to its home unless absolute; empty = home.
         readable: Host paths that appear read-only at the same place (package, interpreter, …).
+        own: Directories below `readable` of which the instance sees a copy that its owner keeps and
+            may write to (`spawn.copies`).
         sandbox: Egress list and limits.
         told: What its requests tell about the user beside the request itself.
         preload: The zygote that it may be forked from, where there are zygotes.
@@ -70,6 +72,7 @@ class Launch:
     env: Mapping[str, str | Secret] = field(default_factory=dict)
     cwd: str = ""
     readable: tuple[Path, ...] = ()
+    own: tuple[Path, ...] = ()
     sandbox: SandboxSpec = SandboxSpec()
     told: Told = Told()
     preload: Preload | None = None

@@ -62,14 +62,20 @@ class Staging:
             )
         return cls(tried.returncode == 0, slots)
 
-    def plan(self, etc: Path, home: Path, places: Sequence[Path]) -> tuple[Mounts, str]:
+    def plan(
+        self,
+        etc: Path,
+        home: Path,
+        places: Sequence[Path],
+        own: Sequence[tuple[Path, Path]] = (),
+    ) -> tuple[Mounts, str]:
         """Return where bubblewrap finds things, and the table for `mount -a` that puts them there.
 
         Raises:
             InvalidInput: More single files than there are slots.
             Unavailable: Every directory that could be covered is in use.
         """
-        base = _free_place([etc, *places, home, self.slots])
+        base = _free_place([etc, *places, home, self.slots, *(copy for copy, _ in own)])
         lines = [f"mcphub {base} tmpfs size=1m,mode=0755 0 0"]
         if self.overlay:
             lines.append(f"none {base}/none tmpfs size=4k,X-mount.mkdir 0 0")
@@ -90,7 +96,12 @@ class Staging:
                 shown.append(self._directory(lines, base, index, source))
         lines.append(f"{_escape(home)} {base}/home none bind,X-mount.mkdir 0 0")
         inside = tuple(zip(shown[2:], map(str, places), strict=True))
-        return Mounts(shown[0], shown[1], f"{base}/home", inside), "\n".join([*lines, ""])
+        copied: list[tuple[str, str]] = []
+        for index, (copy, place) in enumerate(own):
+            lines.append(f"{_escape(copy)} {base}/w{index} none bind,X-mount.mkdir 0 0")
+            copied.append((f"{base}/w{index}", str(place)))
+        mounts = Mounts(shown[0], shown[1], f"{base}/home", inside, tuple(copied))
+        return mounts, "\n".join([*lines, ""])
 
     def _directory(self, lines: list[str], base: Path, index: int, source: Path) -> str:
         target = f"{base}/r{index}"

@@ -149,7 +149,7 @@ class ZygoteSpawner:
     def _may_fork(self, launch: Launch) -> bool:
         """Whether this machine has what zygotes need, and the owner a uid in their namespace."""
         known = 0 <= launch.number < zygotes.MOST_USERS and launch.number != zygotes.NUMBER
-        return known and self._plain.means == "bubblewrap"
+        return known and not launch.own and self._plain.means == "bubblewrap"
 
     async def _zygote(self, nest: _Nest, preload: Preload, places: Sequence[Path]) -> Zygote:
         async with nest.lock:
