@@ -64,6 +64,9 @@ FETCH = uvx("mcp-server-fetch==2026.10.24", "--ignore-robots-txt", env={"PATH": 
 SERVERS = {
     "memory": MEMORY,
     "memory-default": npx("@modelcontextprotocol/server-memory@2026.8.31"),
+    "memory-own": npx(
+        "@modelcontextprotocol/server-memory@2026.8.31", sandbox={"ownPackage": True}
+    ),
     "thinking": npx("@modelcontextprotocol/server-sequential-thinking@2026.8.31"),
     "everything": EVERYTHING,
     "files": npx("@modelcontextprotocol/server-filesystem@2026.8.31", HOME),

@@ -26,7 +26,9 @@ async def sandbox():
 
 async def checked(store, tmp_path, *words, env=None, url=""):
     found = await install(store, *words)
-    subject = Subject("it", found.version, found.argv, env or {}, found.readable, url)
+    subject = Subject(
+        "it", found.version, found.argv, env or {}, found.readable, url, source=found.source
+    )
     uid = 200_003 if os.geteuid() == 0 else os.geteuid()
     async with sandbox() as spawner:
         return await check(subject, spawner, tmp_path, uid=uid)
@@ -37,7 +39,7 @@ async def checked(store, tmp_path, *words, env=None, url=""):
     [
         (
             ("npx", "@modelcontextprotocol/server-memory@2026.8.31"),
-            {"MEMORY_FILE_PATH": "{home}/m.jsonl"},
+            {},  # it writes into its package: the check gives it a copy
             ("state",),
         ),
         (

@@ -70,8 +70,7 @@ def test_a_leak_is_exit_status_1_with_reports_and_nothing_is_written_without_app
     page, sarif = tmp_path / "page.html", tmp_path / "log.sarif"
     before = (hub / "mcp_settings.json").read_text()
     words = ["check", "--html", str(page), "--sarif", str(sarif), "--json"]
-    env = ["--env", "MEMORY_FILE_PATH={home}/m.jsonl"]
-    out = json.loads(run(hub, *words, *env, "--", *MEMORY, expected=1))
+    out = json.loads(run(hub, *words, "--", *MEMORY, expected=1))
     assert out["classes"] == ["state"]
     assert "<script" not in page.read_text() and "state" in page.read_text()
     (result,) = json.loads(sarif.read_text())["runs"][0]["results"]
