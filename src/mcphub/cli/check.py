@@ -26,7 +26,7 @@ from mcphub.cli.shell import Cli, command
 from mcphub.cli.values import clean
 from mcphub.errors import HubError, InvalidInput, Unavailable
 from mcphub.isolation import acquire
-from mcphub.isolation.check import Options, check
+from mcphub.isolation.check import BUDGET_S, Options, check
 from mcphub.isolation.manifest import read, subject
 from mcphub.isolation.model import Result, Verdict
 from mcphub.isolation.page import page
@@ -113,14 +113,22 @@ async def check_servers(
     sarif_file: Annotated[
         Path | None, typer.Option("--sarif", metavar="FILE", help="Also write SARIF 2.1.0.")
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=20, help="Time for one server.")] = 150,
+    budget: Annotated[
+        float,
+        typer.Option(
+            "--budget",
+            metavar="SECONDS",
+            min=20,
+            help="Time for one server; what was not done until then is told.",
+        ),
+    ] = BUDGET_S,
 ) -> None:
     """Check whether users can share a server: two synthetic users, canaries, a credential witness.
 
     The server runs in the sandbox against stand-ins; no real service or credential is used.
     Exit status: 0 no leak seen, 1 leak, 2 inconclusive, 3 the check could not run.
     """
-    options = Options(tuple(allow_egress or ()), seconds)
+    options = Options(tuple(allow_egress or ()), budget)
     given = dict(_pair(text) for text in env or [])
     then = _Then(apply, compare, yes)
     try:
@@ -128,7 +136,7 @@ async def check_servers(
             results = await _of_manifest(cli, manifest, only, options)
         elif through_hub:
             name = None if everything else (words or [""])[0]
-            results = await _through_hub(cli, name, seconds)
+            results = await _through_hub(cli, name, budget)
         elif everything or _names_a_server(cli, words or [], url):
             name = None if everything else (words or [""])[0]
             results = await _of_settings(cli, name, given, options, then)

@@ -30,6 +30,7 @@ def told(result: Result) -> str:
     )
     if coverage.skipped:
         lines.append(f"  not called (look destructive): {', '.join(coverage.skipped)}")
+    lines += [f"  not done in the time: {what}" for what in coverage.undone]
     lines += [f"  note: {note}" for note in result.notes]
     if result.recommendation:
         lines.append(f"  settings: {json.dumps(dict(result.recommendation))}")

@@ -92,6 +92,10 @@ class HubRunning(Running):
         if channel is not None:
             channel.close()
 
+    def part(self, user: str) -> Channel:
+        """Return a user's session, which is the caller's to close: the user can join anew beside it."""
+        return self._connections.pop(user)
+
     def channel(self, user: str) -> Channel:
         """Return a user's connection."""
         return self._connections[user]

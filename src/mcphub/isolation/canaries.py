@@ -16,6 +16,7 @@ _LETTERS: Final = string.ascii_lowercase + string.digits
 _LENGTH: Final = 25  # of 36 letters: 129 bits
 _PREFIXES: Final = ("k", "q", "w", "z")  # not a digit, so that it is a name everywhere
 _JOINERS: Final = re.compile(r"[\s_\-]+")
+_START: Final = 8  # characters by which texts are searched for all canaries at once
 _T = TypeVar("_T")
 
 
@@ -60,11 +61,15 @@ class Canaries(Generic[_T]):
 
     def __init__(self) -> None:
         self._planted: dict[str, tuple[_T, tuple[str, ...]]] = {}
+        self._by_start: dict[str, list[str]] = {}
 
     def plant(self, about: _T, canary: str = "") -> str:
         """Note a canary, a new one by default, and return it."""
         canary = canary or mint()
-        self._planted[canary] = (about, forms(canary))
+        shapes = forms(canary)
+        self._planted[canary] = (about, shapes)
+        for shape in shapes:
+            self._by_start.setdefault(shape[:_START], []).append(canary)
         return canary
 
     def about(self, canary: str) -> _T:
@@ -74,10 +79,14 @@ class Canaries(Generic[_T]):
     def seen(self, text: str, *, but: Iterable[str] = ()) -> list[Sighting[_T]]:
         """Return the canaries in a text, apart from those that the caller itself said (`but`)."""
         low = folded(text)
+        starts = {low[at : at + _START] for at in range(len(low) - _START + 1)}
+        candidates = {c for start in starts & self._by_start.keys() for c in self._by_start[start]}
+        if not candidates:
+            return []
         said = folded("\n".join(but))
         found: list[Sighting[_T]] = []
         for canary, (about, shapes) in self._planted.items():
-            if shapes[0] in said:
+            if canary not in candidates or shapes[0] in said:
                 continue
             place = next((at for shape in shapes if (at := low.find(shape)) >= 0), -1)
             if place >= 0:

@@ -5,12 +5,13 @@ Made by `check`, read and added to by `script` and the probes. Not shared betwee
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
-from time import monotonic
 from typing import Final
 
 from mcphub.isolation.behind import HubLab
+from mcphub.isolation.budget import Budget
 from mcphub.isolation.canaries import Canaries
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.identity import Identity
@@ -31,12 +32,14 @@ class Run:
         a, b: Observations of the users, in order; B's are of the fixed script.
         follow: What B found with values that B was shown in this run.
         foreign: What B got with handles of A's that B was not shown.
+        again: What B saw in a new session, after both had left.
     """
 
     a: list[Observation] = field(default_factory=list)
     b: list[Observation] = field(default_factory=list)
     follow: list[Observation] = field(default_factory=list)
     foreign: list[Observation] = field(default_factory=list)
+    again: list[Observation] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -45,7 +48,7 @@ class Case:
 
     Attributes:
         lab: Where the subject runs.
-        deadline: When it has to end (monotonic seconds).
+        budget: Its time.
         dice: Order of calls: new for each check, so that no server knows the probe by its order.
         canaries: A's canaries.
         origin: Canary -> the observation of the call that planted it.
@@ -58,10 +61,12 @@ class Case:
         stderr: What the server said there while A was active.
         heard: Notifications on B's own session while only A was active.
         findings: Of the probes that ran already.
+        step: What is being done.
+        open: What ends with the check.
     """
 
     lab: Lab | HubLab
-    deadline: float
+    budget: Budget
     progress: Callable[[str], None] = lambda _: None
     dice: Random = field(default_factory=SystemRandom)
     canaries: Canaries[Planted] = field(default_factory=Canaries)
@@ -78,6 +83,9 @@ class Case:
     stderr: list[str] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    step: str = ""
+    open: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _spare: Running | None = None
     words: Words = field(default_factory=Words.new)
 
     def __post_init__(self) -> None:
@@ -89,10 +97,10 @@ class Case:
         ):
             self.canaries.plant(Planted("", "file", kind, handle, path=True), canary)
 
-    @property
-    def time_left(self) -> float:
-        """Seconds."""
-        return self.deadline - monotonic()
+    def begin(self, step: str) -> None:
+        """Tell what is being done from now on."""
+        self.step = step
+        self.progress(step)
 
     @property
     def kept_from_writing(self) -> list[str]:
@@ -125,6 +133,24 @@ class Case:
         for user in users or _TITLES:
             identity = self.identities.get(user)
             await running.join(user, identity.headers if identity else None)
+
+    async def join_anew(self, running: Running) -> None:
+        """Give both users sessions in which nothing was asked, so that their request ids are alike."""
+        if self.lab.subject.is_http:
+            for user in _TITLES:
+                running.leave(user)
+        await self.join(running)
+
+    async def spare(self) -> Running:
+        """Return a process with both users, for probes that do not mind what another one left in it.
+
+        Raises:
+            HubError: It cannot be started.
+        """
+        if self._spare is None or self._spare.dead:
+            self._spare = await self.open.enter_async_context(self.lab.start(with_a=True))
+        await self.join(self._spare)
+        return self._spare
 
     def renamed(self, calls: Sequence[Call]) -> list[Call]:
         """Return calls with new canaries in the place of the old ones, the same for the same."""

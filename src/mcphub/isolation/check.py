@@ -3,7 +3,10 @@
 Above it: the command line and the manifest, which make subjects; below: `lab`, `script`, `probes`.
 """
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -11,6 +14,7 @@ from typing import Final
 
 from mcphub.errors import HubError, UpstreamFailed
 from mcphub.isolation import identity
+from mcphub.isolation.budget import Budget
 from mcphub.isolation.case import Case
 from mcphub.isolation.lab import Lab, Running, Sandbox
 from mcphub.isolation.model import Call, Coverage, Result, Verdict
@@ -27,27 +31,23 @@ from mcphub.isolation.probes.secrets import SecretProbe
 from mcphub.isolation.probes.token import TokenProbe
 from mcphub.isolation.script import Script, discover, settle
 from mcphub.isolation.subject import Subject
-from mcphub.isolation.surface import Surface
+from mcphub.isolation.surface import Rank, Surface
 from mcphub.isolation.verdict import judged
 
 _MOST_STARTS: Final = 3
 _ASKED: Final = 40
-_BUDGET_S: Final = 150.0
+_SHORTEN_S: Final = 45.0
+BUDGET_S: Final = 150.0
 
 
-def probes() -> list[Probe]:
-    """Return every probe, the surest first."""
-    return [
-        TokenProbe(),
-        SecretProbe(),
-        PlantedProbe(),
-        NotificationProbe(),
-        InterferenceProbe(),
-        CacheProbe(),
-        OpennessProbe(),
-        ReconnectProbe(),
-        RaceProbe(),
-    ]
+def reading(planted: PlantedProbe) -> list[Probe]:
+    """Return the probes that only read what was seen: they run however little time there was."""
+    return [TokenProbe(), SecretProbe(), NotificationProbe(), planted, ReconnectProbe()]
+
+
+def acting() -> list[Probe]:
+    """Return the probes that call the server again, the most telling first."""
+    return [InterferenceProbe(), CacheProbe(), OpennessProbe(), RaceProbe()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,11 @@ class Options:
 
     Attributes:
         real_egress: Hosts that the server may really reach; without them everything is stand-ins.
-        budget_s: Seconds after which nothing new is begun.
+        budget_s: Seconds after which it ends, with what was seen until then.
     """
 
     real_egress: tuple[str, ...] = ()
-    budget_s: float = _BUDGET_S
+    budget_s: float = BUDGET_S
 
 
 async def check(
@@ -82,12 +82,12 @@ async def check(
         options: How.
         progress: Told each step in a few words.
     """
-    began = monotonic()
+    began, budget = monotonic(), Budget(options.budget_s)
     try:
         async with Lab(
             subject, sandbox, directory, uid=uid, real_egress=options.real_egress
         ) as lab:
-            case = Case(lab, began + options.budget_s, progress)
+            case = Case(lab, budget, progress)
             return await checked(case, began)
     except HubError as error:
         return Result(
@@ -103,16 +103,52 @@ async def check(
 
 async def checked(case: Case, began: float) -> Result:
     """Run both parts and the probes of a case whose lab is open. Raises HubError when nothing starts."""
-    await _rehearse(case)
-    case.progress("without A")
-    await _alone(case)
     ran: list[str] = []
-    for probe in probes():
-        if probe.applies(case):
-            case.progress(f"probe: {probe.name}")
-            case.findings += await probe.run(case)
-            ran.append(probe.name)
+    planted = PlantedProbe()
+    async with case.open:
+        async with _in_time(case):
+            await _rehearse(case)
+            case.begin("B alone")
+            await _alone(case)
+        for probe in reading(planted):
+            await _run(case, probe, ran)
+        waiting = acting()
+        async with _in_time(case):
+            while waiting:
+                await _run(case, waiting[0], ran)
+                waiting.pop(0)
+        for probe in waiting[1:]:
+            if probe.applies(case):
+                case.budget.leave(f"the probe {probe.name} did not run")
+        await _shorten(case, planted)
     return judged(case, case.findings, _coverage(case, ran), monotonic() - began)
+
+
+@asynccontextmanager
+async def _in_time(case: Case) -> AsyncIterator[None]:
+    """End what is done inside when the time is over, and note it."""
+    try:
+        async with asyncio.timeout(case.budget.left):
+            yield
+    except TimeoutError:
+        case.budget.leave(f"the time was over during: {case.step}")
+
+
+async def _run(case: Case, probe: Probe, ran: list[str]) -> None:
+    if probe.applies(case):
+        case.begin(f"probe: {probe.name}")
+        case.findings += await probe.run(case)
+        ran.append(probe.name)
+
+
+async def _shorten(case: Case, planted: PlantedProbe) -> None:
+    """Look for the shortest traces of what was found; the findings stand without."""
+    case.begin("shortest traces")
+    time = case.budget.slice(_SHORTEN_S)
+    for index, finding in enumerate(case.findings):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(time.left):
+                case.findings[index] = await planted.shorten(case, finding)
 
 
 async def _rehearse(case: Case) -> None:
@@ -135,13 +171,13 @@ async def _rehearse(case: Case) -> None:
 async def _rehearsed(case: Case) -> None:
     """Start it, let A explore and B look; again without a call that ended it."""
     for attempt in range(_MOST_STARTS):
-        case.progress("starting")
+        case.begin("starting")
         run = case.treatment
         async with case.lab.start(with_a=True) as running:
             await _joined(case, running)
             case.surface = await discover(running, "A")
             script = Script(case, running)
-            case.progress(f"A tries {len(case.surface.tools)} tools")
+            case.begin(f"A tries {len(case.surface.tools)} tools")
             before = running.channel("B").notifications.mark()
             await script.explore(run)
             if case.lab.subject.is_http:
@@ -156,11 +192,34 @@ async def _rehearsed(case: Case) -> None:
             if case.kept_from_writing and case.lab.can_open_package:
                 return
             await settle()
-            case.progress("B looks around")
+            case.begin("B looks around")
             await script.look(run.b)
             await script.follow(run)
             await script.trespass(run)
+            if case.lab.subject.is_http and not running.dead:
+                case.begin("B comes again")
+                await _again(case, running)
         return
+
+
+async def _again(case: Case, running: Running) -> None:
+    """End A's session, and let B look in a new one.
+
+    B's first session stays open, so that it is A's place that may be given to the next.
+    """
+    running.leave("A")
+    await settle()
+    first = running.part("B")
+    tools = case.surface.tools
+    makers = {name for name, tool in tools.items() if tool.rank is Rank.CREATE}
+    like = [seen for seen in case.treatment.b if seen.ok and seen.call.name not in makers]
+    try:
+        await case.join(running, "B")
+        await Script(case, running).repeat(case.treatment.again, like, what="in a new session")
+    except HubError as error:
+        case.budget.leave(f"B's second session was refused: {error.message}")
+    finally:
+        first.close()
 
 
 async def _joined(case: Case, running: Running) -> None:
@@ -216,7 +275,7 @@ async def _alone(case: Case) -> None:
     try:
         async with case.lab.start(with_a=False) as running:
             await case.join(running)
-            await Script(case, running).look(run.b, like=case.treatment.b)
+            await Script(case, running).repeat(run.b, case.treatment.b)
     except HubError as error:
         case.notes.append(f"The run without A failed: {error.message}")
 
@@ -235,4 +294,5 @@ def _coverage(case: Case, ran: list[str]) -> Coverage:
         calls=case.lab.calls,
         starts=case.lab.starts,
         probes=tuple(ran),
+        undone=tuple(case.budget.undone),
     )

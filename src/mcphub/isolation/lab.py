@@ -138,6 +138,10 @@ class Running:
         if channel is not None and channel not in self._channels.values():
             channel.close()
 
+    def part(self, user: str) -> Channel:
+        """Return a user's session, which is the caller's to close: the user can join anew beside it."""
+        return self._channels.pop(user)
+
     async def call(self, user: str, call: Call, timeout_s: float = _CALL_S) -> Observation:
         """Call as a user and return what that user saw."""
         channel = self.channel(user)

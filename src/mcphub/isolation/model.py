@@ -173,6 +173,7 @@ class Coverage:
         calls: Calls in all runs.
         starts: Processes started.
         probes: Names of the probes that ran.
+        undone: What could have shown a leak and was left undone, in words.
     """
 
     tools: int = 0
@@ -184,6 +185,7 @@ class Coverage:
     calls: int = 0
     starts: int = 0
     probes: tuple[str, ...] = ()
+    undone: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:

@@ -35,7 +35,7 @@ async def reproduced(
             if more and [*more, *a] != attempts[-1]:
                 attempts.append([*more, *a])
     for calls in attempts:
-        if case.time_left < _LEAST_S:
+        if case.budget.left < _LEAST_S:
             return ()
         trace = await replayed(case, [seen.call for seen in calls], [b.call])
         for seen in trace[len(calls) :]:

@@ -28,6 +28,7 @@ def as_json(result: Result) -> dict[str, Any]:
             "calls": coverage.calls,
             "starts": coverage.starts,
             "probes": list(coverage.probes),
+            "undone": list(coverage.undone),
             "share": round(coverage.share, 2),
         },
         "identity": result.identity,

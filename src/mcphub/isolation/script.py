@@ -10,9 +10,9 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from time import monotonic
 from typing import Final
 
+from mcphub.isolation.budget import Slice
 from mcphub.isolation.case import Case, Run
 from mcphub.isolation.kinds import PATHS
 from mcphub.isolation.lab import Running
@@ -50,6 +50,8 @@ _FOREIGN: Final = 7
 _EXPLORE_S: Final = 30.0
 _LOOK_S: Final = 25.0
 _FOLLOW_S: Final = 10.0
+_TOOL_S: Final = 3.0  # for the further ways of one tool, however many tools there are
+_TELLING: Final = 2  # of these
 _LATER: Final = 3  # handles that are tried where a tool failed without
 
 
@@ -113,15 +115,23 @@ class Script:
 
     async def explore(self, run: Run) -> None:
         """Let A try every tool in several ways, keep what works, and plant."""
-        until = monotonic() + min(_EXPLORE_S, self._case.time_left / 3)
+        time = self._case.budget.slice(_EXPLORE_S, 1 / 3)
         writer = self._writers["A"]
         tools = ordered(self._case)
         offered = self._case.surface.capabilities.get("resources")
         if isinstance(offered, dict) and offered.get("subscribe"):
             for uri in self._case.surface.resources[:_RESOURCES]:
                 await self._running.raw("A", "resources/subscribe", {"uri": uri})
-        for tool in tools:
-            if not await self._try(run, writer, tool, recipes(tool, "A"), until):
+        for number, tool in enumerate(tools):
+            ways = recipes(tool, "A")
+            if not await self._try(
+                run, writer, tool, ways, time.part(len(tools) - number, _TOOL_S)
+            ):
+                break
+            if time.over:
+                uncalled = ", ".join(tool.name for tool in tools[number + 1 :])
+                if uncalled:
+                    self._case.budget.leave(f"A did not call: {uncalled}")
                 break
         for tool in tools:
             if tool.name in self._case.learned or tool.name in self._case.avoided:
@@ -129,9 +139,9 @@ class Script:
             base = Recipe(tool.name)
             more = [replace(base, handles=index) for index in range(_LATER)]
             more += [replace(base, handles=0, optional=True), *self._hinted(run, tool)]
-            if not await self._try(run, writer, tool, more, until):
+            if time.over or not await self._try(run, writer, tool, more, time):
                 break
-        await self._handles_for_creators(run, tools, until)
+        await self._handles_for_creators(run, tools, time)
 
     async def plant(self, run: Run, only: Sequence[str] | None = None) -> None:
         """Let A do again what worked, with new canaries."""
@@ -145,23 +155,40 @@ class Script:
                 if self._running.dead:
                     return
 
-    async def look(self, seen: list[Observation], like: Sequence[Observation] = ()) -> None:
-        """Let B do its fixed part; with `like`, exactly the calls of an earlier run in their order."""
-        until = monotonic() + min(_LOOK_S, max(5.0, self._case.time_left / 3))
-        calls: Iterable[tuple[Tool, Recipe]] = self._plain_part()
-        if like:
-            for old in like:
-                if monotonic() > until or self._running.dead:
-                    return
+    async def repeat(
+        self, seen: list[Observation], like: Sequence[Observation], what: str = "alone"
+    ) -> None:
+        """Let B make exactly the calls of an earlier run in their order.
+
+        Args:
+            seen: Where the observations go.
+            like: The earlier run.
+            what: Which repetition it is, for what is left undone.
+        """
+        time = self._case.budget.slice(_LOOK_S, 1 / 2)
+        for number, old in enumerate(like):
+            if time.over:
+                self._case.budget.leave(f"B made {number} of {len(like)} calls {what}")
+            if time.over or self._running.dead:
+                return
+            if not old.timed_out:  # nothing would be compared with it
                 seen.append(await self._running.call("B", old.call))
-            return
+
+    async def look(self, seen: list[Observation]) -> None:
+        """Let B do its fixed part."""
+        time = self._case.budget.slice(_LOOK_S, 1 / 2)
+        calls: Iterable[tuple[Tool, Recipe]] = self._plain_part()
         listed = False
         for tool, recipe in calls:
             if not listed and tool.rank is not Rank.OBSERVE:
                 seen += await self._lists_and_resources("B")
                 listed = True
-            if monotonic() > until:
-                self._case.notes.append("B's part was cut short by its time limit.")
+            if time.over:
+                done = {one.call.name for one in seen}
+                done |= self._case.avoided
+                missing = [t.name for t in ordered(self._case) if t.name not in done]
+                if missing:
+                    self._case.budget.leave(f"B did not call: {', '.join(sorted(missing))}")
                 break
             seen.append(await self._perform(self._writers["B"], tool, recipe))
             if self._running.dead:
@@ -171,7 +198,7 @@ class Script:
 
     async def follow(self, run: Run) -> None:
         """Let B use what it was shown: ids, names and paths of its own answers."""
-        until = monotonic() + _FOLLOW_S
+        time = self._case.budget.slice(_FOLLOW_S, 1 / 4)
         writer = self._writers["B"]
         for tool in self._with_handles():
             for parameter, _ in handle_parameters(tool)[:2]:
@@ -181,7 +208,7 @@ class Script:
                     if self._case.canaries.seen(value) or self._case.words.plain not in value
                 ]
                 for value in shown[:_FOLLOWED]:
-                    if monotonic() > until or self._running.dead:
+                    if time.over or self._running.dead:
                         return
                     fixed = {parameter: _typed(tool, parameter, value)}
                     recipe = self._worked(tool, fixed)
@@ -189,7 +216,7 @@ class Script:
 
     async def trespass(self, run: Run) -> None:
         """Let B use what only A was shown, and paths that B has no business with."""
-        until = monotonic() + _FOLLOW_S
+        time = self._case.budget.slice(_FOLLOW_S, 1 / 4)
         writer, foreign = self._writers["B"], self._writers["A"].handles
         territory = self._case.lab.territory
         files = [str(territory.a.file), str(territory.outside)]
@@ -197,6 +224,7 @@ class Script:
         roots = list(map(str, territory.roots[:2]))
         directories = [*roots, str(territory.a.directory)]
         made = self._paths_of(run)
+        wanted: list[tuple[Tool, str, list[str]]] = []
         for tool in reversed(self._with_handles(every=True)):
             for parameter, kind in handle_parameters(tool)[:2]:
                 if kind in PATHS:
@@ -207,24 +235,30 @@ class Script:
                     )
                 else:
                     values = foreign.fitting(parameter, tool.name)[:2] + self._names_for(parameter)
-                for value in list(dict.fromkeys(values))[:_FOREIGN]:
-                    if monotonic() > until or self._running.dead:
-                        return
-                    fixed = {parameter: _typed(tool, parameter, value)}
-                    run.foreign.append(await self._perform(writer, tool, self._worked(tool, fixed)))
+                wanted.append((tool, parameter, list(dict.fromkeys(values))[:_FOREIGN]))
+        # every tool once, then every tool again: a short time still says something of each
+        for turn in range(_FOREIGN):
+            for tool, parameter, values in wanted:
+                if turn >= len(values):
+                    continue
+                if time.over and turn < _TELLING:
+                    self._case.budget.leave("B tried A's handles and paths with some tools only")
+                if time.over or self._running.dead:
+                    return
+                fixed = {parameter: _typed(tool, parameter, values[turn])}
+                run.foreign.append(await self._perform(writer, tool, self._worked(tool, fixed)))
 
     async def _try(
-        self, run: Run, writer: Writer, tool: Tool, ways: Sequence[Recipe], until: float
+        self, run: Run, writer: Writer, tool: Tool, ways: Sequence[Recipe], time: Slice
     ) -> bool:
-        """Try recipes of one tool; returns whether to go on with the next."""
+        """Try recipes of one tool, the first one always; returns whether to go on with the next."""
         case = self._case
         template = language(tool) is not None
-        for recipe in ways:
+        for number, recipe in enumerate(ways):
             if tool.name in case.avoided:
                 return True
-            if monotonic() > until:
-                case.notes.append("A's part was cut short by its time limit.")
-                return False
+            if number and time.over:
+                return True
             observation = await self._perform(writer, tool, recipe)
             reshapes = tool.name not in case.reshaped and not observation.timed_out
             if not worked(observation) and observation.egress and reshapes:
@@ -267,7 +301,7 @@ class Script:
         self._case.lab.witness.reshape(failed.egress)
         return failed
 
-    async def _handles_for_creators(self, run: Run, tools: Sequence[Tool], until: float) -> None:
+    async def _handles_for_creators(self, run: Run, tools: Sequence[Tool], time: Slice) -> None:
         """Let A's changing tools act on what exists: a choice among things listed is a change too."""
         for tool in tools:
             if tool.rank is Rank.OBSERVE or tool.name in self._case.avoided or language(tool):
@@ -278,7 +312,7 @@ class Script:
             if base.handles >= 0:
                 continue
             for choice, index in itertools.product(range(choices(tool)), range(2)):
-                if monotonic() > until or self._running.dead:
+                if time.over or self._running.dead:
                     return
                 recipe = replace(base, choice=choice, handles=index, optional=True)
                 observation = await self._perform(self._writers["A"], tool, recipe)

@@ -5,6 +5,7 @@ from time import monotonic
 
 from mcphub.errors import HubError
 from mcphub.isolation.behind import HubLab
+from mcphub.isolation.budget import Budget
 from mcphub.isolation.case import Case
 from mcphub.isolation.check import checked
 from mcphub.isolation.model import Result, Verdict
@@ -15,13 +16,13 @@ async def check_through(lab: HubLab, seconds: float, progress: Callable[[str], N
 
     Args:
         lab: The server behind the hub.
-        seconds: After which nothing new is begun.
+        seconds: After which it ends, with what was seen until then.
         progress: Told each step in a few words.
     """
-    began = monotonic()
+    began, budget = monotonic(), Budget(seconds)
     try:
         async with lab:
-            return await checked(Case(lab, began + seconds, progress), began)
+            return await checked(Case(lab, budget, progress), began)
     except HubError as error:
         return Result(
             id=lab.subject.id,

@@ -54,6 +54,9 @@ def _verdict(
         )
     if not case.control.b:
         return Verdict.INCONCLUSIVE, None, "The run without A failed."
+    if coverage.undone:
+        left = "; ".join(coverage.undone[:3])
+        return Verdict.INCONCLUSIVE, None, f"No leak was seen in the time; not done: {left}."
     if coverage.skipped and len(coverage.skipped) * 2 > coverage.tools:
         return Verdict.INCONCLUSIVE, None, "Most tools look destructive and were not called."
     kept = case.kept_from_writing

@@ -14,6 +14,7 @@ from mcphub.isolation.surface import Rank
 
 _MOST: Final = 8
 _BURST: Final = 4
+_MOST_S: Final = 25.0
 _REMEDY: Final = "Of public data only traces leak. Run an instance for each user where even these are confidential."
 
 
@@ -28,20 +29,27 @@ class CacheProbe:
 
     async def run(self, case: Case) -> list[Finding]:
         """Return the first answer that came from a cache, or was refused for A's calls."""
+        time = case.budget.slice(_MOST_S)
         try:
-            async with case.lab.start(with_a=False) as running:
-                await case.join(running)
-                for alone in _answered(case):
-                    first = await running.call("A", alone.call)
-                    for _ in range(_BURST):
-                        await running.call("A", alone.call)
-                    second = await running.call("B", alone.call)
-                    if running.dead:
-                        break
-                    if _told(first, second):
-                        return [_finding(case, first, second)]
+            running = await case.spare()
         except HubError:
             return []
+        answered = _answered(case)
+        for number, alone in enumerate(answered):
+            if time.over:
+                left = ", ".join(seen.call.name for seen in answered[number:])
+                case.budget.leave(f"caches were not looked for in: {left}")
+                break
+            first = await running.call("A", alone.call)
+            if first.timed_out:
+                continue
+            for _ in range(_BURST):
+                await running.call("A", alone.call)
+            second = await running.call("B", alone.call)
+            if running.dead:
+                break
+            if _told(first, second):
+                return [_finding(case, first, second)]
         return []
 
 

@@ -24,6 +24,7 @@ from mcphub.isolation.synthesis import uses_paths
 _MOST_STEPS: Final = 7
 _REPLAYED: Final = 80  # calls of A that are all repeated; of more only what worked
 _LEAST_S: Final = 15.0
+_SHRINK_S: Final = 30.0
 _REMEDY: Final = "Run an instance for each user: set riskLevel critical or requiresUserIsolation."
 
 
@@ -44,13 +45,20 @@ class InterferenceProbe:
             for seen, without in _candidates(case, case.treatment, case.control)
             if class_of(case, seen, without) not in known
         ]
-        if not candidates or case.time_left < _LEAST_S:
+        if not candidates:
             return []
+        told = "answers that differ with and without A were not tried again"
+        if case.budget.left < _LEAST_S:
+            case.budget.leave(told)
+            return []
+        # what comes after the last one is of no interest
+        end = 1 + max(case.control.b.index(without) for _, without in candidates)
+        script_b = case.control.b[:end]
         control, treatment = Run(), Run()
         try:
             async with case.lab.start(with_a=False) as running:
                 await case.join(running)
-                await Script(case, running).look(control.b, like=case.control.b)
+                await Script(case, running).repeat(control.b, script_b, what="alone again")
             async with case.lab.start(with_a=True) as running:
                 await case.join(running)
                 script = Script(case, running)
@@ -59,7 +67,7 @@ class InterferenceProbe:
                     await perform(running, "A", again, treatment.a)
                 else:
                     await script.plant(treatment)
-                await script.look(treatment.b, like=case.control.b)
+                await script.repeat(treatment.b, script_b, what="after A again")
         except HubError:
             return []
         findings: dict[LeakClass, Finding] = {}
@@ -133,8 +141,9 @@ async def _shortest(case: Case, seen: Observation, without: Observation) -> tupl
     trace = await replayed(case, calls, [seen.call])
     if not _differs(trace, without):
         return ()
+    time = case.budget.slice(_SHRINK_S, 1 / 2)
     for _ in range(_MOST_STEPS):
-        if len(calls) < 2 or case.time_left < _LEAST_S:
+        if len(calls) < 2 or time.over:
             break
         half = len(calls) // 2
         for part in (calls[half:], calls[:half]):

@@ -7,6 +7,7 @@ binds the identity to the session needs a session for each user.
 from mcphub.errors import HubError
 from mcphub.isolation.case import Case
 from mcphub.isolation.channel import HttpChannel
+from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Arrangement, Finding, LeakClass, Observation, Severity
 from mcphub.isolation.probes.token import aware, foreign
 
@@ -25,10 +26,11 @@ class OpennessProbe:
     async def run(self, case: Case) -> list[Finding]:
         """Return a finding when a call without identity goes out with a shared credential."""
         try:
-            anonymous = await self._anonymous(case)
-            await self._swapped(case)
+            running = await case.spare()
+            anonymous = await self._anonymous(case, running)
+            await self._swapped(case, running)
         except HubError:
-            return []  # refused without identity: that is right
+            return []
         found = foreign(case, anonymous)
         if found is None:
             return []
@@ -49,25 +51,30 @@ class OpennessProbe:
             )
         ]
 
-    async def _anonymous(self, case: Case) -> list[Observation]:
-        async with case.lab.start(with_a=False) as running:
+    async def _anonymous(self, case: Case, running: Running) -> list[Observation]:
+        running.leave("B")
+        try:
             await running.join("B", {})
             return [await running.call("B", seen.call) for seen in _outgoing(case)]
+        except HubError:
+            return []  # refused without identity: that is right
+        finally:
+            running.leave("B")
 
-    async def _swapped(self, case: Case) -> None:
+    async def _swapped(self, case: Case, running: Running) -> None:
         """Call on A's session with B's credential, and note whose went out."""
-        async with case.lab.start(with_a=False) as running:
-            await case.join(running)
-            a, b = running.channel("A"), running.channel("B")
-            if not (isinstance(a, HttpChannel) and isinstance(b, HttpChannel) and a.session_id):
-                return
-            b.session_id = a.session_id
-            seen = [await running.call("B", outgoing.call) for outgoing in _outgoing(case)]
-            if any("user:A" in arrival.credentials for one in seen for arrival in one.egress):
-                case.notes.append(
-                    "On A's session B's call went out with A's credential: the identity is bound to "
-                    f"the session ({Arrangement.ONE_SESSION}). Each user needs a session."
-                )
+        await case.join(running)
+        a, b = running.channel("A"), running.channel("B")
+        if not (isinstance(a, HttpChannel) and isinstance(b, HttpChannel) and a.session_id):
+            return
+        own, b.session_id = b.session_id, a.session_id
+        seen = [await running.call("B", outgoing.call) for outgoing in _outgoing(case)]
+        b.session_id = own
+        if any("user:A" in arrival.credentials for one in seen for arrival in one.egress):
+            case.notes.append(
+                "On A's session B's call went out with A's credential: the identity is bound to "
+                f"the session ({Arrangement.ONE_SESSION}). Each user needs a session."
+            )
 
 
 def _outgoing(case: Case) -> list[Observation]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from time import monotonic
 
 from mcphub.isolation.canaries import Sighting
 from mcphub.isolation.case import Case
@@ -33,22 +32,40 @@ class PlantedProbe:
 
     name = "planted"
 
+    def __init__(self) -> None:
+        self._hits: dict[LeakClass, list[_Hit]] = {}
+
     def applies(self, case: Case) -> bool:  # noqa: ARG002  the seam names it
         """Always."""
         return True
 
     async def run(self, case: Case) -> list[Finding]:
-        """Return one finding for each class, the clearest sighting with its shortest reproduction."""
-        hits = list(_hits(case))
-        content = {hit.leak for hit in hits}
-        if content & {LeakClass.STATE, LeakClass.FILESYSTEM, LeakClass.HISTORY_CACHE}:
-            hits = [hit for hit in hits if hit.leak is not LeakClass.IDENTIFIER]
-        findings: list[Finding] = []
-        for leak in LeakClass:
-            of_class = sorted((hit for hit in hits if hit.leak is leak), key=lambda hit: hit.order)
-            if of_class:
-                findings.append(await _finding(case, of_class))
-        return findings
+        """Return one finding for each class, the clearest sighting; `shortened` looks for less."""
+        self._hits = _by_class(case)
+        return [_finding(case, hits[0]) for hits in self._hits.values()]
+
+    async def shorten(self, case: Case, finding: Finding) -> Finding:
+        """Return a finding of `run` with its shortest reproduction, where there is one in time."""
+        time = case.budget.slice(_SHRINK_S)
+        for hit in self._hits.get(finding.leak, [])[:3]:
+            if time.over:
+                break
+            start = case.origin.get(hit.sighting.canary)
+            trace = await reproduced(case, [start] if start else [], hit.seen, hit.sighting)
+            if trace:
+                seen = excerpt(trace[-1].text, shortest_canary(case, trace))
+                title = _title(hit, start)
+                return replace(finding, title=title, trace=trace, reproduced=1, seen=seen)
+        return finding
+
+
+def _by_class(case: Case) -> dict[LeakClass, list[_Hit]]:
+    """Return the sightings of each class, the clearest first."""
+    hits = sorted(_hits(case), key=lambda hit: hit.order)
+    content = {hit.leak for hit in hits}
+    if content & {LeakClass.STATE, LeakClass.FILESYSTEM, LeakClass.HISTORY_CACHE}:
+        hits = [hit for hit in hits if hit.leak is not LeakClass.IDENTIFIER]
+    return {leak: of for leak in LeakClass if (of := [hit for hit in hits if hit.leak is leak])}
 
 
 def _hits(case: Case) -> Iterable[_Hit]:
@@ -100,31 +117,19 @@ def _succeeded(case: Case, sighting: Sighting[Planted]) -> bool:
     return origin is None or origin.ok
 
 
-async def _finding(case: Case, hits: list[_Hit]) -> Finding:
-    hit = hits[0]
+def _finding(case: Case, hit: _Hit) -> Finding:
     origin = case.origin.get(hit.sighting.canary)
-    trace = tuple(seen for seen in (origin, hit.seen) if seen is not None)
     content = not hit.sighting.about.handle
-    finding = Finding(
+    return Finding(
         leak=hit.leak,
         severity=Severity.HIGH if content else Severity.MEDIUM,
         title=_title(hit, origin),
-        trace=trace,
+        trace=tuple(seen for seen in (origin, hit.seen) if seen is not None),
         seen=excerpt(hit.sighting.around, hit.sighting.canary),
         control="Without A's activity the canary does not exist.",
         confidence=1.0,
         remedy=_REMEDY.get(hit.leak, ""),
     )
-    until = monotonic() + _SHRINK_S
-    for other in hits[:3]:
-        if monotonic() > until:
-            break
-        start = case.origin.get(other.sighting.canary)
-        shortest = await reproduced(case, [start] if start else [], other.seen, other.sighting)
-        if shortest:
-            return replace(finding, title=_title(other, start), trace=shortest, reproduced=1,
-                           seen=excerpt(shortest[-1].text, shortest_canary(case, shortest)))  # fmt: skip
-    return finding
 
 
 def shortest_canary(case: Case, trace: tuple[Observation, ...]) -> str:

@@ -8,6 +8,7 @@ import asyncio
 from typing import Final
 
 from mcphub.errors import HubError
+from mcphub.isolation.budget import Slice
 from mcphub.isolation.case import Case
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Finding, LeakClass, Observation, Severity
@@ -15,7 +16,7 @@ from mcphub.isolation.oracle import excerpt, normal
 
 _TOOLS: Final = 8
 _ROUNDS: Final = 12
-_LEAST_S: Final = 20.0
+_MOST_S: Final = 20.0
 _SLOWEST_S: Final = 4.0
 
 
@@ -28,30 +29,32 @@ class RaceProbe:
         """When nothing was mixed up in sequence."""
         sequential = {LeakClass.STATE, LeakClass.FILESYSTEM}
         known = {finding.leak for finding in case.findings}
-        return not known & sequential and case.time_left > _LEAST_S and bool(case.learned)
+        return not known & sequential and bool(case.learned)
 
     async def run(self, case: Case) -> list[Finding]:
         """Return the first answer to B that was A's."""
+        time = case.budget.slice(_MOST_S)
         try:
-            async with case.lab.start(with_a=True) as running:
-                await case.join(running)
-                for name in list(case.learned)[:_TOOLS]:
-                    pair = _pair(case, name)
-                    if pair is not None:
-                        found = await self._rounds(case, running, *pair)
-                        if found is not None:
-                            return [found]
+            running = await case.spare()
+            await case.join_anew(running)
         except HubError:
             return []
+        pairs = [pair for name in case.learned if (pair := _pair(case, name)) is not None]
+        for number, pair in enumerate(pairs[:_TOOLS]):
+            found = await self._rounds(case, time.part(len(pairs) - number, 1.0), running, *pair)
+            if found is not None:
+                return [found]
         return []
 
-    async def _rounds(self, case: Case, running: Running, a: Call, b: Call) -> Finding | None:
+    async def _rounds(
+        self, case: Case, time: Slice, running: Running, a: Call, b: Call
+    ) -> Finding | None:
         alone = await running.call("B", b)
         other = await running.call("A", a)
         if not (alone.ok and other.ok) or normal(alone.text) == normal(other.text):
             return None
         for _ in range(_ROUNDS):
-            if case.time_left < _LEAST_S:
+            if time.over:
                 return None
             seen = await asyncio.gather(
                 running.call("A", a, _SLOWEST_S), running.call("B", b, _SLOWEST_S)

@@ -1,10 +1,8 @@
-"""What a session leaves behind: A plants and leaves, then B comes."""
+"""What a session leaves behind: A planted and left, then B comes in a new session."""
 
-from mcphub.errors import HubError
-from mcphub.isolation.case import Case, Run
+from mcphub.isolation.case import Case
 from mcphub.isolation.model import Finding, LeakClass, Severity
 from mcphub.isolation.oracle import excerpt
-from mcphub.isolation.script import Script, settle
 
 
 class ReconnectProbe:
@@ -15,26 +13,17 @@ class ReconnectProbe:
     def applies(self, case: Case) -> bool:
         """For servers with sessions, when two sessions at a time showed nothing."""
         known = {finding.leak for finding in case.findings}
-        return case.lab.subject.is_http and LeakClass.STATE not in known
+        return bool(case.treatment.again) and LeakClass.STATE not in known
 
     async def run(self, case: Case) -> list[Finding]:
         """Return a finding when B's new session shows what A's old one was given."""
-        run = Run()
-        try:
-            async with case.lab.start(with_a=True) as running:
-                await case.join(running, "A")
-                await Script(case, running).plant(run)
-                running.leave("A")
-                await settle()
-                await case.join(running, "B")
-                await Script(case, running).look(run.b, like=case.control.b)
-        except HubError:
-            return []
-        for seen in run.b:
-            said = [str(dict(seen.call.arguments)), seen.call.name]
-            for sighting in case.canaries.seen(seen.text, but=said):
+        run = case.treatment
+        # what B named before, B may have made itself
+        named = [str(dict(seen.call.arguments)) for seen in (*run.b, *run.follow, *run.foreign)]
+        for seen in run.again:
+            for sighting in case.canaries.seen(seen.text, but=[*named, seen.call.name]):
                 origin = case.origin.get(sighting.canary)
-                if origin is None or sighting.about.path:
+                if origin is None or origin.user != "A" or sighting.about.path:
                     continue
                 return [
                     Finding(

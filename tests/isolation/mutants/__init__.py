@@ -1,0 +1,41 @@
+"""Small MCP servers that leak in one way each, and their twins that do not, by leak class.
+
+Standard library only, so that a start costs nothing. Over stdio, or over HTTP when PORT is set. Each
+variant is a class: its tools are methods whose parameters are texts unless `schemas` says otherwise.
+`python -m mutants NAME leaky|clean` serves one.
+"""
+
+from . import (
+    databases,
+    files,
+    history,
+    identifiers,
+    notifications,
+    races,
+    secrets,
+    sessions,
+    state,
+    tokens,
+)
+from .server import Variant
+from .slow import Slow
+
+MODULES = (
+    databases,
+    files,
+    history,
+    identifiers,
+    notifications,
+    races,
+    secrets,
+    sessions,
+    state,
+    tokens,
+)
+VARIANTS = {
+    kind.__name__: kind
+    for module in MODULES
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Variant) and kind is not Variant
+}
+SERVED = {**VARIANTS, "Slow": Slow}

@@ -1,0 +1,65 @@
+"""What one user does shows to the other in a database or an interpreter: tables, transactions, variables."""
+
+import io
+import json
+import sqlite3
+
+from .server import Refused, Variant
+
+
+class SharedDatabase(Variant):
+    classes = ("state",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.db = self.fresh()
+
+    def fresh(self):
+        return sqlite3.connect(":memory:", check_same_thread=False)
+
+    def run_sql(self, sql):
+        db = self.db if self.leaky else self.fresh()
+        try:
+            return json.dumps(db.execute(sql).fetchall())
+        except sqlite3.Error as error:
+            raise Refused(str(error)) from error
+
+
+class TemporaryTables(SharedDatabase):
+    """A pool with one connection: what is temporary there stays for the next caller."""
+
+    def run_sql(self, sql):
+        if " TEMP" not in sql.upper() and "CREATE" in sql.upper():
+            raise Refused("read only")
+        return super().run_sql(sql)
+
+
+class Transaction(Variant):
+    classes = ("state",)
+    open = False
+
+    def begin_transaction(self):
+        if self.leaky and self.open:
+            raise Refused("a transaction is open already")
+        self.open = True
+        return "begun"
+
+
+class Interpreter(Variant):
+    """Python code in one namespace; no import, so that nothing else leaks."""
+
+    classes = ("state",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.names = {}
+
+    def run_python(self, code):
+        names = self.names if self.leaky else {}
+        out = io.StringIO()
+        allowed = {"print": lambda *a: print(*a, file=out)}
+        try:
+            exec(code, {"__builtins__": allowed}, names)
+        except Exception as error:
+            raise Refused(f"{type(error).__name__}: {error}") from error
+        return out.getvalue() or "done"

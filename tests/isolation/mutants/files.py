@@ -1,0 +1,52 @@
+"""Files of another user, or of nobody, can be read."""
+
+from pathlib import Path
+
+from .server import Refused, Variant
+
+
+class ReadAnyFile(Variant):
+    classes = ("filesystem",)
+
+    def read_file(self, path):
+        if not self.leaky:
+            raise Refused("no file may be read")
+        try:
+            return Path(path).read_text()
+        except OSError as error:
+            raise Refused(str(error)) from error
+
+    def ping(self):
+        return "pong"
+
+
+class ListAnyDirectory(Variant):
+    classes = ("filesystem",)
+
+    def list_directory(self, path):
+        if not self.leaky:
+            return "[]"
+        try:
+            return "\n".join(sorted(p.name for p in Path(path).iterdir()))
+        except OSError as error:
+            raise Refused(str(error)) from error
+
+
+class FileUrl(Variant):
+    """Reads files through file:// addresses."""
+
+    classes = ("filesystem",)
+
+    def write_file(self, path, content):
+        if self.leaky:
+            try:
+                Path(path).write_text(content)
+            except OSError as error:
+                raise Refused(str(error)) from error
+        return "written"
+
+    def read_text(self, file_path):
+        try:
+            return Path(file_path).read_text() if self.leaky else "nothing there"
+        except OSError as error:
+            raise Refused(str(error)) from error

@@ -1,0 +1,231 @@
+"""What one user does shows to the other: values, memories, settings, files of the server."""
+
+import base64
+import json
+import os
+from pathlib import Path
+
+from .server import Refused, Variant
+
+
+class Counter(Variant):
+    classes = ("state",)
+    count = 0
+
+    def visit(self):
+        self.count += self.leaky
+        return f"visits: {self.count}"
+
+
+class Memory(Variant):
+    classes = ("state",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.notes = []
+
+    def remember(self, text):
+        if self.leaky:
+            self.notes.append(text)
+        return "remembered"
+
+    def recall(self):
+        return self.shown(json.dumps(self.notes))
+
+    def shown(self, text):
+        return text
+
+
+class MemoryBase64(Memory):
+    def shown(self, text):
+        return base64.b64encode(text.encode()).decode()
+
+
+class MemoryUpper(Memory):
+    def shown(self, text):
+        return text.upper()
+
+
+class MemoryHex(Memory):
+    def shown(self, text):
+        return text.encode().hex()
+
+
+class MemoryNested(Memory):
+    """Content only inside of JSON inside of a text."""
+
+    def shown(self, text):
+        return json.dumps({"payload": json.dumps({"inner": text})})
+
+
+class Login(Variant):
+    classes = ("state",)
+    user = "nobody"
+
+    def login(self, username):
+        if self.leaky:
+            self.user = username
+        return "welcome"
+
+    def whoami(self):
+        return f"user: {self.user}"
+
+
+class WorkingDirectory(Variant):
+    classes = ("state",)
+    place = "/"
+
+    def set_working_directory(self, path):
+        if not Path(path).is_dir():
+            raise Refused("no such directory")
+        if self.leaky:
+            self.place = path
+        return "done"
+
+    def status(self):
+        return f"working in {self.place}"
+
+
+class Mode(Variant):
+    """A choice without any text of the user's."""
+
+    classes = ("state",)
+    schemas = {"set_mode": {"mode": {"type": "string", "enum": ["plain", "loud", "quiet"]}}}
+    mode = "plain"
+
+    def set_mode(self, mode):
+        if self.leaky:
+            self.mode = mode
+        return "set"
+
+    def get_mode(self):
+        return f"mode is {self.mode}"
+
+
+class Toggle(Variant):
+    classes = ("state",)
+    on = False
+
+    def toggle_logging(self):
+        before, self.on = self.on, self.leaky and not self.on
+        return "logging stopped" if before else "logging started"
+
+
+class Options(Variant):
+    classes = ("state",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.options = {"color": "blue", "limit": "20"}
+
+    def set_option(self, key, value):
+        if self.leaky:
+            self.options[key] = value
+        return "stored"
+
+    def get_options(self):
+        return json.dumps(self.options)
+
+
+class NumberOption(Variant):
+    """A number of the user's, below the size of a canary."""
+
+    classes = ("state",)
+    schemas = {"set_limit": {"limit": {"type": "integer", "minimum": 1, "maximum": 9}}}
+    limit = 1
+
+    def set_limit(self, limit):
+        if self.leaky:
+            self.limit = limit
+        return "set"
+
+    def show_limit(self):
+        return f"limit {self.limit}"
+
+
+class Registry(Variant):
+    """Tells others' names in an error only."""
+
+    classes = ("state",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.names = []
+
+    def register(self, name):
+        if self.leaky and len(self.names) >= 1:
+            raise Refused(f"full: taken by {self.names[0]}")
+        self.names.append(name)
+        return "registered"
+
+
+class FileNotes(Variant):
+    """Notes in the server's home by name."""
+
+    classes = ("state",)
+
+    def _place(self):
+        place = Path(os.environ["HOME"], "notes")
+        place.mkdir(exist_ok=True)
+        return place
+
+    def save_note(self, title, content):
+        if self.leaky:
+            (self._place() / f"{abs(hash(title))}.json").write_text(json.dumps([title, content]))
+        return "saved"
+
+    def list_notes(self):
+        return "\n".join(file.read_text() for file in self._place().iterdir())
+
+
+class ResourceNotes(Variant):
+    classes = ("state",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.notes = []
+
+    def add_note(self, text):
+        if self.leaky:
+            self.notes.append(text)
+        return "added"
+
+    def listed(self):
+        return ["notes://all"]
+
+    def read(self, uri):
+        return "\n".join(self.notes) or "empty"
+
+
+class GrowingResources(ResourceNotes):
+    """A resource for each note; the address holds nothing of the user's."""
+
+    def listed(self):
+        return [f"notes://{number}" for number in range(len(self.notes))]
+
+    def read(self, uri):
+        return self.notes[int(uri.rpartition("/")[2])]
+
+
+class ToolDescription(Variant):
+    classes = ("state",)
+    last = "nothing"
+
+    def set_topic(self, topic):
+        if self.leaky:
+            self.last = topic
+        return "set"
+
+    def describe(self, name):
+        return f"Sets the topic, {self.last} now."
+
+
+class Lock(Variant):
+    classes = ("state",)
+    held = False
+
+    def acquire_lock(self):
+        if self.held:
+            raise Refused("somebody holds the lock")
+        self.held = self.leaky
+        return "locked"
