@@ -123,6 +123,7 @@ class Case:
         self.learned, self.failing = {}, {}
         self.reshaped, self.avoided = set(), set()
         self.stderr, self.heard = [], []
+        self.budget.undone.clear()
 
     def writer(self, user: str) -> Writer:
         """Return a composer of arguments with no handles yet."""
