@@ -38,12 +38,7 @@ def _verdict(
     case: Case, findings: Sequence[Finding], coverage: Coverage
 ) -> tuple[Verdict, bool | None, str]:
     if findings:
-        harmful = [f for f in findings if f.severity is not Severity.LOW]
-        if harmful:
-            return Verdict.LEAK, False, harmful[0].title
-        if not _thin(coverage):
-            return Verdict.LEAK, True, f"{findings[0].title} Nothing else was seen."
-        return Verdict.LEAK, None, findings[0].title
+        return _of_findings(findings, coverage)
     if not coverage.succeeded and not coverage.resources:
         return Verdict.INCONCLUSIVE, None, "No call succeeded, so nothing could be seen."
     if _thin(coverage):
@@ -73,6 +68,17 @@ def _verdict(
         f"No leak was seen in {coverage.calls} calls; {len(coverage.succeeded)} of "
         f"{coverage.tools} tools were called with success.",
     )
+
+
+def _of_findings(
+    findings: Sequence[Finding], coverage: Coverage
+) -> tuple[Verdict, bool | None, str]:
+    harmful = [f for f in findings if f.severity is not Severity.LOW]
+    if harmful:
+        return Verdict.LEAK, False, harmful[0].title
+    if _thin(coverage) or coverage.undone:
+        return Verdict.LEAK, None, findings[0].title
+    return Verdict.LEAK, True, f"{findings[0].title} Nothing else was seen."
 
 
 def _idle_makers(case: Case, coverage: Coverage) -> list[str]:
