@@ -72,3 +72,17 @@ def test_anything_else_is_read_as_a_message(line):
 def test_a_tools_error_is_seen(inner, is_error):
     plain = plain_result(b'{"jsonrpc":"2.0","id":1,"result":{"content":[],' + inner + b"}}")
     assert plain is not None and plain.is_tool_error is is_error
+
+
+@pytest.mark.parametrize(
+    ("inner", "is_complete"),
+    [
+        (b"", True), (b'"resultType":"complete"', True), (b'"resultType" : "complete"', True),
+        (b'"resultType":"input_required"', False), (b'"resultType":"task"', False), (b'"resultType":null', False),
+        (b'"resultType":"complete","resultType":"task"', False), (b'"result\\u0054ype":"task"', False),
+        (b'"x":"\\"resultType\\":\\"task\\" \\u00e9"', True), (b'"x":{"resultType":"task"}', False),
+    ],
+)  # fmt: skip
+def test_a_result_is_complete_only_when_nothing_in_it_can_say_otherwise(inner, is_complete):
+    plain = plain_result(b'{"jsonrpc":"2.0","id":1,"result":{' + inner + b"}}")
+    assert plain is not None and plain.is_complete is is_complete

@@ -54,15 +54,17 @@ def shaped(
 
 
 def spliced(call: Call, instance: Instance, plain: PlainResult) -> bytes | None:
-    """Return a legacy server's plain result under the caller's id and in the caller's era, unread.
+    """Return a server's plain result under the caller's id and in the caller's era, unread.
 
-    None when something in it may matter to the hub: then it is read, and `shaped`.
+    None when something in it may matter to the hub: then it is read, and `shaped`. A modern server's
+    plain result is a complete one: nothing else is left unread (`ModernUpstream`).
     """
     if call.method != "tools/call" or plain.has(b'"taskId"') or plain.is_tool_error:
         return None
-    if call.modern is None:
+    modern_server = instance.upstream.era is Era.MODERN
+    if modern_server is (call.modern is not None):
         return plain.answer(call.message.id)
-    if plain.has(b'"resultType"', b'"_meta"'):
+    if modern_server or plain.has(b'"resultType"', b'"_meta"'):
         return None
     return plain.answer(call.message.id, translate.added_for_modern(instance.upstream.server_info))
 

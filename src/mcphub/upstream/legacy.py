@@ -16,7 +16,7 @@ from mcphub.upstream.upstream import ASKED_S, CLIENT_INFO, OpeningRefused, Upstr
 from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import LATEST_LEGACY, LEGACY_VERSIONS, LOG_LEVELS, METHOD_NOT_FOUND, Era
 from mcphub.wire.envelope import Members, Message
-from mcphub.wire.splicing import plain_result
+from mcphub.wire.splicing import PlainResult
 
 _CAN: Final = {"sampling": {}, "elicitation": {"form": {}, "url": {}}}
 _CANCEL_REASON: Final = b'"The caller cancelled."'
@@ -111,16 +111,8 @@ class LegacyUpstream(Upstream):
         progress_id = exchange.upstream_id if outgoing.progress_token else None
         return translate.for_legacy_server(onward, progress_id=progress_id, meta=meta), headers
 
-    def _line(self, line: bytes, origin: int = 0) -> None:
-        """Take one message; a plain result for somebody who takes it as it is stays unread."""
-        plain = plain_result(line)
-        if plain is not None:
-            exchange = self._pending.get(plain.id)
-            if exchange is not None and exchange.on_wake is not None:
-                del self._pending[plain.id]
-                exchange.finish_plain(plain)
-                return
-        super()._line(line, origin)
+    def _ends(self, exchange: Exchange, plain: PlainResult) -> bool:  # noqa: ARG002
+        return True
 
     def _answered(self, message: Message) -> None:
         exchange = self._pending.pop(number(message.id), None)

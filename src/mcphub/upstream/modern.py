@@ -29,6 +29,7 @@ from mcphub.wire.codes import (
     Era,
 )
 from mcphub.wire.envelope import Members, Message
+from mcphub.wire.splicing import PlainResult
 
 MAX_ROUNDS: Final = 16
 """How often a server may ask in one call of a legacy client before the call is ended."""
@@ -166,6 +167,11 @@ class ModernUpstream(Upstream):
             meta=meta,
         )
         return body, {**headers, **translate.routing_headers(outgoing.method, onward)}
+
+    def _ends(self, exchange: Exchange, plain: PlainResult) -> bool:
+        """Only a complete result of a call that asks nothing, and never did."""
+        asked = bool(self._rounds) and exchange.upstream_id in self._rounds
+        return not asked and not exchange.questions and plain.is_complete
 
     def _answered(self, message: Message) -> None:
         upstream_id = number(message.id)

@@ -24,6 +24,7 @@ from mcphub.upstream.outgoing import Outgoing
 from mcphub.wire import envelope
 from mcphub.wire.codes import Era
 from mcphub.wire.envelope import Members, Message
+from mcphub.wire.splicing import PlainResult, plain_result
 
 CLIENT_INFO: Final = msgspec.json.encode(
     {"name": "mcphub", "title": "MCPHub", "version": __version__}
@@ -213,6 +214,10 @@ class Upstream(ABC):
         """Return params in the server's era and the HTTP headers that go with them."""
 
     @abstractmethod
+    def _ends(self, exchange: Exchange, plain: PlainResult) -> bool:
+        """Whether a call is over with this result, so that nobody has to read it."""
+
+    @abstractmethod
     def _answered(self, message: Message) -> None:
         """Take a response."""
 
@@ -283,8 +288,20 @@ class Upstream(ABC):
         self._on_end()
 
     def _line(self, line: bytes, origin: int = 0) -> None:
-        """Take one message; `origin` is the id of the request whose stream it came on, 0 if unknown."""
-        if not line.strip():
+        """Take one message; a plain result for somebody who takes it as it is stays unread.
+
+        Args:
+            line: The message.
+            origin: The id of the request whose stream it came on, 0 if unknown.
+        """
+        plain = plain_result(line)
+        if plain is not None:
+            exchange = self._pending.get(plain.id)
+            if exchange is not None and exchange.on_wake is not None and self._ends(exchange, plain):
+                del self._pending[plain.id]
+                exchange.finish_plain(plain)
+                return
+        elif not line.strip():
             return
         try:
             message = envelope.parse(line)

@@ -7,6 +7,7 @@ of them is read as a message (`wire.envelope`). Pure.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,8 +15,9 @@ _FIRST: Final = re.compile(rb'\{"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15}), ?"res
 _LAST: Final = re.compile(rb'\}, ?"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15})\}')
 _LAST_SIZE: Final = 64
 _SECOND: Final = re.compile(rb'\{"result": ?(?=\{["}])')
-_IS_ERROR: Final = b'"isError"'
-_TOOL_ERROR: Final = re.compile(rb'"isError"\s*:\s*true')
+_IS_ERROR, _TRUE = b'"isError"', re.compile(rb'"isError"\s*:\s*true')
+_TYPE, _COMPLETE = b'"resultType"', re.compile(rb'"resultType"\s*:\s*"complete"')
+_ESCAPE, _LETTER = b"\\u00", re.compile(rb"\\u00[4-7]")
 
 
 @dataclass(slots=True)
@@ -41,12 +43,24 @@ class PlainResult:
     @property
     def is_tool_error(self) -> bool:
         """Whether it may be a tool's error."""
-        at = self.line.find(_IS_ERROR)
+        return any(_TRUE.match(self.line, at) for at in self._places(_IS_ERROR))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is a complete result of the modern era for certain: nothing in it says otherwise.
+
+        A name that is written with escapes could say so unseen.
+        """
+        if _ESCAPE in self.line and _LETTER.search(self.line) is not None:
+            return False
+        return all(_COMPLETE.match(self.line, at) for at in self._places(_TYPE))
+
+    def _places(self, name: bytes) -> Iterator[int]:
+        """Yield where a name in quotes stands in the line."""
+        at = self.line.find(name)
         while at >= 0:
-            if _TOOL_ERROR.match(self.line, at) is not None:
-                return True
-            at = self.line.find(_IS_ERROR, at + 1)
-        return False
+            yield at
+            at = self.line.find(name, at + 1)
 
     def answer(self, raw_id: bytes, members: bytes = b"") -> bytes:
         """Return the line with another id, and further members at the start of its result.
