@@ -49,7 +49,7 @@ from mcphub.listening import (
     the_only_hub,
     url_of,
 )
-from mcphub.malloc import keep_large_buffers
+from mcphub.memory import keep_large_buffers, keep_what_is_there
 from mcphub.policy.model import Denial, Permit, Principal
 from mcphub.settings import HubSettings
 from mcphub.spawn.dialects import Dialects
@@ -324,5 +324,6 @@ async def serve(settings: HubSettings, *, on_ready: Callable[[str], None]) -> No
         loop.add_signal_handler(name, on_signal)
     async with serving(settings, hurry=hurry) as hub:
         loop.add_signal_handler(signal.SIGHUP, lambda: hub.tasks.start("hub.reload", hub.reload()))
+        keep_what_is_there()
         on_ready(hub.url)
         await stop.wait()

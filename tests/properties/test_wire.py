@@ -40,7 +40,9 @@ def test_params_reach_a_legacy_server_but_for_what_the_hop_owns(params, meta, nu
     given_params = {**params, "_meta": {**meta, **owned}}
     raw = envelope.object_of(json.dumps(given_params, **layout).encode())
     arrived = json.loads(
-        translate.for_legacy_server(raw, progress_id=number, rename=("name", "own"))
+        translate.for_legacy_server(
+            translate.onward_to_legacy(raw, ("name", "own")), progress_id=number
+        )
     )
     kept = {key: value for key, value in meta.items() if key not in codes.HOP_META}
     assert arrived == {**params, "name": "own", "_meta": {**kept, "progressToken": number}}

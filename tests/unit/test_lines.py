@@ -104,3 +104,16 @@ async def test_the_other_sides_end_is_told_once_and_later_writes_fail(ends):
     assert ends.ended == [None]
     with pytest.raises(BrokenPipeError):
         ends.pipe.write(b"late")
+
+
+@pytest.mark.parametrize(("asked", "waits"), [(0, 1), (1000, 0)])
+async def test_a_server_waits_for_lines_that_nobody_asked_for_and_not_for_answers(
+    ends, asked, waits
+):
+    for _ in range(asked):
+        ends.pipe.write(b"ask")
+    os.write(ends.far_writer, b"x\n" * 17_000)
+    with anyio.fail_after(5):
+        while len(ends.lines) < 17_000:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert ends.pipe._pace.floods == waits

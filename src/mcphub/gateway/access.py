@@ -31,6 +31,7 @@ class _State:
     states: Mapping[str, ServerState]
     credentials: Mapping[tuple[str, str], CredentialState]
     verdicts: dict[tuple[int, str], tuple[Principal, Permit | Denial]] = field(default_factory=dict)
+    revisions: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
 
 
 class Access:
@@ -148,13 +149,21 @@ class Access:
 
     def _revision(self, owner: str, spec: ServerSpec) -> tuple[str, int]:
         state = self._now
+        known = state.revisions.get((owner, spec.name))
+        if known is not None and spec is state.specs.get(spec.name):
+            return known
         stored = state.credentials.get((owner, spec.name))
         pin = state.states.get(spec.name)
         version = pin.pin.version if pin is not None and pin.pin is not None else ""
         # a program is told the keys once, at its start: other keys, another instance
         tells = spec.transport is Transport.STDIO and spec.user_context is not None
         keys = self._signing_keys() if tells else ""
-        return (spec.revision + version + keys, stored.revision if stored is not None else 0)
+        revision = (spec.revision + version + keys, stored.revision if stored is not None else 0)
+        if not tells and spec is state.specs.get(spec.name):
+            if len(state.revisions) >= _MAX_VERDICTS:
+                state.revisions.clear()
+            state.revisions[owner, spec.name] = revision
+        return revision
 
     def is_current(self, owner: str, server: str, revision: tuple[str, int]) -> bool:
         """Whether an instance of this owner and these revisions is what a start would make now."""

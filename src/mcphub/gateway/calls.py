@@ -14,7 +14,7 @@ from mcphub.policy.model import Principal
 from mcphub.wire import envelope
 from mcphub.wire.codes import Era
 from mcphub.wire.envelope import Members, Message
-from mcphub.wire.eras import ModernMeta, questions_for
+from mcphub.wire.eras import ModernMeta
 
 SEPARATOR: Final = "__"
 """Between server and tool in the names of an aggregated endpoint; server names have no underscore."""
@@ -122,7 +122,7 @@ class Call:
     def asks(self) -> frozenset[str]:
         """Methods that the calling client can be asked, by the capabilities that it declared."""
         if self.modern is not None:
-            return questions_for(self.modern.capabilities)
+            return self.modern.declared.asks
         return self.session.asks if self.session is not None else frozenset()
 
     async def event(self, message: Message) -> None:

@@ -147,12 +147,13 @@ def call_of(
     token = bytes(meta["progressToken"]) if "progressToken" in meta else b""
     version = headers.get("mcp-protocol-version", "")
     if _is_modern(message, params, meta, version):
-        modern = eras.read_modern(message.method, params, headers)
+        modern = eras.read_modern(message.method, params, meta, headers)
     elif message.method != "initialize":
         session = _legacy_session(plane, inbound, version)
         if message.is_request and message.id in session.calls:
             raise Protocol(codes.INVALID_REQUEST, "A request with this id is still in flight.")
-    trace = _TRACE.match(envelope.text(meta.get("traceparent")) or headers.get("traceparent", ""))
+    parent = envelope.text(meta.get("traceparent")) or headers.get("traceparent", "")
+    trace = _TRACE.match(parent) if parent else None
     return Call(
         request_id=request_id or inbound.request_id,
         principal=inbound.principal,

@@ -67,6 +67,8 @@ def _capabilities(call: Call, to: Route, instance: Instance) -> bytes:
         declared = envelope.object_of(call.session.capabilities if call.session else b"{}")
     else:
         declared = call.modern.capabilities
+    if not declared and not to.spec.offers:
+        return b"{}"
     declared = _with_own_context(declared, to)
     return translate.capabilities_without(
         declared, roots=to.spec.roots, tasks=instance.upstream.one_owner

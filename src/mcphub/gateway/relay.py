@@ -7,8 +7,7 @@ endpoint gives it a `Call` and gets the bytes of the answer.
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -30,8 +29,7 @@ from mcphub.wire import envelope, translate
 _FURTHER_S: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(NamedTuple):
     """A call that its server has got: where it went, whose instance has it, what comes back."""
 
     to: Route

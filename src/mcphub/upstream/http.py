@@ -37,6 +37,8 @@ class HttpPipe:
         on_line, on_end: As `upstream.lines.Connect`.
     """
 
+    has_headers = True
+
     def __init__(
         self,
         name: str,

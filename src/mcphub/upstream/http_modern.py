@@ -24,6 +24,8 @@ _LEGACY_CODES: Final = range(-32019, -31999)
 class ModernHttpPipe:
     """Implements `upstream.lines.Pipe`. Arguments as `upstream.http.HttpPipe`."""
 
+    has_headers = True
+
     def __init__(
         self,
         name: str,

@@ -21,6 +21,8 @@ from mcphub.wire.codes import HUB_UPSTREAM_FAILED
 class SsePipe:
     """Implements `upstream.lines.Pipe`. Arguments as `upstream.http.HttpPipe`; `url` is the stream's."""
 
+    has_headers = True
+
     def __init__(
         self,
         name: str,

@@ -15,18 +15,23 @@ from typing import Final, Protocol
 from mcphub.upstream.pace import Pace
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
-BYTES_PER_S: Final = 64 * 1024 * 1024
+BYTES_PER_S: Final = 256 * 1024 * 1024
 """What a server may say each second before it has to wait."""
-LINE_COST: Final = 4096
-"""What a line counts beside its bytes: looking at it costs the hub more than reading it."""
+LINE_COST: Final = 16 * 1024
+"""What a line counts beside its bytes when it is more than one for each that the server got: looking
+at it costs the hub more than reading it. Answers do not count: whoever asks pays for them."""
 _READ: Final = 64 * 1024
 """As much as a pipe holds. More costs a mapping of memory for each read: glibc maps from 128 KiB."""
 _VECTORS: Final = 64
+_MOST_OWED: Final = 1024
 _HIGH_WATER: Final = 1024 * 1024
 
 
 class Pipe(Protocol):
     """What carries lines to a server and back."""
+
+    has_headers: bool
+    """Whether it says headers beside a message: HTTP does."""
 
     @property
     def congested(self) -> bool:
@@ -85,6 +90,8 @@ class LinePipe:
         on_end: Called once when nothing more can be read, with the reason or None for a plain end.
     """
 
+    has_headers = False
+
     def __init__(
         self,
         reader: int,
@@ -99,12 +106,13 @@ class LinePipe:
         self._on_line, self._on_end = on_line, on_end
         self._partial: list[bytes] = []
         self._partial_size = 0
-        self._queue: deque[memoryview] = deque()
+        self._queue: deque[bytes | memoryview] = deque()
         self._queued = 0
         self._drained: asyncio.Future[None] | None = None
         self._open = True
         self._waits = False
         self._pace = Pace(BYTES_PER_S)
+        self._owed = 0
         self._loop.add_reader(reader, self._readable)
 
     @property
@@ -124,9 +132,9 @@ class LinePipe:
             raise BrokenPipeError
         if not self._queue:
             self._loop.call_soon(self._flush)
-        data = memoryview(line + b"\n")
-        self._queue.append(data)
-        self._queued += len(data)
+        self._queue += (line, b"\n")
+        self._queued += len(line) + 1
+        self._owed = min(self._owed + 1, _MOST_OWED)
 
     def abandon(self, request_id: int) -> bool:  # noqa: ARG002
         """Do nothing: an answer that nobody waits for is dropped when it comes."""
@@ -164,7 +172,10 @@ class LinePipe:
             self.close()
             return
         self._feed(data)
-        rest = self._pace.take(len(data) + data.count(b"\n") * LINE_COST)
+        lines = data.count(b"\n")
+        owed = min(lines, self._owed)
+        self._owed -= owed
+        rest = self._pace.take(len(data) + (lines - owed) * LINE_COST)
         if rest and self._open:
             self._loop.remove_reader(self._reader)
             self._loop.call_later(rest, self._read_on)
@@ -224,7 +235,7 @@ class LinePipe:
             while sent:
                 head = self._queue[0]
                 if sent < len(head):
-                    self._queue[0] = head[sent:]
+                    self._queue[0] = memoryview(head)[sent:]
                     break
                 sent -= len(head)
                 self._queue.popleft()

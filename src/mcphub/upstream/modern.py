@@ -15,6 +15,7 @@ import msgspec
 
 from mcphub.errors import HubError, UpstreamFailed
 from mcphub.upstream.exchange import Exchange
+from mcphub.upstream.lines import NO_HEADERS
 from mcphub.upstream.listening import Listening
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.upstream.upstream import ASKED_S, CLIENT_INFO, OpeningRefused, Upstream, number
@@ -166,6 +167,8 @@ class ModernUpstream(Upstream):
             progress_id=exchange.upstream_id if outgoing.progress_token else None,
             meta=meta,
         )
+        if not self._pipe.has_headers:
+            return body, NO_HEADERS
         return body, {**headers, **translate.routing_headers(outgoing.method, onward)}
 
     def _ends(self, exchange: Exchange, plain: PlainResult) -> bool:

@@ -297,7 +297,11 @@ class Upstream(ABC):
         plain = plain_result(line)
         if plain is not None:
             exchange = self._pending.get(plain.id)
-            if exchange is not None and exchange.on_wake is not None and self._ends(exchange, plain):
+            if (
+                exchange is not None
+                and exchange.on_wake is not None
+                and self._ends(exchange, plain)
+            ):
                 del self._pending[plain.id]
                 exchange.finish_plain(plain)
                 return

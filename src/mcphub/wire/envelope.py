@@ -21,8 +21,8 @@ Members = dict[str, msgspec.Raw]
 _MEMBERS: Final = msgspec.json.Decoder(Members)
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
-_KEYS: dict[str, bytes] = {}
-_MAX_KEYS: Final = 2048
+_QUOTED: dict[str, bytes] = {}
+_MAX_QUOTED: Final = 2048
 VERSION: Final = msgspec.Raw(b'"2.0"')
 
 
@@ -139,8 +139,14 @@ def text(raw: bytes | msgspec.Raw | None) -> str:
 
 def join(members: Members) -> bytes:
     """Write an object from raw members, on one line."""
-    parts = [_key(name) + raw for name, raw in members.items()]
-    return one_line(b"{" + b",".join(parts) + b"}")
+    parts = [b"{"]
+    for name, raw in members.items():
+        parts += (_quoted(name), b":", raw, b",")
+    if members:
+        parts[-1] = b"}"
+    else:
+        parts.append(b"}")
+    return one_line(b"".join(parts))
 
 
 def array(items: list[bytes] | list[msgspec.Raw]) -> bytes:
@@ -162,7 +168,7 @@ def one_line(data: bytes) -> bytes:
 
 def request(upstream_id: int, method: str, params: bytes | None) -> bytes:
     """Write a request of the hub's own, one line without its end."""
-    head = b'{"jsonrpc":"2.0","id":%d,"method":%b' % (upstream_id, msgspec.json.encode(method))
+    head = b'{"jsonrpc":"2.0","id":%d,"method":%b' % (upstream_id, _quoted(method))
     return head + b"}" if params is None else b"".join((head, b',"params":', params, b"}"))
 
 
@@ -197,11 +203,11 @@ def _is_id(raw_id: bytes) -> bool:
     return raw_id.removeprefix(b"-").isdigit()
 
 
-def _key(name: str) -> bytes:
-    """`"name":`, remembered for the few names that messages use."""
-    known = _KEYS.get(name)
+def _quoted(name: str) -> bytes:
+    """A name as JSON, remembered for the few that messages use."""
+    known = _QUOTED.get(name)
     if known is None:
-        known = msgspec.json.encode(name) + b":"
-        if len(_KEYS) < _MAX_KEYS and len(name) < 64:
-            _KEYS[name] = known
+        known = msgspec.json.encode(name)
+        if len(_QUOTED) < _MAX_QUOTED and len(name) < 64:
+            _QUOTED[name] = known
     return known

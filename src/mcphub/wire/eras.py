@@ -7,8 +7,9 @@ Pure functions on raw members. Not here: how a message of one era looks in the o
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -44,6 +45,7 @@ NEEDS: Final[Mapping[str, Mapping[str, object]]] = {
 }
 """What a server may ask of a client -> the capabilities that the client must have declared."""
 
+_MAX_REMEMBERED: Final = 4096
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
@@ -87,40 +89,81 @@ class Refused(Exception):
         self.data = data
 
 
-@dataclass(frozen=True, slots=True)
+class Declared(NamedTuple):
+    """What a modern client says about itself in each of its requests: mostly the same as before.
+
+    Attributes:
+        client: `name/version`, for records.
+        capabilities: Raw members; shared between requests, never changed.
+        asks: What it can be asked: keys of `NEEDS`.
+    """
+
+    client: str
+    capabilities: Members
+    asks: frozenset[str]
+
+
+@dataclass(slots=True)
 class ModernMeta:
     """What a modern request declares. Self-reported: never for identity or policy.
 
     Attributes:
-        parameters: The request's headers that repeat arguments of a tool.
+        headers: Of its HTTP request; never shown, a key is among them.
     """
 
     version: str
-    client: str
     log_level: str
     progress_token: bytes
-    capabilities: Members
-    parameters: Mapping[str, str]
+    declared: Declared
+    headers: Mapping[str, str] = field(repr=False)
+
+    @property
+    def client(self) -> str:
+        """`name/version`, for records."""
+        return self.declared.client
+
+    @property
+    def capabilities(self) -> Members:
+        """What the client can."""
+        return self.declared.capabilities
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """The request's headers that repeat arguments of a tool."""
+        return {
+            name: value for name, value in self.headers.items() if name.startswith(PARAMETER_HEADER)
+        }
 
 
-def meta_of(params: Members) -> Members:
-    """Return the members of `_meta`, empty when there is none."""
-    return envelope.object_of(params.get("_meta"))
+def declared(info: bytes, capabilities: bytes) -> Declared:
+    """Return what raw clientInfo and clientCapabilities say; the usual ones are remembered."""
+    if len(info) + len(capabilities) > _MAX_REMEMBERED:
+        return _declared.__wrapped__(info, capabilities)
+    return _declared(info, capabilities)
 
 
-def client_name(info: msgspec.Raw | None) -> str:
+@lru_cache(maxsize=512)
+def _declared(info: bytes, capabilities: bytes) -> Declared:
+    members = envelope.object_of(capabilities)
+    return Declared(client_name(info), members, questions_for(members))
+
+
+def client_name(info: bytes | msgspec.Raw | None) -> str:
     """Return `name/version` of a clientInfo or serverInfo object, for records."""
     members = envelope.object_of(info)
     name, version = envelope.text(members.get("name")), envelope.text(members.get("version"))
     return f"{name}/{version}" if version else name
 
 
-def read_modern(method: str, params: Members, headers: Mapping[str, str]) -> ModernMeta:
+def read_modern(
+    method: str, params: Members, meta: Members, headers: Mapping[str, str]
+) -> ModernMeta:
     """Check a modern request's `_meta` against its headers and return what it declares.
 
     Args:
         method: The JSON-RPC method.
         params: Its parameters, raw.
+        meta: Their `_meta`.
         headers: Lower-case header names; routing headers must not be repeated (the caller checks).
 
     Raises:
@@ -128,7 +171,6 @@ def read_modern(method: str, params: Members, headers: Mapping[str, str]) -> Mod
             that is missing or says something else than the body, -32601 for a method of the
             legacy era.
     """
-    meta = meta_of(params)
     version = envelope.text(meta.get(META_VERSION))
     header_version = headers.get("mcp-protocol-version", "")
     if version and header_version != version:
@@ -143,7 +185,8 @@ def read_modern(method: str, params: Members, headers: Mapping[str, str]) -> Mod
             f"Protocol version {version[:40]} is not supported.",
             {"supported": list(MODERN_VERSIONS), "requested": version[:40]},
         )
-    if bytes(meta.get(META_CLIENT_CAPABILITIES, b""))[:1] != b"{":
+    capabilities = bytes(meta.get(META_CLIENT_CAPABILITIES, b""))
+    if capabilities[:1] != b"{":
         raise Refused(INVALID_PARAMS, f"params._meta needs {META_CLIENT_CAPABILITIES}.")
     _check_header(headers, "mcp-method", method)
     if method in NAMED:
@@ -151,14 +194,11 @@ def read_modern(method: str, params: Members, headers: Mapping[str, str]) -> Mod
     if method in LEGACY_METHODS:
         raise Refused(METHOD_NOT_FOUND, f"Protocol version {version} has no method {method}.")
     return ModernMeta(
-        version=version,
-        client=client_name(meta.get(META_CLIENT_INFO)),
-        log_level=envelope.text(meta.get(META_LOG_LEVEL)),
-        progress_token=bytes(meta.get("progressToken", b"")),
-        capabilities=envelope.object_of(meta[META_CLIENT_CAPABILITIES]),
-        parameters={
-            name: value for name, value in headers.items() if name.startswith(PARAMETER_HEADER)
-        },
+        version,
+        envelope.text(meta.get(META_LOG_LEVEL)),
+        bytes(meta.get("progressToken", b"")),
+        declared(bytes(meta.get(META_CLIENT_INFO, b"")), capabilities),
+        headers,
     )
 
 

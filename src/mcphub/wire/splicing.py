@@ -7,7 +7,6 @@ of them is read as a message (`wire.envelope`). Pure.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,12 +37,16 @@ class PlainResult:
 
     def has(self, *names: bytes) -> bool:
         """Whether one of these names, in quotes, is anywhere in the line."""
-        return any(name in self.line for name in names)
+        line = self.line
+        for name in names:  # noqa: SIM110  a generator costs more than the search
+            if name in line:
+                return True
+        return False
 
     @property
     def is_tool_error(self) -> bool:
         """Whether it may be a tool's error."""
-        return any(_TRUE.match(self.line, at) for at in self._places(_IS_ERROR))
+        return self._says(_IS_ERROR, _TRUE, True)
 
     @property
     def is_complete(self) -> bool:
@@ -53,14 +56,16 @@ class PlainResult:
         """
         if _ESCAPE in self.line and _LETTER.search(self.line) is not None:
             return False
-        return all(_COMPLETE.match(self.line, at) for at in self._places(_TYPE))
+        return not self._says(_TYPE, _COMPLETE, False)
 
-    def _places(self, name: bytes) -> Iterator[int]:
-        """Yield where a name in quotes stands in the line."""
+    def _says(self, name: bytes, value: re.Pattern[bytes], expected: bool) -> bool:
+        """Whether a name in quotes somewhere has this value (`expected`), or has another one."""
         at = self.line.find(name)
         while at >= 0:
-            yield at
+            if (value.match(self.line, at) is not None) is expected:
+                return True
             at = self.line.find(name, at + 1)
+        return False
 
     def answer(self, raw_id: bytes, members: bytes = b"") -> bytes:
         """Return the line with another id, and further members at the start of its result.

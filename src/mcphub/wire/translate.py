@@ -87,34 +87,27 @@ def onward_to_modern(
     return out
 
 
-def for_legacy_server(
-    params: Members,
-    *,
-    progress_id: int | None,
-    rename: tuple[str, str] | None = None,
-    meta: Members = _EMPTY,
-) -> bytes:
+def for_legacy_server(params: Members, *, progress_id: int | None, meta: Members = _EMPTY) -> bytes:
     """Return a request's params as a legacy server wants them, on one line.
 
     Hop-owned `_meta` keys go, unknown ones stay; the progress token becomes the hub's own number
-    (rule R2); the caller's name for a tool or prompt becomes the server's; what belongs to a retry
-    of the modern era goes.
+    (rule R2).
 
     Args:
-        params: Raw members; not changed.
+        params: Raw members, from `onward_to_legacy`; not changed.
         progress_id: Token to ask for progress with, or None for no progress.
-        rename: Member and new value, e.g. ("name", "echo").
         meta: Keys of `_meta` that this hop adds.
     """
-    out = onward_to_legacy(params, rename)
-    if "_meta" in out or progress_id is not None or meta:
-        kept = _passed_meta(params) | meta
-        if progress_id is not None:
-            kept["progressToken"] = msgspec.Raw(b"%d" % progress_id)
-        if kept:
-            out["_meta"] = msgspec.Raw(envelope.join(kept))
-        else:
-            out.pop("_meta", None)
+    if "_meta" not in params and progress_id is None and not meta:
+        return envelope.join(params)
+    out = dict(params)
+    kept = _passed_meta(params) | meta
+    if progress_id is not None:
+        kept["progressToken"] = msgspec.Raw(b"%d" % progress_id)
+    if kept:
+        out["_meta"] = msgspec.Raw(envelope.join(kept))
+    else:
+        out.pop("_meta", None)
     return envelope.join(out)
 
 
