@@ -31,6 +31,9 @@ PYTHON = str(
 ECHO = [PYTHON, "-I", "-S", str(HERE / "echo_server.py")]
 
 
+PROGRAM = [str(Path(sys.executable).with_name("mcphub"))]
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A running endpoint.
@@ -120,13 +123,43 @@ def nginx(directory: Path) -> Iterator[Endpoint]:
             yield Endpoint("nginx", Target(port), gateway, found, (echo.pid,))
 
 
-async def _people(directory: Path, count: int) -> list[str]:
+async def people_of(directory: Path, count: int) -> list[str]:
     """Make users as an administrator would, and return their API keys."""
     async with ground(load(directory)) as services:
         names = [f"user-{number}" for number in range(count)]
         for name in names:
             await services.directory.add_user(name)
         return [(await services.directory.create_key(name)).key.reveal() for name in names]
+
+
+def mcphub(directory: Path, *args: str) -> str:
+    """Run the hub's command line as its administrator and return what it prints.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    done = subprocess.run(
+        [*PROGRAM, *args, "--dir", str(directory)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"mcphub {' '.join(args)}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+@contextmanager
+def serving(directory: Path, end_s: float = 15) -> Iterator[tuple[int, int]]:
+    """Run the hub of a directory on a free port of loopback; gives port and pid."""
+    ready = directory / "ready.json"
+    options = ["--port", "0", "--ready-file", str(ready), "--log-level", "warning"]
+    argv = [*PROGRAM, "serve", "--dir", str(directory), *options]
+    with started(argv, end_s=end_s) as process:
+        deadline = time.monotonic() + 60
+        while not ready.exists() or not ready.read_text().strip():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the hub does not serve")
+            time.sleep(0.05)
+        told = json.loads(ready.read_text())
+        yield int(told["url"].rstrip("/").rpartition(":")[2].partition("/")[0]), int(told["pid"])
 
 
 @contextmanager
@@ -137,17 +170,7 @@ def hub(directory: Path, people: int = 1000) -> Iterator[Endpoint]:
     of its own for each user. `modern` is `shared` in the modern era; `url` and `modern-url` are the
     same two behind a URL.
     """
-    program = [str(Path(sys.executable).with_name("mcphub"))]
-
-    def run(*args: str) -> str:
-        done = subprocess.run(
-            [*program, *args, "--dir", str(directory)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise RuntimeError(f"mcphub {' '.join(args)}: {done.stdout}{done.stderr}")
-        return done.stdout
-
-    run("init", "--json")
+    mcphub(directory, "init", "--json")
     prefix = Path(PYTHON).parents[1]
     outside = [] if prefix.is_relative_to("/usr") else [f"{prefix}/bin", f"{prefix}/lib"]
     server = {
@@ -178,25 +201,15 @@ def hub(directory: Path, people: int = 1000) -> Iterator[Endpoint]:
     (directory / "mcp_settings.json").write_text(json.dumps(settings, indent=2))
     reason = ["--reason", "the echo server keeps nothing", "--yes"]
     for name in shared:
-        run("server", "acknowledge", name, "--by", "admin", *reason)
-    keys = asyncio.run(_people(directory, people))
-    ready = directory / "ready.json"
-    options = ["--port", "0", "--ready-file", str(ready), "--log-level", "warning"]
-    argv = [*program, "serve", "--dir", str(directory), *options]
-    with echoes, started(argv) as process:
-        deadline = time.monotonic() + 60
-        while not ready.exists() or not ready.read_text().strip():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the hub does not serve")
-            time.sleep(0.05)
-        told = json.loads(ready.read_text())
-        port = int(told["url"].rstrip("/").rpartition(":")[2].partition("/")[0])
+        mcphub(directory, "server", "acknowledge", name, "--by", "admin", *reason)
+    keys = asyncio.run(people_of(directory, people))
+    with echoes, serving(directory) as (port, pid):
         everybody = tuple({"Authorization": f"Bearer {key}"} for key in keys)
         target = Target(port, "/mcp/shared", everybody)
         yield Endpoint(
             "hub",
             target,
-            (int(told["pid"]),),
+            (pid,),
             f"mcphub {__version__}, uvicorn {metadata.version('uvicorn')}",
             targets={
                 "one user": Target(port, "/mcp/shared", everybody[-1:]),

@@ -14,9 +14,16 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 @contextmanager
 def started(
-    argv: list[str], env: Mapping[str, str] | None = None, *, quiet: bool = False
+    argv: list[str],
+    env: Mapping[str, str] | None = None,
+    *,
+    quiet: bool = False,
+    end_s: float = 15,
 ) -> Iterator[subprocess.Popen]:
-    """Run `argv` in an own process group; its standard output is a pipe, or nothing when `quiet`."""
+    """Run `argv` in an own process group; its standard output is a pipe, or nothing when `quiet`.
+
+    It is told to end at the end, and killed when it has not after `end_s` seconds.
+    """
     process = subprocess.Popen(
         argv,
         stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
@@ -32,7 +39,7 @@ def started(
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(15)
+            process.wait(end_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -115,17 +122,38 @@ def pss_mb(pids: list[int]) -> float:
     return total / 1000
 
 
-def descendants(root: int) -> list[int]:
-    """Return all processes below `root`."""
-    parents: dict[int, list[int]] = {}
+def memory_mb(pids: Iterable[int]) -> tuple[float, float]:
+    """Return the proportional and the private memory of `pids` together, in MB."""
+    total = {"Pss": 0, "Private_Clean": 0, "Private_Dirty": 0}
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        for line in text.splitlines():
+            name, _, size = line.partition(":")
+            if name in total:
+                total[name] += int(size.split()[0])
+    return total["Pss"] / 1000, (total["Private_Clean"] + total["Private_Dirty"]) / 1000
+
+
+def children_of_all() -> dict[int, list[int]]:
+    """Return the children of every process that has some."""
+    found: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            parents.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
+            found.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
         except (FileNotFoundError, ProcessLookupError):
             continue
+    return found
+
+
+def descendants(root: int, below: dict[int, list[int]] | None = None) -> list[int]:
+    """Return all processes below `root`, now or as `children_of_all` saw them."""
+    below = children_of_all() if below is None else below
     found, queue = [], [root]
     while queue:
-        children = parents.get(queue.pop(), [])
+        children = below.get(queue.pop(), [])
         found += children
         queue += children
     return found

@@ -44,6 +44,7 @@ from mcphub.ids import Clock, system_clock
 from mcphub.listening import (
     CALLS_END_S,
     control_listener,
+    raise_open_files,
     server_of,
     tcp_listener,
     the_only_hub,
@@ -108,6 +109,7 @@ async def running(
                 instances_per_user=limits.instances_per_user,
                 instances_per_group=limits.instances_per_group,
                 starts_at_once=limits.starts_at_once,
+                starts_waiting=limits.starts_waiting,
             ),
             hurry,
         )
@@ -314,6 +316,7 @@ async def serve(settings: HubSettings, *, on_ready: Callable[[str], None]) -> No
         HubError: As `serving`.
     """
     keep_large_buffers()
+    raise_open_files()
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 

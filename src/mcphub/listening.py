@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,23 @@ from mcphub.settings import HubSettings
 SHUTDOWN_S: Final = 5
 CALLS_END_S: Final = 4.0
 """Seconds that calls in flight have when the hub stops; the rest is for their answers."""
+
+
+def raise_open_files() -> int:
+    """Allow this process as many open files as the machine lets it have; returns their number.
+
+    An instance takes four or five of them, a client's connection one, and the usual limit is 1,024.
+    Instances get their own limit (`sandbox.files`).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return soft
+    with contextlib.suppress(
+        OSError, ValueError
+    ):  # not where the hard one is over the kernel's own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return hard
+    return soft
 
 
 class Server(uvicorn.Server):

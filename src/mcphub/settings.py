@@ -80,6 +80,9 @@ class Limits(_Strict):
     starts_at_once: int = Field(
         default=4, ge=1, description="Instances being started at the same time."
     )
+    starts_waiting: int = Field(
+        default=500, ge=0, description="Starts that wait for their turn; more are refused."
+    )
     start_timeout_s: float = Field(
         default=60, gt=0, description="Time for a server to answer initialize."
     )

@@ -23,7 +23,7 @@ from mcphub.policy.model import HostFacts, Isolation, Permit, Principal, Role, T
 from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.opening import Opener
-from mcphub.spawn.pool import Instance, InstancePool, PoolLimits
+from mcphub.spawn.pool import Instance, InstancePool, PoolLimits, State
 from mcphub.store.database import Database
 from mcphub.testing.spawners import (
     CrashingSpawner,
@@ -114,10 +114,11 @@ async def lease(pool: InstancePool, user: str, server: ServerSpec, session: str 
 
 
 async def test_one_user_who_starts_what_never_gets_ready_delays_nobody(tmp_path):
-    hanging = [spec(f"hanging{n}") for n in range(8)]
+    hanging = [spec(f"hanging{n}") for n in range(50)]
     never = NeverReadySpawner()
     spawner = SpawnerByServer(ThreadSpawner(), {server.name: never for server in hanging})
-    async with pool_of(tmp_path, spawner) as pool, anyio.create_task_group() as group:
+    limits = {"instances": 100, "instances_per_user": 60}
+    async with pool_of(tmp_path, spawner, **limits) as pool, anyio.create_task_group() as group:
 
         async def hang(server):
             with contextlib.suppress(HubError):
@@ -125,7 +126,7 @@ async def test_one_user_who_starts_what_never_gets_ready_delays_nobody(tmp_path)
 
         for server in hanging:
             group.start_soon(hang, server)
-        await until(lambda: never.processes)
+        await until(lambda: never.processes and pool.starts == 50)
         with anyio.fail_after(10):
             found = await lease(pool, "bob", spec())
         assert found.owner == "u_bob" and len(never.processes) == 2
@@ -187,7 +188,7 @@ async def test_the_hub_runs_no_more_instances_than_it_may_when_all_ask_at_once(t
         async def ask(user):
             try:
                 await lease(pool, user, spec())
-            except LimitExceeded as error:
+            except Unavailable as error:
                 refused.append(str(error))
 
         async with anyio.create_task_group() as group:
@@ -287,3 +288,42 @@ async def test_an_installation_holds_no_start_slot(tmp_path):
             with anyio.fail_after(10):
                 assert (await lease(pool, "bob", spec())).owner == "u_bob"
             group.cancel_scope.cancel()
+
+
+async def test_starts_that_wait_are_bounded_and_whoever_comes_then_is_told_to_come_again(tmp_path):
+    spawner = SlowSpawner()
+    refused = []
+    limits = {"starts_at_once": 1, "starts_waiting": 1}
+    async with pool_of(tmp_path, spawner, **limits) as pool:
+
+        async def ask(user):
+            try:
+                await lease(pool, user, spec())
+            except Unavailable as error:
+                refused.append(error)
+
+        async with anyio.create_task_group() as group:
+            for user in USERS:
+                group.start_soon(ask, user)
+            await until(lambda: spawner.waiting and refused)
+            spawner.go.set()
+        assert len(refused) == 1 and refused[0].retry_after_s > 0 and refused[0].hint
+        assert len(pool.instances()) == 2 and pool.starts == 0
+
+
+async def test_an_instance_whose_output_ended_gets_no_call_although_its_process_lives_on(tmp_path):
+    spawner, listening = ThreadSpawner(), Listening()
+    async with pool_of(tmp_path, spawner, listening) as pool:
+        first = await lease(pool, "alice", spec())
+        (process,) = spawner.processes
+        exit_status, process._ended = process._ended, lambda: None  # it takes its time to end
+        process.crash()
+        await until(lambda: first.state is State.DRAINING)
+        assert pool.ready(permit("alice", spec()), FIRST) is None
+        second = await lease(pool, "alice", spec())
+        assert second is not first and second.process.pid != process.pid
+        exit_status()
+        await until(lambda: first.state is State.STOPPED)
+        assert listening.news == [
+            ("started", first.id), ("started", second.id), ("crashed", first.id), ("stopped", first.id)
+        ]  # fmt: skip

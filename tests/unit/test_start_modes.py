@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,3 +173,13 @@ def test_a_package_that_failed_its_comparison_says_so(package, findings):
     mode = mode_of(spec(), package, findings)
     assert mode is not None
     assert (mode.kind, mode.reason) == ("plain", "It answered differently when it was forked.")
+
+
+def test_two_servers_of_one_package_that_are_proven_at_once_do_not_disturb_each_other(tmp_path):
+    findings = Findings(tmp_path / "starts")
+    argv = ["/x/bin/python", "/x/bin/server"]
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(findings.write, argv, Finding(("json",))) for _ in range(200)]:
+            done.result()
+    assert findings.read(argv) == Finding(("json",), unfit={})
+    assert len(list((tmp_path / "starts").iterdir())) == 1

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mcphub.errors import LimitExceeded
+from mcphub.errors import LimitExceeded, Unavailable
 from mcphub.gateway.calls import Call
 from mcphub.gateway.sessions import Session
 from mcphub.gateway.states import digest_of, unknown_state
@@ -96,10 +96,15 @@ class ParkedCalls:
 
         Raises:
             LimitExceeded: The caller has too many parked calls.
+            Unavailable: All callers together have.
         """
         user_id = call.principal.user_id
         if len(self._by_state) >= _PARKED:
-            raise LimitExceeded("The hub holds as many calls that wait for an answer as it may.")
+            raise Unavailable(
+                "The hub holds as many calls that wait for an answer as it may.",
+                hint="Try again soon.",
+                retry_after_s=5,
+            )
         if self._of_user[user_id] >= _PARKED_PER_USER:
             raise LimitExceeded(
                 "Too many of your calls wait for an answer.", hint="Answer some of them."

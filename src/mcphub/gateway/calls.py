@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from mcphub.errors import HubError
 from mcphub.gateway.listen import severe_enough
 from mcphub.gateway.sessions import Session
 from mcphub.policy.model import Principal
@@ -63,6 +64,7 @@ class Call:
         request_id: The hub's id of the request, on every record, log line and error.
         params: Raw members of `params`.
         assertions: User contexts that were made for it so far.
+        refused: Why the hub itself did not do it, once it is known that it will not.
         progress_token: Raw token that the caller wants progress with, or b"".
         modern: What a modern request declares; None in the legacy era.
         session: The legacy session; None in the modern era and for `initialize`.
@@ -88,6 +90,7 @@ class Call:
     instance_id: str = ""
     decision: str = "permit"
     assertions: int = 0
+    refused: HubError | None = None
 
     @property
     def method(self) -> str:

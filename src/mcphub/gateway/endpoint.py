@@ -18,8 +18,8 @@ from mcphub.gateway.http import Receive, Reply, Scope, Send
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.relay import Cancelled, relay
-from mcphub.gateway.replies import error_reply
-from mcphub.wire import codes, envelope, eras
+from mcphub.gateway.replies import error_reply, status_of
+from mcphub.wire import envelope, eras
 from mcphub.wire.envelope import Malformed, Message
 
 _NO_STREAM: Final = (
@@ -96,7 +96,7 @@ class McpEndpoint:
             answer = await relay(self._plane, call)
         except Cancelled:
             return
-        await reply.finish(answer, status_of(call, answer))
+        await reply.finish(answer, *status_of(call, answer))
 
     async def _initialize(self, reply: Reply, call: Call) -> None:
         answer = await relay(self._plane, call)
@@ -108,11 +108,13 @@ class McpEndpoint:
                     call.principal, call.target.path, version, client
                 )
             except HubError as error:
-                await reply.finish(error_reply(call.message.id, error), 503)
+                call.refused = error
+                answer = error_reply(call.message.id, error)
+                await reply.finish(answer, *status_of(call, answer))
                 return
             session.declare(capabilities)
             reply.add_header(b"mcp-session-id", session.id.encode())
-        await reply.finish(answer)
+        await reply.finish(answer, *status_of(call, answer))
 
     async def _batch(self, inbound: Inbound, batch: list[msgspec.Raw]) -> None:
         """Answer a batch: only inside a 2025-03-26 session, each message as if it came alone."""
@@ -165,15 +167,3 @@ class McpEndpoint:
             return
         self._plane.sessions.end(session)
         await inbound.reply.plain(204)
-
-
-def status_of(call: Call, answer: bytes) -> int:
-    """Return the HTTP status of a JSON answer: modern errors have their own, legacy ones are 200."""
-    if call.modern is None or b'"error"' not in answer:
-        return 200
-    error = envelope.object_of(envelope.object_of(answer).get("error"))
-    raw_code = bytes(error.get("code", b"0"))
-    try:
-        return codes.MODERN_HTTP_STATUS.get(int(raw_code), 200)
-    except ValueError:
-        return 200

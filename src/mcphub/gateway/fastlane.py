@@ -25,11 +25,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from mcphub.errors import HubError
 from mcphub.gateway import intake, warm
 from mcphub.gateway.calls import Call
-from mcphub.gateway.endpoint import status_of
 from mcphub.gateway.heads import Heads
 from mcphub.gateway.http import Receive, Reply, Scope, Send
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.relay import Begun, Cancelled, relay
+from mcphub.gateway.replies import status_of
 from mcphub.wire import envelope, eras
 
 _log = structlog.get_logger()
@@ -186,8 +186,11 @@ class FastLane(HttpToolsProtocol):
             self.transport.abort()
 
     def _answer(self, call: Call, answer: bytes) -> None:
-        line = STATUS_LINE[status_of(call, answer)]
-        head = _ANSWER % (line, call.request_id.encode(), len(answer))
+        status, more = status_of(call, answer)
+        head = _ANSWER % (STATUS_LINE[status], call.request_id.encode(), len(answer))
+        if more:
+            lines = b"".join(b"%b: %b\r\n" % header for header in more)
+            head = head[:-2] + lines + b"\r\n"
         if len(answer) < _MAX_AHEAD:
             self.transport.write(head + answer)
         else:
@@ -223,7 +226,7 @@ class FastLane(HttpToolsProtocol):
                 answer = await relay(plane, call, begun)
             except Cancelled:
                 return
-            await reply.finish(answer, status_of(call, answer))
+            await reply.finish(answer, *status_of(call, answer))
 
         ordinary, self.app = self.app, app  # pyright: ignore[reportAttributeAccessIssue]
         super().data_received(_GO_ON)

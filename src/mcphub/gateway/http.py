@@ -130,13 +130,15 @@ class Reply:
         """Send a whole event as it is written on the wire (`wire.sse`)."""
         await self._chunk(data)
 
-    async def finish(self, message: bytes, status: int = 200) -> None:
-        """Send the answer and end the reply. A stream has status 200 by then."""
+    async def finish(
+        self, message: bytes, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Send the answer and end the reply. A stream has status 200 and its headers by then."""
         self._stop_watching()
         if self._streaming:
             await self._send({"type": "http.response.body", "body": sse.event(message)})
         else:
-            await self.plain(status, message, [_JSON])
+            await self.plain(status, message, [_JSON, *headers])
 
     async def plain(
         self, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()

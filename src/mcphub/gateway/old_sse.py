@@ -18,7 +18,7 @@ from mcphub.gateway.http import Receive, Reply, Scope, Send
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.relay import Cancelled, relay
-from mcphub.gateway.replies import error_reply
+from mcphub.gateway.replies import error_reply, overload_of
 from mcphub.gateway.sessions import Session
 from mcphub.wire import envelope, eras, sse
 from mcphub.wire.envelope import Malformed, Message
@@ -72,7 +72,8 @@ class SseEndpoint:
             await inbound.reply.finish(error_reply(b"", error), 404)
             return
         except HubError as error:
-            await inbound.reply.finish(error_reply(b"", error), 503)
+            status, headers = overload_of(error) or (403, [])
+            await inbound.reply.finish(error_reply(b"", error), status, headers)
             return
         self._streams[session.id] = inbound.reply
         try:

@@ -259,6 +259,7 @@ def _stay() -> None:
 def refused(plane: DataPlane, call: Call, error: HubError) -> tuple[bytes, Outcome, int | None]:
     """Return the reply to a call that ended with an error of the hub, and what its record says."""
     outcome, code = _outcome(error), number_of(error)
+    call.refused = error
     if isinstance(error, Denied | NotFound):
         call.decision = error.code
     if isinstance(error, MissingCredential):

@@ -1,5 +1,10 @@
-"""Errors of the hub as JSON-RPC: the one table of numbers of the data plane, and tool errors for agents."""
+"""Errors of the hub as JSON-RPC: the one table of numbers of the data plane, and tool errors for agents.
 
+An overload also shows in HTTP: 429 where the caller has to do less, 503 where the hub cannot now, both
+with `Retry-After` (RFC 9110 §10.2.3). Which callers get them as a status is in `status_of`.
+"""
+
+import math
 from typing import Final
 
 import msgspec
@@ -16,6 +21,7 @@ from mcphub.errors import (
     Unavailable,
     UpstreamFailed,
 )
+from mcphub.gateway.calls import Call
 from mcphub.upstream.upstream import TimedOut
 from mcphub.wire import codes, envelope
 
@@ -67,6 +73,37 @@ def error_reply(raw_id: bytes, error: HubError) -> bytes:
     if isinstance(error, LimitExceeded | Unavailable):
         data["retryAfterSeconds"] = round(error.retry_after_s, 1)
     return envelope.error(raw_id, number_of(error), str(error), data)
+
+
+def overload_of(error: HubError | None) -> tuple[int, list[tuple[bytes, bytes]]] | None:
+    """Return HTTP status and headers of an error that says "later"; None for any other."""
+    if isinstance(error, TimedOut) or not isinstance(error, LimitExceeded | Unavailable):
+        return None
+    seconds = max(1, math.ceil(error.retry_after_s))
+    status = 429 if isinstance(error, LimitExceeded) else 503
+    return status, [(b"retry-after", b"%d" % seconds)]
+
+
+def status_of(call: Call, answer: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """Return HTTP status and headers of a JSON answer.
+
+    Modern errors have their own status (MCP 2026-07-28 streamable-http). In the legacy era an answer
+    is 200 whatever it says: Python's `mcp` 1.x ends the whole session at any other status, and its
+    user never reads why. Only `initialize`, before which there is no session, may be 429 or 503.
+    """
+    if call.modern is None and call.method != "initialize":
+        return 200, []
+    overload = overload_of(call.refused)
+    if overload is not None:
+        return overload
+    if call.modern is None or b'"error"' not in answer:
+        return 200, []
+    error = envelope.object_of(envelope.object_of(answer).get("error"))
+    raw_code = bytes(error.get("code", b"0"))
+    try:
+        return codes.MODERN_HTTP_STATUS.get(int(raw_code), 200), []
+    except ValueError:
+        return 200, []
 
 
 def answers_as_tool_error(method: str, error: HubError) -> bool:

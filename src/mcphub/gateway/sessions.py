@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mcphub.audit.records import session_tag
-from mcphub.errors import LimitExceeded, NotFound
+from mcphub.errors import NotFound, Unavailable
 from mcphub.gateway.listen import Outlet
 from mcphub.ids import session_id
 from mcphub.policy.model import Principal
@@ -91,10 +91,14 @@ class Sessions:
         """Open a session.
 
         Raises:
-            LimitExceeded: The hub holds as many as it may.
+            Unavailable: The hub holds as many as it may.
         """
         if len(self._by_id) >= self._total:
-            raise LimitExceeded("The hub holds as many sessions as it may.", retry_after_s=10)
+            raise Unavailable(
+                "The hub holds as many sessions as it may.",
+                hint="Try again soon, or ask an administrator to raise `limits.sessions`.",
+                retry_after_s=10,
+            )
         own = self._by_user.setdefault(principal.user_id, [])
         if len(own) >= self._per_user:
             self.end(min(own, key=lambda session: session.last_seen))

@@ -11,7 +11,7 @@ from mcphub.gateway.calls import Call, Target
 from mcphub.gateway.http import KEEP_ALIVE_S, Reply
 from mcphub.gateway.listen import LIST_CHANGED, UPDATED, Outlet
 from mcphub.gateway.plane import DataPlane, lease, route
-from mcphub.gateway.replies import error_reply
+from mcphub.gateway.replies import error_reply, status_of
 from mcphub.gateway.sessions import Session
 from mcphub.gateway.watching import SUBSCRIBE
 from mcphub.policy.model import Permit, Principal
@@ -57,7 +57,9 @@ async def listen(plane: DataPlane, call: Call, reply: Reply, alive: Callable[[],
         error = LimitExceeded(
             "You have as many streams open as you may.", hint="Close one that you do not need."
         )
-        await reply.finish(error_reply(call.message.id, error))
+        call.refused = error
+        answer = error_reply(call.message.id, error)
+        await reply.finish(answer, *status_of(call, answer))
         return
     plane.listening[user] += 1
     try:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -132,7 +133,7 @@ class Findings:
         """Keep a finding."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         place = self._place(argv)
-        draft = place.with_name(f".{place.name}.{os.getpid()}")
+        draft = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
         draft.write_text(json.dumps(asdict(finding), indent=1) + "\n")
         draft.replace(place)
 

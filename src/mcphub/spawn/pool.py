@@ -89,6 +89,7 @@ class InstancePool:
         self._slots = StartSlots(limits.starts_at_once)
         self._tasks: Tasks | None = None
         self._stopping: set[str] = set()
+        self._ending: dict[str, State] = {}
         self._hurry = hurry or asyncio.Event()
         self._homes = HomeWatch(self._home_is_full)
 
@@ -99,6 +100,11 @@ class InstancePool:
     def instances(self) -> list[Instance]:
         """Return all instances that are not gone, oldest first."""
         return list(self._all.values())
+
+    @property
+    def starts(self) -> int:
+        """How many callers' instances are being started or wait for their turn."""
+        return len(self._starting)
 
     def instance(self, instance_id: str) -> Instance | None:
         """Return one that is not gone, by its id."""
@@ -223,8 +229,17 @@ class InstancePool:
             each.owner for each in self._all.values() if each.state is not State.STARTING
         ) + Counter(waiting[0] for waiting, _ in self._starting)
         if owners.total() >= self._limits.instances:
-            raise LimitExceeded(
-                "The hub runs as many servers as it may.", hint="Try again soon.", retry_after_s=5
+            raise Unavailable(
+                f"The hub runs {owners.total()} servers already, the most that it may.",
+                hint="Try again when idle ones have stopped, or ask an administrator to raise "
+                "`limits.instances`.",
+                retry_after_s=30,
+            )
+        if len(self._starting) >= self._limits.starts_at_once + self._limits.starts_waiting:
+            raise Unavailable(
+                "As many servers wait to be started as may wait.",
+                hint="Try again in a few seconds.",
+                retry_after_s=5,
             )
         owner = key[0]
         if owner != SHARED and owners[owner] >= self._limits.instances_per_user:
@@ -345,22 +360,30 @@ class InstancePool:
                 on_end=lambda: self._output_ended(instance),
             )
         )  # fmt: skip
+        if instance.state is not State.STARTING:  # it ended or was stopped since it answered
+            raise failing.ended(instance.server, instance.exited, instance.why())
         instance.state = State.READY
         self._changed("started", instance)
 
     def _output_ended(self, instance: Instance) -> None:
-        """Its output ended; how its process did, which its callers are told, is known in a moment."""
+        """Its output ended: no call gets it any more.
+
+        How its process ended, which its callers are told, is known in a moment.
+        """
+        if instance.state is State.STOPPED or instance.id in self._stopping:
+            return
+        self._ending.setdefault(instance.id, instance.state)
+        self._retire(instance)
         if instance.exited is None or instance.exited.done():
             self._ended(instance)
         else:
             asyncio.get_running_loop().call_later(_STATUS_S, self._ended, instance)
 
     def _ended(self, instance: Instance) -> None:
-        """Its output or its process ended: fail what is in flight, then clean up."""
-        if instance.state is State.STOPPED or instance.id in self._stopping:
+        """Its output and most likely its process ended: fail what is in flight, then clean up."""
+        was = self._ending.pop(instance.id, None)
+        if was is None or instance.state is State.STOPPED or instance.id in self._stopping:
             return
-        was = instance.state
-        self._retire(instance)
         ended = failing.ended(instance.server, instance.exited, instance.why())
         instance.upstream.fail_all(failing.with_last_words(ended, _last_words(instance)))
         if was in {State.READY, State.PAUSED}:
@@ -425,11 +448,11 @@ class InstancePool:
                     and quiet > instance.idle_s
                 ):
                     self._rest(instance)
-                if instance.state is State.DRAINING and (
-                    not instance.in_flight or quiet > _DRAIN_S
-                ):
+                over = not instance.in_flight or quiet > _DRAIN_S
+                if instance.state is State.DRAINING and over and instance.id not in self._ending:
                     self._stop_soon(instance)
-                if instance.state is State.READY and now - instance.started_at > _STABLE_S:
+                stable = now - instance.started_at > _STABLE_S
+                if stable and self._back_off and instance.state is State.READY:
                     self._back_off.worked((instance.owner, instance.server, instance.session))
 
     def _rest(self, instance: Instance) -> None:

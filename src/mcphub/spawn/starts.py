@@ -22,6 +22,7 @@ class PoolLimits:
     instances: int
     instances_per_user: int
     starts_at_once: int
+    starts_waiting: int = 500
     instances_per_group: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -75,6 +76,10 @@ class BackOff:
 
     def __init__(self) -> None:
         self._failures: dict[Hashable, _Failures] = {}
+
+    def __len__(self) -> int:
+        """Return for how many servers failures are remembered."""
+        return len(self._failures)
 
     def check(self, key: Hashable, server: str, now: float) -> None:
         """Let a start pass.

@@ -1,0 +1,60 @@
+"""The watch over homes: everyone's turn comes, and all looks together take a bounded time."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from mcphub.spawn import homes
+from mcphub.spawn.homes import HomeWatch, sizes
+from mcphub.spawn.instance import Instance, State
+
+pytestmark = pytest.mark.anyio
+KIB = 1024
+
+
+def instance(home: Path, number: int, *, limit: int = 64 * KIB) -> Instance:
+    own = home / str(number)
+    own.mkdir()
+    return Instance(
+        f"i_{number}", f"u_{number}", "tools", "", ("s", 1), 600.0, 0.0, 0.0,
+        state=State.READY, home=own, home_bytes=limit,
+    )  # fmt: skip
+
+
+def test_looks_end_when_their_time_is_over_and_the_first_is_always_made(tmp_path):
+    assert sizes([tmp_path] * 100, -1.0) == sizes([tmp_path], 10.0)
+
+
+async def test_with_more_homes_than_time_each_has_its_turn(tmp_path, monkeypatch):
+    looked: list[Path] = []
+    monkeypatch.setattr(homes, "_WALKS_S", -1.0)  # time for one home a round
+    monkeypatch.setattr(homes, "_used_by", lambda home: looked.append(home) or 0)
+    watch = HomeWatch(lambda _: None)
+    many = [instance(tmp_path, number) for number in range(5)]
+    for now in range(1, 11):
+        await watch.look(many, float(now * 100))
+    assert sorted(looked[:5]) == sorted(looked[5:]) == sorted(one.home for one in many)
+
+
+async def test_who_wrote_too_much_is_told_apart_from_all_others(tmp_path):
+    over: list[str] = []
+    watch = HomeWatch(lambda found: over.append(found.id))
+    alice, bob = instance(tmp_path, 1), instance(tmp_path, 2)
+    await watch.look([alice, bob], 1.0)
+    await asyncio.to_thread((alice.home / "big").write_bytes, b"x" * 256 * KIB)
+    await watch.look([alice, bob], 4.0)
+    assert over == [alice.id]
+
+
+async def test_what_was_too_much_at_the_start_may_stay_but_not_grow(tmp_path):
+    over: list[str] = []
+    watch = HomeWatch(lambda found: over.append(found.id))
+    alice = instance(tmp_path, 1)
+    (alice.home / "old").write_bytes(b"x" * 256 * KIB)
+    await watch.look([alice], 1.0)
+    await watch.look([alice], 4.0)
+    assert over == []
+    (alice.home / "new").write_bytes(b"x" * 64 * KIB)
+    await watch.look([alice], 7.0)
+    assert over == [alice.id]

@@ -1,0 +1,25 @@
+"""What the hub's process may use of the machine."""
+
+import json
+import resource
+import subprocess
+import sys
+
+WORK = """
+import json, resource
+from mcphub.listening import raise_open_files
+said = raise_open_files()
+print(json.dumps([said, *resource.getrlimit(resource.RLIMIT_NOFILE), raise_open_files()]))
+"""
+
+
+def test_the_hub_may_open_as_many_files_as_the_machine_lets_it():
+    def low() -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+
+    done = subprocess.run(
+        [sys.executable, "-c", WORK], preexec_fn=low, capture_output=True, text=True, check=True
+    )
+    said, soft, hard, again = json.loads(done.stdout)
+    assert said == soft == hard == again == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
