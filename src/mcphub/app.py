@@ -40,7 +40,7 @@ from mcphub.gateway.states import States
 from mcphub.gateway.watching import Watches
 from mcphub.ground import ground
 from mcphub.hub import Hub
-from mcphub.ids import Clock, system_clock
+from mcphub.ids import Clock, LateClock, system_clock
 from mcphub.listening import (
     CALLS_END_S,
     control_listener,
@@ -117,6 +117,7 @@ async def running(
             services.directory, services.vault, services.states, services.live, host, clock,
             lambda: services.signer.revision,
         )  # fmt: skip
+        late = LateClock(clock)
         tasks = Tasks()
         outlets = Outlets()
         watches = Watches()
@@ -127,7 +128,7 @@ async def running(
             idle_s=limits.session_idle_s,
             on_end=lambda session: watches.drop_all(session.user_id, session.watched),
         )
-        recorder = Recorder(services.db, clock, retention_days=settings.retention_days)
+        recorder = Recorder(services.db, late, retention_days=settings.retention_days)
         plane = DataPlane(
             access=access,
             pool=pool,
@@ -146,7 +147,7 @@ async def running(
             tasks=tasks,
             parked=ParkedCalls(pool.release),
             contexts=UserContexts(services.signer, clock, settings.context.lifetime_s),
-            states=States(clock),
+            states=States(),
             watches=watches,
             pages=Pages(limits.page_items),
         )
@@ -164,6 +165,7 @@ async def running(
             plane,
             tasks,
             egress,
+            late,
         )
         pool.follow(hub)
         egress.whose = hub.whose

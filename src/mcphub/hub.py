@@ -24,6 +24,7 @@ from mcphub.gateway.listen import LIST_CHANGED, Outlets
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.sessions import Sessions
 from mcphub.ground import Ground
+from mcphub.ids import Clock
 from mcphub.offboarding import destroy
 from mcphub.policy.model import HostFacts, Transport
 from mcphub.spawn.egress.ledger import EgressLedger
@@ -47,6 +48,7 @@ class Hub:
     """A running hub. Implements `api.control.Control`.
 
     Attributes:
+        late: Clock for what cannot be undone.
         url: Where clients reach it, once it listens.
     """
 
@@ -63,6 +65,7 @@ class Hub:
     plane: DataPlane
     tasks: Tasks
     egress: EgressLedger
+    late: Clock
     url: str = ""
     revision: int = -1
     _reload: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -267,7 +270,7 @@ class Hub:
 
     async def _remove_who_is_due(self) -> None:
         """Destroy what belongs to users whose period of grace is over; a failure is tried again."""
-        for user in await self.ground.directory.due_removals():
+        for user in await self.ground.directory.due_removals(self.late()):
             theirs = [one for one in self.pool.instances() if one.owner == user.id]
             await asyncio.gather(*(self.pool.stop(one) for one in theirs))
             await destroy(self.ground, user.id, actor="hub", stopped=len(theirs))

@@ -24,6 +24,32 @@ def system_clock() -> float:
     return time.time()  # the one place that reads it
 
 
+def steady_clock() -> float:
+    """Return seconds that go on evenly, asleep too, whatever is done to the wall clock; for durations."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class LateClock:
+    """A wall clock for what cannot be undone: a jump forward does not count, one backward does.
+
+    It says the earlier of what the wall clock says now and what it said at the beginning, plus the time
+    that really went by. So what is destroyed at a date may be destroyed late, and never early, as long
+    as this process runs.
+
+    Args:
+        wall: The wall clock.
+        steady: Goes on evenly.
+    """
+
+    def __init__(self, wall: Clock, steady: Clock = steady_clock) -> None:
+        self._wall, self._steady = wall, steady
+        self._ahead = wall() - steady()
+
+    def __call__(self) -> float:
+        """Return the time in seconds since the epoch (UTC)."""
+        return min(self._wall(), self._ahead + self._steady())
+
+
 def opaque(prefix: str) -> str:
     """Return `prefix_` and 26 random base32 characters (130 bits), lower case."""
     return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(26))

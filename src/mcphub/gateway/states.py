@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from mcphub.errors import UpstreamFailed
 from mcphub.gateway.calls import Call
 from mcphub.gateway.replies import Protocol
-from mcphub.ids import Clock
+from mcphub.ids import Clock, steady_clock
 from mcphub.wire import envelope
 from mcphub.wire.codes import INVALID_PARAMS
 from mcphub.wire.envelope import Members
@@ -52,10 +52,10 @@ class States:
     """Seals and opens states.
 
     Args:
-        clock: Wall clock.
+        clock: Goes on evenly: how long a state lives is no matter of the wall clock.
     """
 
-    clock: Clock
+    clock: Clock = steady_clock
     _key: AESGCM = field(default_factory=lambda: AESGCM(AESGCM.generate_key(256)), repr=False)
 
     def seal(self, call: Call, server: str, kind: Kind, state: msgspec.Raw | None = None) -> str:

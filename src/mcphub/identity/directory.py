@@ -132,9 +132,8 @@ class Directory:
             await conn.execute(update(users).where(users.c.id == user.id).values(remove_at=at))
             return await _user(conn, user.id)
 
-    async def due_removals(self) -> list[User]:
-        """Return the disabled users whose period of grace is over."""
-        now = self._clock()
+    async def due_removals(self, now: float) -> list[User]:
+        """Return the disabled users whose period of grace is over at `now` (epoch seconds)."""
         async with self._db.read() as conn:
             rows = await conn.execute(
                 select(users)

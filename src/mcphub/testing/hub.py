@@ -10,6 +10,7 @@ from typing import Any
 from mcphub.app import serving
 from mcphub.ground import ground
 from mcphub.hub import Hub
+from mcphub.ids import Clock, system_clock
 from mcphub.policy.model import Role
 from mcphub.settings import HubSettings, load
 
@@ -42,13 +43,14 @@ async def serving_hub(
     administrators: Sequence[str] = (),
     environ: Mapping[str, str],
     overrides: Mapping[str, Any] | None = None,
+    clock: Clock = system_clock,
 ) -> AsyncIterator[RunningHub]:
     """Make a hub in `directory`, with users (name -> groups), and serve it for the time of the block."""
     write_servers(directory, servers)
     given = dict(overrides or {})
     given["listen"] = {"port": 0, **given.get("listen", {})}
     settings: HubSettings = load(directory, overrides=given, environ=environ)
-    async with ground(settings) as services:
+    async with ground(settings, clock) as services:
         known = {user.name for user in await services.directory.users()}
         groups = set(await services.directory.groups())
         keys: dict[str, str] = {}
@@ -62,5 +64,5 @@ async def serving_hub(
                     groups.add(group)
                 await services.directory.join(name, group)
             keys[name] = (await services.directory.create_key(name)).key.reveal()
-    async with serving(settings) as hub:
+    async with serving(settings, clock) as hub:
         yield RunningHub(hub, hub.url, keys)
