@@ -44,6 +44,7 @@ _RULES = "interaction/test_modern_rules.py::"
 _RULES_HTTP = "security/test_rules_http.py::"
 _SSE = "interaction/test_sse_upstream.py::"
 _OLD_SSE = "interaction/test_old_sse.py::"
+_OVERLOAD = "interaction/test_overload.py::"
 _TRANSLATION = "interaction/test_translation.py::"
 _VANISHING = "chaos/test_front.py::"
 
@@ -344,6 +345,9 @@ REQUIREMENTS: Final = (
             _RULES_HTTP + "test_a_user_with_too_many_sessions_loses_the_longest_idle_one",
             _RULES_HTTP + "test_too_many_calls_in_flight_are_a_limit_of_one_user_only",
             _RULES_HTTP + "test_streams_of_one_user_are_bounded_and_anothers_are_free",
+            _OVERLOAD + "test_a_hub_that_is_full_says_503_and_serves_who_is_in",
+            _OVERLOAD + "test_a_user_with_too_many_servers_gets_429_and_another_user_none",
+            _OVERLOAD + "test_inside_a_legacy_session_the_same_words_come_with_200",
             _GATEWAY + "test_a_hanging_server_times_out_and_delays_nobody",
             _ASKING + "test_parked_calls_of_a_user_are_bounded",
             _OLD_SSE + "test_a_user_holds_no_more_streams_than_sessions",
