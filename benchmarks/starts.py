@@ -33,11 +33,13 @@ from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.settings_file import parse_settings
 from mcphub.catalog.toolchain import find_toolchain
 from mcphub.ids import instance_id
-from mcphub.spawn.modes import Findings, Prover, mode_of
+from mcphub.spawn.findings import Findings
+from mcphub.spawn.modes import Prover, mode_of
 from mcphub.spawn.process import children, readable
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
-from mcphub.spawn.spawner import Launch
+from mcphub.spawn.spawner import Launch, Warm
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
+from mcphub.spawn.warm.spawner import WarmSpawner
 from mcphub.spawn.zygote.spawner import ZygoteSpawner
 
 SERVERS = {
@@ -75,26 +77,39 @@ class Server:
 class Ways:
     """The spawners behind the names of the columns."""
 
-    def __init__(self, plain: SandboxedSpawner, forking: ZygoteSpawner, bare: UnsandboxedSpawner):
-        self.plain, self.forking, self.bare = plain, forking, bare
+    def __init__(
+        self,
+        plain: SandboxedSpawner,
+        forking: ZygoteSpawner,
+        warm: WarmSpawner,
+        bare: UnsandboxedSpawner,
+    ):
+        self.plain, self.forking, self.warm, self.bare = plain, forking, warm, bare
         self.homes = Path(tempfile.mkdtemp(prefix="bench-homes-"))
         self.homes.chmod(0o711)
         self.count = 0
 
     def others(self) -> list[int]:
         """Processes that work for every start."""
-        found = [os.getpid(), self.forking.preparer_pid or 0]
+        found = [os.getpid(), self.forking.preparer.pid or 0]
         for zygote in self.forking.zygotes():
             found += [zygote.pid, *children(zygote.pid)]
             found += [inner for child in children(zygote.pid) for inner in children(child)]
         return found
+
+    async def a_worker_waits(self, server: Server) -> None:
+        """Wait until one does, as one does while a server is in use."""
+        if isinstance(server.launch.preload, Warm):
+            async with asyncio.timeout(120):
+                while not self.warm.expect(server.launch):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
 
     async def start(self, server: Server, way: str):
         """Start one; returns its process once `initialize` was answered, seconds, processor seconds."""
         self.count += 1
         launch = {"hub": server.launch, "sandboxed": server.launch}.get(way, server.direct)
         launch = server.launcher if way == "launcher" else launch
-        spawner = {"hub": self.forking, "sandboxed": self.plain}.get(way, self.bare)
+        spawner = {"hub": self.warm, "sandboxed": self.plain}.get(way, self.bare)
         home = self.homes / str(self.count)
         number = 16 + self.count % 900_000
         launch = replace(launch, instance_id=instance_id(), home=home, number=number)
@@ -148,10 +163,11 @@ async def prepared(names: list[str], state: Path) -> AsyncIterator[tuple[Ways, l
     async with (
         SandboxedSpawner(SandboxSettings(state / "run")) as plain,
         ZygoteSpawner(plain) as forking,
+        WarmSpawner(plain, forking) as warm,
         UnsandboxedSpawner() as bare,
     ):
-        ways = Ways(plain, forking, bare)
-        prover = Prover(forking, Findings(state / "starts"))
+        ways = Ways(plain, forking, warm, bare)
+        prover = Prover(warm, Findings(state / "starts"))
         servers = []
         for name in names:
             command, args = SERVERS[name]
@@ -200,6 +216,7 @@ async def compare(
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in columns}
     for number in range(rounds + 1):  # the first round warms caches
         for way in random.sample(columns, len(columns)):
+            await ways.a_worker_waits(server)
             process, *figures = await ways.start(server, way)
             await process.stop(0)
             if number:

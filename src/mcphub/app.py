@@ -56,14 +56,16 @@ from mcphub.settings import HubSettings
 from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.egress.ledger import EgressLedger
+from mcphub.spawn.findings import Findings
 from mcphub.spawn.launching import Launcher
-from mcphub.spawn.modes import Findings, Prover
+from mcphub.spawn.modes import Prover
 from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import InstancePool
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Spawner
 from mcphub.spawn.starts import PoolLimits
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
+from mcphub.spawn.warm.spawner import WarmSpawner
 from mcphub.spawn.zygote.spawner import ZygoteSpawner
 from mcphub.tasks import Tasks
 
@@ -191,7 +193,8 @@ async def _spawner(
     sandbox = SandboxSettings(state=settings.run, uid_base=settings.sandbox.uid_base)
     sandboxed = await stack.enter_async_context(SandboxedSpawner(sandbox, on_egress))
     if sandboxed.level > 0 or not settings.sandbox.allow_unsandboxed:
-        return await stack.enter_async_context(ZygoteSpawner(sandboxed))
+        forking = await stack.enter_async_context(ZygoteSpawner(sandboxed))
+        return await stack.enter_async_context(WarmSpawner(sandboxed, forking))
     return await stack.enter_async_context(UnsandboxedSpawner())
 
 

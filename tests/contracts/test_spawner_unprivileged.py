@@ -16,11 +16,19 @@ from tests.unprivileged import needs_plain_user, place_of_a_plain_user
         ("contracts/test_spawner_egress.py", "redirected or two_users or listed_forward or told"),
         ("security/test_sandbox_programs.py", "not lock and not tests-python"),
         ("security/test_zygote.py", "proc_shows or random or cannot_import or at_once or end_of"),
+        ("security/test_warm.py", "own_home or serves_one or looks_like or writes_while"),
         ("chaos/test_orphans.py", "fork_bomb or killing_the_hub"),
     ],
 )
 def test_the_contract_holds_for_a_hub_without_root(suite, some):
-    own = ("tests/__init__.py", "tests/conftest.py", "tests/forked.py", "tests/polling.py")
+    own = (
+        "tests/__init__.py",
+        "tests/conftest.py",
+        "tests/forked.py",
+        "tests/memory.py",
+        "tests/polling.py",
+        "tests/warmed.py",
+    )
     files = (f"tests/{suite}", *own, "pyproject.toml")
     with place_of_a_plain_user(Path(suite).stem, files) as place:
         pytest_options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "timeout=120")

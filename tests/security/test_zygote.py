@@ -1,6 +1,5 @@
 """A zygote holds nothing of any user, and its failure, age or absence harms nobody."""
 
-import contextlib
 import os
 import signal
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.forked import PRELOAD, ForkingSpawner
+from tests.memory import holds
 from tests.polling import until
 
 from mcphub.ids import instance_id
@@ -48,24 +48,6 @@ async def spawner(tmp_path):
         yield found
 
 
-def holds(pid: int, *wanted: str) -> set[str]:
-    """Which of these texts are in the memory of a process that it can write."""
-    found = set()
-    with contextlib.ExitStack() as stack:
-        maps = stack.enter_context(Path(f"/proc/{pid}/maps").open())
-        memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
-        stack.callback(os.close, memory)
-        for line in maps:
-            place, rights = line.split()[:2]
-            if "r" not in rights or "[v" in line:
-                continue
-            start, end = (int(text, 16) for text in place.split("-"))
-            with contextlib.suppress(OSError):
-                data = os.pread(memory, end - start, start)
-                found |= {word for word in wanted if word.encode() in data}
-    return found
-
-
 def tree(pid: int) -> set[int]:
     found = {pid}
     for child in children(pid):
@@ -80,7 +62,7 @@ def parents_of(spawner: ForkingSpawner, *instances) -> set[int]:
         found |= tree(zygote.pid)
     for instance in instances:
         found -= tree(instance.pid)
-    return found | {spawner.zygotes.preparer_pid}
+    return found | {spawner.zygotes.preparer.pid}
 
 
 async def started(spawner, tmp_path, number: int, canary: str, code: str = WAITS):

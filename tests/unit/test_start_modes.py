@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from mcphub.catalog.settings_file import parse_settings
-from mcphub.spawn.modes import Finding, Findings, mode_of
+from mcphub.spawn.findings import Finding, Findings
+from mcphub.spawn.modes import mode_of
+from mcphub.spawn.spawner import Warm
 
 AUDIT = (
     "import sys; from mcphub.spawn.zygote import audit;"
@@ -160,6 +162,50 @@ def test_a_credential_in_the_environment_does_not_keep_a_server_from_being_forke
     mode = mode_of(spec(env={"TOKEN": "${USER_TOKEN}"}), package, findings)
     assert mode is not None
     assert mode.kind == "zygote"
+
+
+def test_a_server_with_an_own_copy_of_its_package_is_started_plainly(package, findings):
+    findings.write(package, FOUND)
+    mode = mode_of(spec(sandbox={"ownPackage": True}), package, findings)
+    assert mode is not None
+    assert mode.kind == "plain"
+
+
+@pytest.fixture
+def node_package(tmp_path):
+    """A Node.js program as the package store has them."""
+    script = tmp_path / "npm" / "server@1" / "node_modules" / "server" / "index.js"
+    script.parent.mkdir(parents=True)
+    script.write_text("")
+    (tmp_path / "npm" / "server@1" / "mcphub-package.json").write_text("{}")
+    return ("/usr/bin/node", str(script), "stdio")
+
+
+LOADED = Finding(modules=("import /x/sdk.js",), read=("SDK_LEVEL",))
+
+
+def test_a_node_server_of_the_store_starts_in_a_warm_worker(node_package, findings):
+    assert mode_of(spec(), node_package, findings) is None
+    findings.write(node_package, LOADED)
+    mode = mode_of(spec(env={"TOKEN": "${USER_TOKEN}"}), node_package, findings)
+    assert mode is not None
+    assert (mode.kind, mode.preload) == ("warm", Warm("/usr/bin/node", ("import /x/sdk.js",)))
+    off = mode_of(spec(sandbox={"start": "plain"}), node_package, findings)
+    assert off is not None
+    assert off.kind == "plain"
+
+
+@pytest.mark.parametrize(
+    "name", ["NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "UV_THREADPOOL_SIZE", "TZ", "SDK_LEVEL"]
+)
+def test_a_variable_that_counted_before_the_user_was_known_makes_the_start_plain(
+    node_package, findings, name
+):
+    findings.write(node_package, LOADED)
+    mode = mode_of(spec(env={name: "x"}), node_package, findings)
+    assert mode is not None
+    assert mode.kind == "plain"
+    assert name in mode.reason
 
 
 def test_other_programs_are_started_plainly(findings):

@@ -64,6 +64,11 @@ class Installed:
     source: Path | None = None
 
 
+def is_installation(place: Path) -> bool:
+    """Tell whether a directory is one that the package store has made."""
+    return (place / _MANIFEST).is_file()
+
+
 def _silent(_: str) -> None:
     """Take a progress line and drop it."""
 

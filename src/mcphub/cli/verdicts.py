@@ -11,7 +11,8 @@ from mcphub.cli.shell import Cli
 from mcphub.errors import InvalidInput
 from mcphub.ground import Ground
 from mcphub.policy.model import HostFacts, ServerFacts
-from mcphub.spawn.modes import Findings, mode_of
+from mcphub.spawn.findings import Findings
+from mcphub.spawn.modes import mode_of
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 
 

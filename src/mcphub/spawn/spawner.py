@@ -42,6 +42,22 @@ class Preload:
 
 
 @dataclass(frozen=True, slots=True)
+class Warm:
+    """What a warm worker loads before it knows its user; starts with equal ones may take the same.
+
+    Attributes:
+        node: The interpreter, absolute: the first word of `argv`; the second is the script.
+        modules: `import FILE` or `require FILE`, in this order. Nothing of a user may change what
+            that does.
+        trial: Bring up a worker for this start, and fail if that fails.
+    """
+
+    node: str
+    modules: tuple[str, ...] = ()
+    trial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """Everything that one instance is made of; fixed at exec (rule R9).
 
@@ -61,7 +77,7 @@ class Launch:
             may write to (`spawn.copies`).
         sandbox: Egress list and limits.
         told: What its requests tell about the user beside the request itself.
-        preload: The zygote that it may be forked from, where there are zygotes.
+        preload: The zygote that it may be forked from, or the warm worker that it may become.
     """
 
     instance_id: str
@@ -75,7 +91,7 @@ class Launch:
     own: tuple[Path, ...] = ()
     sandbox: SandboxSpec = SandboxSpec()
     told: Told = Told()
-    preload: Preload | None = None
+    preload: Preload | Warm | None = None
 
 
 class StderrTail(Protocol):

@@ -121,6 +121,12 @@ class StderrBuffer:
                 self._end_line()
                 self._skipping = True  # the rest of an overlong line is dropped
 
+    def know(self, secrets: Iterable[str], shown: Mapping[str, str]) -> None:
+        """Begin to hide what was not known when the process started."""
+        self._redact = Redactor(secrets)
+        self._shown = {**self._shown, **shown}
+        self._paths = _renaming(self._shown)
+
     def lines(self) -> list[str]:
         """Return the kept lines, oldest first, already redacted and neutralised."""
         lines = list(self._lines)

@@ -32,6 +32,7 @@ MNT_DETACH: Final = 2
 ATTR_RDONLY: Final = 0x1
 ATTR_NOSUID: Final = 0x2
 ATTR_NODEV: Final = 0x4
+_ATTR_IDMAP: Final = 0x00100000
 
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
@@ -39,6 +40,8 @@ _AT_RECURSIVE: Final = 0x8000
 _OPEN_TREE_CLONE: Final = 0x1
 _OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+
+_NS_GET_USERNS: Final = 0xB701
 
 _OPEN_TREE: Final = 428
 _MOVE_MOUNT: Final = 429
@@ -123,6 +126,17 @@ def set_attributes_of(path: str, attributes: int) -> None:
     """Set attributes of the one mount at `path`."""
     wanted = struct.pack("=QQQQ", attributes, 0, 0, 0)
     syscall(_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(path), 0, wanted, len(wanted))
+
+
+def map_owner(fd: int, namespace: int) -> None:
+    """Show a detached tree with the owners that the maps of a user namespace give, mount_setattr(2)."""
+    wanted = struct.pack("=QQQQ", _ATTR_IDMAP, 0, 0, namespace)
+    syscall(_MOUNT_SETATTR, fd, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, wanted, len(wanted))
+
+
+def owner_of(namespace: int) -> int:
+    """Return a descriptor of the user namespace that a namespace belongs to, ioctl_ns(2)."""
+    return _checked(_libc.ioctl(ctypes.c_int(namespace), ctypes.c_ulong(_NS_GET_USERNS), 0))
 
 
 def attach(fd: int, target: str) -> None:

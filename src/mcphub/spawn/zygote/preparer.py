@@ -55,12 +55,33 @@ class Preparer:
         Raises:
             Unavailable: The process is gone, refused, or takes too long.
         """
+        asked = {"home": str(home), "ports": None if ports is None else list(ports)}
+        return await self._asked(name, asked, namespace)
+
+    async def attach(
+        self, name: str, mounts: int, home: Path, owners: tuple[int, int] | None
+    ) -> None:
+        """Put a home into a sandbox that runs.
+
+        Args:
+            name: Id of the instance.
+            mounts: Descriptor of the sandbox's mount namespace.
+            home: The home on the host.
+            owners: Kernel uid of the home's files, and the one that the sandbox runs as; None where
+                they are the same.
+
+        Raises:
+            Unavailable: As `prepare`.
+        """
+        await self._asked(name, {"home": str(home), "owners": owners}, mounts)
+
+    async def _asked(self, name: str, asked: dict[str, object], fd: int) -> list[int]:
         sock = self._started()
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._waiting[name] = future
-        asked = {"id": name, "home": str(home), "ports": None if ports is None else list(ports)}
+        asked["id"] = name
         try:
-            socket.send_fds(sock, [json.dumps(asked).encode()], [namespace])
+            socket.send_fds(sock, [json.dumps(asked).encode()], [fd])
             async with asyncio.timeout(_ANSWER_S):
                 return await future
         except OSError:  # TimeoutError is one

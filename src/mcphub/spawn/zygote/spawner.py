@@ -69,6 +69,9 @@ class ZygoteSpawner:
 
     Args:
         plain: Starts everything that has no zygote.
+
+    Attributes:
+        preparer: Makes homes and networks for instances.
     """
 
     def __init__(self, plain: SandboxedSpawner) -> None:
@@ -77,7 +80,7 @@ class ZygoteSpawner:
         self._confined = Confined(
             plain.etc, namespaces=True, overlay=True, landlock=landlock.abi() > 0
         )
-        self._preparer = Preparer()
+        self.preparer = Preparer()
         self._nests: dict[_Key, _Nest] = {}
         self._retired: set[Zygote] = set()
         self._running: set[ChildProcess] = set()
@@ -96,7 +99,7 @@ class ZygoteSpawner:
         await asyncio.gather(*(process.stop(0) for process in list(self._running)))
         for zygote in self.zygotes():
             await zygote.close()
-        self._preparer.close()
+        self.preparer.close()
 
     @property
     def level(self) -> int:
@@ -122,18 +125,13 @@ class ZygoteSpawner:
         current = [nest.current for nest in self._nests.values() if nest.current is not None]
         return [*self._retired, *current]
 
-    @property
-    def preparer_pid(self) -> int | None:
-        """Pid of the process that prepares homes and networks, once it was needed."""
-        return self._preparer.pid
-
     def processes(self) -> set[ChildProcess]:
         """Return the instances that were forked and are not stopped."""
         return set(self._running)
 
     async def start(self, launch: Launch) -> Process:
         """Start one process tree, from a zygote when the launch names one; raises as any spawner."""
-        if launch.preload is None or not self._may_fork(launch):
+        if not isinstance(launch.preload, Preload) or not self._may_fork(launch):
             return await self._plain.start(launch)
         places = bubblewrap.readable_places([*launch.readable, *map(Path, launch.sandbox.readable)])
         program.check(launch.argv, places, HOME)
@@ -218,7 +216,7 @@ class ZygoteSpawner:
         self._plain.prepare_home(launch)
         async with contextlib.AsyncExitStack() as undo:
             ports = self._plain.egress.ports(launch.sandbox)
-            made = await self._preparer.prepare(
+            made = await self.preparer.prepare(
                 launch.instance_id, zygote.namespace, launch.home, ports
             )
             undo.callback(close_all, made)
@@ -336,7 +334,7 @@ class ZygoteSpawner:
 
     def _what(self, launch: Launch, places: list[Path]) -> dict[str, Any]:
         """Return everything that the child is told: the only copy outside of the hub is the child's."""
-        assert launch.preload is not None
+        assert isinstance(launch.preload, Preload)
         argv = [arg.reveal() if isinstance(arg, Secret) else arg for arg in launch.argv]
         env = environment(launch.env, HOME, "/tmp")  # noqa: S108  inside the sandbox
         bubblewrap.refuse_nul([*argv, *env.values()])

@@ -1,0 +1,70 @@
+// A warm worker: loads a server's packages, waits for its one user, then becomes the server.
+//
+// It hears two messages on its stdin, each with its length before it: what to load, and who it is. The
+// second is the first thing of a user that it sees, and it never hears a third: what follows is MCP.
+// Reading blocks on purpose. Nothing runs while it waits, and not one byte after a message is taken.
+"use strict";
+
+const fs = require("node:fs");
+const Module = require("node:module");
+const { pathToFileURL } = require("node:url");
+const v8 = require("node:v8");
+const vm = require("node:vm");
+
+const READY = "ready\n";
+
+function fill(buffer) {
+  for (let at = 0; at < buffer.length; ) {
+    let count;
+    try {
+      count = fs.readSync(0, buffer, at, buffer.length - at, null);
+    } catch (error) {
+      if (error.code !== "EAGAIN") throw error;
+      process.stdin._handle.setBlocking(true); // a package has opened the stream
+      blocked = true;
+      continue;
+    }
+    if (!count) process.exit(0); // nobody needs it any more
+    at += count;
+  }
+  return buffer;
+}
+
+let blocked = false;
+
+function hear() {
+  const text = fill(Buffer.alloc(fill(Buffer.alloc(4)).readUInt32BE())).toString();
+  if (blocked) process.stdin._handle.setBlocking(false);
+  blocked = false;
+  return JSON.parse(text);
+}
+
+// What loading has left behind would stay in memory until the server has made as much again.
+function collect() {
+  v8.setFlagsFromString("--expose-gc");
+  vm.runInNewContext("gc")();
+  v8.setFlagsFromString("--no-expose-gc");
+}
+
+function become(what) {
+  for (const name of Object.keys(process.env)) delete process.env[name];
+  Object.assign(process.env, what.env);
+  if (what.made) fs.mkdirSync(what.cwd, { recursive: true });
+  process.chdir(what.cwd);
+  process.execArgv.length = 0;
+  process.argv.splice(1, Infinity, ...what.argv);
+  Module.runMain();
+}
+
+async function main() {
+  for (const [how, file] of hear().modules) {
+    if (how === "import") await import(pathToFileURL(file));
+    else Module.createRequire(file)(file);
+  }
+  collect();
+  fs.writeSync(1, READY);
+  const what = hear();
+  setImmediate(become, what); // not in a promise: the server's errors are its own
+}
+
+main();
