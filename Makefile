@@ -5,6 +5,7 @@
 PYTHON := .venv/bin/python
 TEST ?= tests
 ARGS ?=
+REALITY := .venv/bin/mcphub check --dir .cache/reality-check/hub --manifest docs/reference/reality-check.servers.json
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check serve bench bench-starts reality-check lock clean
@@ -22,7 +23,8 @@ help:
 	@echo '  make bench   measure a call through the hub, nginx, other gateways and none (ten minutes);'
 	@echo '               ARGS=--docs writes table and chart into docs/reference'
 	@echo '  make bench-starts   measure what the start of an instance costs, by its program and by the hub'
-	@echo '  make reality-check   check the published servers of the manifest, and write the page about them'
+	@echo '  make reality-check   check the published servers of the manifest, shared and behind the hub, and write'
+	@echo '               the page about them; ARGS=--resume goes on with a run that was ended'
 	@echo '  make lock    resolve pyproject.toml into requirements/ again (ARGS=--upgrade for newer versions)'
 	@echo '  make clean   remove .venv and everything that was built or cached here'
 	@echo
@@ -57,10 +59,11 @@ bench-starts:
 
 reality-check:
 	@scripts/setup test
-	@mkdir -p .cache/reality-check
-	-.venv/bin/mcphub check --dir .cache/reality-check/hub --manifest docs/reference/reality-check.servers.json $(ARGS) \
-		> .cache/reality-check/results.jsonl
-	$(PYTHON) -m mcphub.testing.reality_check .cache/reality-check/results.jsonl docs/reference/reality-check.servers.json docs/reference
+	-$(REALITY) --results .cache/reality-check/shared.jsonl --total 6000 $(ARGS) > /dev/null
+	-$(REALITY) --through-hub --results .cache/reality-check/behind.jsonl --total 6000 $(ARGS) > /dev/null
+	$(PYTHON) -m mcphub.testing.reality_check .cache/reality-check/shared.jsonl .cache/reality-check/behind.jsonl \
+		docs/reference/reality-check.servers.json docs/reference
+	-$(PYTHON) -m mcphub.testing.scores .cache/reality-check/shared.jsonl docs/reference/reality-check.servers.json
 
 lock:
 	@scripts/setup run

@@ -19,7 +19,8 @@ from mcphub.catalog.pins import Pin
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.toolchain import find_toolchain
 from mcphub.cli import check_evidence
-from mcphub.cli.check_hub import copied
+from mcphub.cli.check_hub import copied_of
+from mcphub.cli.check_manifest import Series, behind_hub, go_through, not_installed, pins
 from mcphub.cli.check_told import told
 from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import Cli, command
@@ -27,7 +28,7 @@ from mcphub.cli.values import clean
 from mcphub.errors import HubError, InvalidInput, Unavailable
 from mcphub.isolation import acquire
 from mcphub.isolation.check import BUDGET_S, Options, check
-from mcphub.isolation.manifest import read, subject
+from mcphub.isolation.manifest import Entry, subject
 from mcphub.isolation.model import Result, Verdict
 from mcphub.isolation.page import page
 from mcphub.isolation.report import as_json
@@ -92,6 +93,24 @@ async def check_servers(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="ID", help="Of the manifest; repeatable.")
     ] = None,
+    results_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--results", metavar="FILE", help="Of a manifest: also write the lines there."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out servers that have a line in --results.")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, max=4, help="Of a manifest: servers at the same time.")
+    ] = 1,
+    total: Annotated[
+        float | None,
+        typer.Option(
+            "--total", metavar="SECONDS", min=1, help="Of a manifest: begin no server after that."
+        ),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Check every server of the settings.")
     ] = False,
@@ -132,8 +151,14 @@ async def check_servers(
     given = dict(_pair(text) for text in env or [])
     then = _Then(apply, compare, yes)
     try:
+        if resume and results_file is None:
+            raise InvalidInput(
+                "--resume needs the file to go on with.", hint="Give --results FILE."
+            )
         if manifest is not None:
-            results = await _of_manifest(cli, manifest, only, options)
+            way = _of_manifest_behind_hub if through_hub else _of_manifest
+            series = Series(manifest, tuple(only or ()), results_file, resume, jobs, total)
+            results = await way(cli, series, options)
         elif through_hub:
             name = None if everything else (words or [""])[0]
             results = await _through_hub(cli, name, budget)
@@ -166,30 +191,21 @@ def _print(cli: Cli, result: Result) -> None:
         print(clean(told(result)), flush=True)
 
 
-async def _of_manifest(
-    cli: Cli, file: Path, only: list[str] | None, options: Options
-) -> list[Result]:
-    """Check the servers of a manifest one after the other; one line for each, always JSON."""
-    entries = [entry for entry in read(file) if not only or entry.id in only]
+async def _of_manifest(cli: Cli, series: Series, options: Options) -> list[Result]:
+    """Check the servers of a manifest; one line for each, always JSON."""
     store, path = await _store(cli)
-    results: list[Result] = []
-    async with _sandbox(cli) as spawner:
-        for number, entry in enumerate(entries, 1):
-            cli.note(f"{number}/{len(entries)} {entry.id}")
-            try:
-                found = await subject(
-                    entry,
-                    store,
-                    search_path=path,
-                    memory=cli.settings().dir / "checks" / "pins",
-                    progress=cli.note,
-                )
-                result = await _one(cli, found, spawner, options)
-            except HubError as error:
-                result = _not_installed(entry.id, error)
-            print(json.dumps(as_json(result), ensure_ascii=False), flush=True)
-            results.append(result)
-    return results
+
+    async def one(entry: Entry) -> Result:
+        found = await subject(entry, store, search_path=path, memory=pins(cli), progress=cli.note)
+        async with _sandbox(cli) as spawner:
+            return await _one(cli, found, spawner, options)
+
+    return await go_through(cli, series, one)
+
+
+async def _of_manifest_behind_hub(cli: Cli, series: Series, options: Options) -> list[Result]:
+    store, _ = await _store(cli)
+    return await go_through(cli, series, behind_hub(cli, store, options.budget_s))
 
 
 async def _of_command(
@@ -216,7 +232,8 @@ def _names_a_server(cli: Cli, words: list[str], url: str) -> bool:
 async def _one(cli: Cli, subject: Subject, spawner: SandboxedSpawner, options: Options) -> Result:
     base = cli.settings().sandbox.uid_base
     uid = base + _NUMBER if os.geteuid() == 0 else os.geteuid()
-    with tempfile.TemporaryDirectory(prefix="mcphub-check-") as place:
+    # what a server still writes while it ends is no reason to lose the result
+    with tempfile.TemporaryDirectory(prefix="mcphub-check-", ignore_cleanup_errors=True) as place:
         return await check(
             subject,
             spawner,
@@ -267,7 +284,7 @@ async def _of_settings(
                     progress=cli.note,
                 )
             except HubError as error:
-                results.append(_not_installed(spec.name, error))
+                results.append(not_installed(spec.name, error))
                 _print(cli, results[-1])
                 continue
             subject = replace(subject, own_package=spec.sandbox.own_package)
@@ -300,7 +317,7 @@ async def _through_hub(cli: Cli, name: str | None, seconds: float) -> list[Resul
     async with cli.ground() as ground:
         specs = [spec_of(ground, name)] if name else list(ground.live.current.specs.values())
         names = [spec.name for spec in specs if spec.command]
-        async with copied(ground, names) as copy:
+        async with copied_of(ground, names) as copy:
             for server in names:
                 result = await copy.check(
                     server, seconds, lambda step, s=server: cli.note(f"{s} behind the hub: {step}")
@@ -308,11 +325,6 @@ async def _through_hub(cli: Cli, name: str | None, seconds: float) -> list[Resul
                 _print(cli, result)
                 results.append(result)
     return results
-
-
-def _not_installed(name: str, error: HubError) -> Result:
-    reason = f"It could not be installed: {error.message} {error.hint}".strip()
-    return Result(name, "", Verdict.INCONCLUSIVE, None, reason)
 
 
 async def _store(cli: Cli) -> tuple[PackageStore, str]:

@@ -19,6 +19,7 @@ from mcphub.catalog.settings_file import read_text
 from mcphub.ground import ground
 from mcphub.hub import Hub
 from mcphub.ids import opaque
+from mcphub.isolation.backends import detect
 from mcphub.isolation.behind import HubLab, Member
 from mcphub.isolation.canaries import Canaries
 from mcphub.isolation.credentials import is_secret_name
@@ -29,7 +30,7 @@ from mcphub.isolation.witness.authority import TRUST_VARIABLES
 from mcphub.isolation.witness.server import Witness
 from mcphub.policy.model import EVERYONE, Role
 from mcphub.secret import Secret
-from mcphub.settings import load
+from mcphub.settings import HubSettings, load
 
 if TYPE_CHECKING:
     from mcphub.catalog.states import ServerState
@@ -81,45 +82,61 @@ class Copy:
 
 
 @asynccontextmanager
-async def copied(services: "Ground", names: list[str]) -> AsyncIterator[Copy]:
-    """Run a copy of the hub with these servers."""
+async def copied_of(services: "Ground", names: list[str]) -> AsyncIterator[Copy]:
+    """Run a copy of a hub with some of its servers."""
+    document = parse(read_text(services.live.path))
+    written = document.get("mcpServers") or document.get("servers") or {}
     states = await services.states.all()
+    servers = {name: written[name] for name in names}
+    known = {name: states[name] for name in names if name in states}
+    async with copied(services.settings, servers, known) as copy:
+        yield copy
+
+
+@asynccontextmanager
+async def copied(
+    of: HubSettings,
+    servers: Mapping[str, Mapping[str, Any]],
+    states: Mapping[str, "ServerState"],
+) -> AsyncIterator[Copy]:
+    """Run a hub of its own with these servers.
+
+    Args:
+        of: Settings of the hub whose packages and environment are used.
+        servers: As in `mcp_settings.json`.
+        states: What is known of them: pins, evidence.
+    """
     secrets: Canaries[str] = Canaries()
     with (
         tempfile.TemporaryDirectory(prefix="mcphub-check-") as place,
         Witness(Path(place) / "witness", secrets) as witness,
     ):
         directory = Path(place) / "hub"
-        _write(directory, services, names, witness)
-        settings = load(
-            directory,
-            overrides={"listen": {"port": 0}},
-            environ=services.settings.operator_env,
-        )
+        _write(directory, of.packages, servers, witness)
+        settings = load(directory, overrides={"listen": {"port": 0}}, environ=of.operator_env)
         async with ground(settings) as own:
-            await _pins(own, states, names)
+            await _pins(own, states)
         async with serving(settings) as hub:
             yield Copy(hub, witness, secrets, settings.sandbox.uid_base)
 
 
-async def _pins(own: "Ground", states: Mapping[str, "ServerState"], names: list[str]) -> None:
-    for name in names:
-        state = states.get(name)
-        if state is not None and state.pin is not None:
+async def _pins(own: "Ground", states: Mapping[str, "ServerState"]) -> None:
+    for name, state in states.items():
+        if state.pin is not None:
             await own.states.set_pin(name, state.pin)
-        if state is not None and state.evidence is not None:
+        if state.evidence is not None:
             await own.states.record(name, state.evidence)
 
 
-def _write(directory: Path, services: "Ground", names: list[str], witness: Witness) -> None:
+def _write(
+    directory: Path, packages: Path, servers: Mapping[str, Mapping[str, Any]], witness: Witness
+) -> None:
     """Write the copy's directory: the servers with everything redirected, the packages by a link."""
     directory.mkdir(mode=0o700)
-    services.settings.packages.mkdir(parents=True, exist_ok=True)
-    (directory / "packages").symlink_to(services.settings.packages)
-    document = parse(read_text(services.live.path))
-    written = document.get("mcpServers") or document.get("servers") or {}
-    servers = {name: _redirected(written[name], witness) for name in names}
-    text = json.dumps({"mcpServers": servers}, indent=1)
+    packages.mkdir(parents=True, exist_ok=True)
+    (directory / "packages").symlink_to(packages)
+    redirected = {name: _redirected(entry, witness) for name, entry in servers.items()}
+    text = json.dumps({"mcpServers": redirected}, indent=1)
     (directory / "mcp_settings.json").write_text(text)
 
 
@@ -134,9 +151,10 @@ def _redirected(entry: Mapping[str, Any], witness: Witness) -> dict[str, Any]:
         for name, text in (entry.get("env") or {}).items()
     }
     sandbox = dict(entry.get("sandbox") or {})
+    named = detect.endpoints(entry.get("args") or [], entry.get("env") or {})
     sandbox |= {
         "egress": [],
-        "redirect": {"*:443": here, "*:80": here},
+        "redirect": {"*:443": here, "*:80": here, **{f"{h}:{p}": here for h, p in named}},
         "readable": [*sandbox.get("readable", []), str(ca.parent)],
     }
     trust = {name: str(ca) for name in TRUST_VARIABLES}

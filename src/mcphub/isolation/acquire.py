@@ -80,7 +80,7 @@ async def from_requirement(
     Raises:
         InvalidInput, UpstreamFailed, Unavailable: It cannot be installed.
     """
-    pin = _remembered(memory, wanted)
+    pin = remembered(memory, wanted)
     pin, installed = await _installed(packages, wanted, pin, progress)
     _remember(memory, wanted, pin)
     argv = (*installed.argv, *wanted.args)
@@ -105,7 +105,7 @@ def _memory_file(memory: Path, wanted: Requirement) -> Path:
     return memory / f"{digest[:32]}.json"
 
 
-def _remembered(memory: Path | None, wanted: Requirement) -> Pin | None:
+def remembered(memory: Path | None, wanted: Requirement) -> Pin | None:
     """Return the pin of an exact version that was resolved before."""
     if memory is None or not exact_version(wanted):
         return None

@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from mcphub.errors import UpstreamFailed
-from mcphub.isolation.backends import Backend
+from mcphub.isolation.backends import Backend, detect
+from mcphub.isolation.backends.kubeconfig import kubeconfig
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.channel import Channel, Ended, HttpChannel, opened
-from mcphub.isolation.credentials import Disguise
+from mcphub.isolation.credentials import Credential, Disguise
 from mcphub.isolation.lab import LEAVE_S, Running
 from mcphub.isolation.model import USERS
 from mcphub.isolation.subject import Subject, mentioned_paths
@@ -50,6 +51,7 @@ class HubRunning(Running):
     def __init__(self, lab: "HubLab", members: Mapping[str, Member], tasks: Tasks) -> None:
         self._members, self._hub_tasks, self._hub = members, tasks, lab
         self._connections: dict[str, Channel] = {}
+        self._called: set[str] = set()
         self.calls = 0
         self.dead = False
         self.initialized = {}
@@ -99,6 +101,12 @@ class HubRunning(Running):
     def channel(self, user: str) -> Channel:
         """Return a user's connection."""
         return self._connections[user]
+
+    def patience(self, user: str, timeout_s: float) -> float:
+        """Return a longer time for a user's first call: it waits for the start of the instance."""
+        first = user not in self._called
+        self._called.add(user)
+        return max(timeout_s, _START_S) if first else timeout_s
 
     async def _gone(self) -> None:
         """Wait for nothing: the hub stays."""
@@ -171,7 +179,11 @@ class HubLab:
             home = members[user].home
             await asyncio.to_thread(home.mkdir, 0o700, True, True)
             owner = user if user == "B" or with_a else ""
-            await asyncio.to_thread(self.territory.lay_for, home, owner)
+            plan = self.territory
+            for path in detect.kubeconfigs(self.subject.argv[1:], self.subject.env):
+                own = Credential(f"user:{user}", sentinel, sentinel)
+                plan = plan.with_file(path, kubeconfig(own, str(self.witness.authority.ca_file)))
+            await asyncio.to_thread(plan.lay_for, home, owner)
             give(home, members[user].uid)
         self.starts += 1
         running = HubRunning(self, members, self._tasks)

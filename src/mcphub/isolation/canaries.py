@@ -8,7 +8,7 @@ import base64
 import re
 import secrets
 import string
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -17,6 +17,7 @@ _LENGTH: Final = 25  # of 36 letters: 129 bits
 _PREFIXES: Final = ("k", "q", "w", "z")  # not a digit, so that it is a name everywhere
 _JOINERS: Final = re.compile(r"[\s_\-]+")
 _START: Final = 8  # characters by which texts are searched for all canaries at once
+_FEW: Final = 100
 _T = TypeVar("_T")
 
 
@@ -79,8 +80,7 @@ class Canaries(Generic[_T]):
     def seen(self, text: str, *, but: Iterable[str] = ()) -> list[Sighting[_T]]:
         """Return the canaries in a text, apart from those that the caller itself said (`but`)."""
         low = folded(text)
-        starts = {low[at : at + _START] for at in range(len(low) - _START + 1)}
-        candidates = {c for start in starts & self._by_start.keys() for c in self._by_start[start]}
+        candidates = self._candidates(low)
         if not candidates:
             return []
         said = folded("\n".join(but))
@@ -93,3 +93,10 @@ class Canaries(Generic[_T]):
                 around = text[max(0, place - 160) : place + len(canary) + 160]
                 found.append(Sighting(canary, about, around))
         return found
+
+    def _candidates(self, low: str) -> Container[str]:
+        """Return the canaries that may be in a text: with many of them it is read once for all."""
+        if len(self._planted) < _FEW:
+            return self._planted
+        starts = {low[at : at + _START] for at in range(len(low) - _START + 1)}
+        return {c for start in starts & self._by_start.keys() for c in self._by_start[start]}

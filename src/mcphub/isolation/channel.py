@@ -217,11 +217,16 @@ class HttpChannel:
         self._tasks.start("isolation.close", self._leave())
 
     async def _leave(self) -> None:
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-            if self.session_id:
-                async with asyncio.timeout(2), self._http.delete(self._url, headers=self._sent()):
-                    pass
-        await self._http.close()
+        try:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                if self.session_id:
+                    async with (
+                        asyncio.timeout(2),
+                        self._http.delete(self._url, headers=self._sent()),
+                    ):
+                        pass
+        finally:
+            await self._http.close()
 
     def _post(self, message: Mapping[str, Any]) -> Any:
         return self._http.post(self._url, json=message, headers=self._sent(), allow_redirects=False)

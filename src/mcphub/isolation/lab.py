@@ -150,7 +150,9 @@ class Running:
         self.calls += 1
         ok, text, late = False, "", False
         try:
-            answer = await channel.request(call.method, call.params(), timeout_s)
+            answer = await channel.request(
+                call.method, call.params(), self.patience(user, timeout_s)
+            )
             ok, text = told(answer)
         except TimeoutError:
             text, late = "[no answer in time]", True
@@ -168,6 +170,10 @@ class Running:
             timed_out=late,
             died=self.dead,
         )
+
+    def patience(self, user: str, timeout_s: float) -> float:  # noqa: ARG002  by user, behind a hub
+        """Return how long an answer to a user is waited for, in seconds."""
+        return timeout_s
 
     async def raw(self, user: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the result of a request that is not an observation, or an empty one."""

@@ -19,6 +19,7 @@ from mcphub.catalog.launchers import NPM, PYPI, Requirement
 from mcphub.catalog.packages import PackageStore
 from mcphub.errors import InvalidInput
 from mcphub.isolation import acquire
+from mcphub.isolation.backends import detect
 from mcphub.isolation.subject import Subject
 
 _NPM: Final = re.compile(r"(?P<name>(?:@[\w.~-]+/)?[\w.~-]+)(?:@(?P<version>.+))?")
@@ -124,6 +125,43 @@ async def subject(
         memory=memory,
         progress=progress,
     )
+
+
+def setting(entry: Entry) -> dict[str, Any]:
+    """Return an entry as a server of `mcp_settings.json`, without what has to be a user's own.
+
+    Raises:
+        InvalidInput: The hub cannot start it in this form; the message says why.
+    """
+    wanted, _ = requirement(entry)
+    if entry.transport != "stdio":
+        raise InvalidInput("The hub starts servers that speak stdio.")
+    if detect.databases(entry.args, entry.env):
+        raise InvalidInput(
+            "Each user needs an account of the database, which only its owner makes."
+        )
+    args = [_in_home(arg) for arg in entry.args]
+    env = {name: _in_home(text) for name, text in entry.env.items()}
+    if wanted is None:
+        return {"command": entry.command, "args": args, "env": env}
+    extras = [extra for extra in wanted.extras if not extra.startswith("python=")]
+    if wanted.ecosystem == NPM:
+        package = f"{wanted.name}@{wanted.version}" if wanted.version else wanted.name
+        beside = [word for extra in extras for word in ("-p", extra)]
+        if wanted.bin:
+            words = [*beside, "-p", package, wanted.bin]
+        else:
+            words = [*beside, package]
+            args = args[1:] if entry.args and entry.args[0].startswith(_IN_PACKAGE) else args
+        return {"command": "npx", "args": ["-y", *words, *args], "env": env}
+    beside = [word for extra in extras for word in ("--with", extra)]
+    python = ["--python", wanted.python] if wanted.python else []
+    words = ["--from", f"{wanted.name}{wanted.version}", *beside, *python, wanted.bin]
+    return {"command": "uvx", "args": [*words, *args], "env": env}
+
+
+def _in_home(text: str) -> str:
+    return text.replace("{home}", "${USER_HOME}").replace("{lab}", "${USER_HOME}/lab")
 
 
 def requirement(entry: Entry) -> tuple[Requirement | None, tuple[str, ...]]:

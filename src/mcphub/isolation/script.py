@@ -50,6 +50,7 @@ _FOREIGN: Final = 7
 _EXPLORE_S: Final = 30.0
 _LOOK_S: Final = 25.0
 _FOLLOW_S: Final = 10.0
+_TRESPASS_S: Final = 20.0
 _TOOL_S: Final = 3.0  # for the further ways of one tool, however many tools there are
 _TELLING: Final = 2  # of these
 _LATER: Final = 3  # handles that are tried where a tool failed without
@@ -216,7 +217,7 @@ class Script:
 
     async def trespass(self, run: Run) -> None:
         """Let B use what only A was shown, and paths that B has no business with."""
-        time = self._case.budget.slice(_FOLLOW_S, 1 / 4)
+        time = self._case.budget.slice(_TRESPASS_S, 1 / 3)
         writer, foreign = self._writers["B"], self._writers["A"].handles
         territory = self._case.lab.territory
         files = [str(territory.a.file), str(territory.outside)]
@@ -448,6 +449,8 @@ def _typed(tool: Tool, parameter: str, value: str) -> object:
     properties = tool.schema.get("properties")
     schema = properties.get(parameter, {}) if isinstance(properties, dict) else {}
     given = schema.get("type") if isinstance(schema, dict) else None
-    if given in {"integer", "number"} and value.lstrip("-").isdigit():
+    if isinstance(given, list):
+        given = next((kind for kind in given if kind != "null"), None)
+    if given in ("integer", "number") and value.lstrip("-").isdigit():
         return int(value)
     return [value] if given == "array" else value
