@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import ssl
+import time
 import urllib.request
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mcphub.isolation.kinds import Kind, kind_of
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.oracle import normal, same
 from mcphub.isolation.surface import Rank, Tool, looks_destructive
-from mcphub.isolation.synthesis import Planted, Words, Writer, recipes
+from mcphub.isolation.synthesis import Planted, Recipe, Words, Writer, recipes
 from mcphub.isolation.territory import Territory
 from mcphub.isolation.witness.replies import Request, Shape, reply
 from mcphub.isolation.witness.server import Witness
@@ -66,6 +67,7 @@ def test_what_the_caller_said_itself_is_no_sighting():
         ("expression", "calculate", "", Kind.EXPRESSION),
         ("url", "fetch", "", Kind.URL),
         ("projectName", "bank_write", "", Kind.NAME),
+        ("fileKey", "get_file", "The key of the file", Kind.IDENTIFIER),
     ],
 )
 def test_a_parameter_is_read_by_its_name_and_description(name, tool, about, kind):
@@ -121,6 +123,54 @@ def test_each_call_of_a_has_its_own_canaries_and_b_always_says_the_same():
     b, canaries = writer("B")
     assert b.compose(ENTITY, recipe) == b.compose(ENTITY, recipe)
     assert canaries.seen(json.dumps(b.compose(ENTITY, recipe))) == []
+
+
+UUID4 = "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits"),
+    [
+        ({"minLength": 100, "maxLength": 120}, lambda text: 100 <= len(text) <= 120),
+        ({"maxLength": 6}, lambda text: len(text) <= 6),
+        ({"pattern": UUID4}, lambda text: re.match(UUID4, text)),
+        ({"format": "uuid"}, lambda text: len(text) == 36),
+        ({"pattern": "^[A-Z]+-[0-9]+$"}, lambda text: text == "ABC-123"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("user", ["A", "B"])
+def test_a_text_keeps_to_the_bounds_of_its_schema(schema, fits, user):
+    tool = Tool(
+        "note", "", {"properties": {"it": {"type": "string", **schema}}, "required": ["it"]}
+    )
+    who, canaries = writer(user)
+    text = who.compose(tool, Recipe("note"))["it"]
+    assert fits(text)
+    if user == "A" and len(text) > 30:
+        assert canaries.seen(text), "it can be recognised"
+
+
+def test_a_pattern_that_would_take_for_ever_is_not_tried():
+    schema = {"type": "string", "pattern": "^(([a-z0-9])+.)+[A-Z]([a-z])+$"}
+    tool = Tool("note", "", {"properties": {"it": schema}, "required": ["it"]})
+    started = time.monotonic()
+    writer("A")[0].compose(tool, Recipe("note"))
+    assert time.monotonic() - started < 1
+
+
+def test_json_in_a_text_has_the_shape_that_the_description_shows():
+    about = (
+        "All steps, e.g. [{name: 'short', detail: 'long text', rank: 1, after: ['x']}, {name: 'y'}]"
+    )
+    schema = {"type": "string", "description": about}
+    tool = Tool("plan", "", {"properties": {"steps_raw": schema}, "required": ["steps_raw"]})
+    a, canaries = writer("A")
+    (step,) = json.loads(a.compose(tool, Recipe("plan", as_json=True))["steps_raw"])
+    assert set(step) == {"name", "detail", "rank", "after"}
+    assert (step["rank"], step["after"]) == (1, [])
+    assert len(step["name"]) < 40 < len(step["detail"])
+    assert {seen.canary for seen in canaries.seen(json.dumps(step))} == set(a.planted)
 
 
 def test_a_handle_of_an_earlier_answer_fits_the_parameter_that_wants_it():

@@ -18,7 +18,7 @@ from mcphub.isolation.budget import Budget
 from mcphub.isolation.case import Case
 from mcphub.isolation.lab import Lab, Running, Sandbox
 from mcphub.isolation.model import Call, Coverage, Result, Verdict
-from mcphub.isolation.oracle import UNWRITABLE
+from mcphub.isolation.oracle import UNWRITABLE, worked
 from mcphub.isolation.probes import Probe
 from mcphub.isolation.probes.cache import CacheProbe
 from mcphub.isolation.probes.interference import InterferenceProbe
@@ -287,7 +287,7 @@ def _coverage(case: Case, ran: list[str]) -> Coverage:
     return Coverage(
         tools=len(case.surface.tools),
         tried=tuple(sorted({o.call.name for o in tools})),
-        succeeded=tuple(sorted({o.call.name for o in tools if o.ok})),
+        succeeded=tuple(sorted({o.call.name for o in tools if worked(o)})),
         skipped=case.surface.skipped,
         resources=len({o.call.name for o in seen if o.ok and o.call.method == "resources/read"}),
         prompts=len({o.call.name for o in seen if o.ok and o.call.method == "prompts/get"}),

@@ -81,6 +81,21 @@ _DIRECTORY: Final = frozenset(
         "base",
     ]
 )
+_NO_PATHS: Final = frozenset(
+    [
+        "key",
+        "keys",
+        "ids",
+        "size",
+        "format",
+        "count",
+        "hash",
+        "encoding",
+        "owner",
+        "version",
+        "token",
+    ]
+)
 _NAMES_OF_DIRECTORY_TOOLS: Final = frozenset(
     [
         "directory",
@@ -118,7 +133,9 @@ def kind_of(name: str, schema: Mapping[str, Any], tool: str, about: str) -> Kind
         return path
     if {"date"} & set(words):
         return Kind.DATE
-    if "id" in words or name.endswith(("Id", "ID", "_id", "Ids", "IDs", "ids", "pid", "key")):
+    if "id" in words or name.endswith(
+        ("Id", "ID", "_id", "Ids", "IDs", "ids", "pid", "key", "Key")
+    ):
         return Kind.IDENTIFIER
     for kind, telling in _BY_WORD:
         if not set(telling.split()).isdisjoint(words):
@@ -142,6 +159,8 @@ def _path(words: tuple[str, ...], own: str, tool: str) -> Kind | None:
     """Return the kind of path that a parameter is, or None when it is none."""
     known = set(words)
     if {"pattern", "patterns", "glob", "content", "contents", "id", "type", "mode"} & known:
+        return None
+    if words and words[-1] in _NO_PATHS:
         return None
     file_name = (
         {"filename", "filenames"} & known

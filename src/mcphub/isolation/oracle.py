@@ -30,11 +30,22 @@ UNWRITABLE: Final = re.compile(
     rf"{READ_ONLY.pattern}|\bEACCES\b|permission denied|unable to open database file",
     re.IGNORECASE,
 )
+TOO_SHORT: Final = re.compile(
+    r"too.?(?:small|short)|at least \d+ char|minimum.{0,20}(?:length|char)|shorter than",
+    re.IGNORECASE,
+)
+NO_JSON: Final = re.compile(
+    r"unexpected (?:token|end of json|non-whitespace)|\bjson\b.{0,40}(?:invalid|parse|malformed|error)"
+    r"|(?:invalid|valid|parse|parsing|malformed).{0,20}\bjson\b|jsondecodeerror|expecting value",
+    re.IGNORECASE,
+)
 
 _REFUSAL: Final = re.compile(
     r"^\W*(?:error|failed|failure|cannot|can't|could not|couldn't|unable|invalid)\b"
     r"|^.{0,160}?\b(?:does not exist|not found|no such)\b"
-    r"|[\"']success[\"']:\s*false|^\s*\{\s*[\"']error[\"']",
+    r"|[\"']success[\"']:\s*false|^\s*\{\s*[\"']error[\"']"
+    r"|\binvalid (?:arguments?|parameters?|json|input)\b|validation error|jsondecodeerror"
+    r"|unexpected token|not valid json",
     re.IGNORECASE | re.DOTALL,
 )
 

@@ -17,7 +17,7 @@ from mcphub.isolation.case import Case, Run
 from mcphub.isolation.kinds import PATHS
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
-from mcphub.isolation.oracle import worked
+from mcphub.isolation.oracle import NO_JSON, TOO_SHORT, worked
 from mcphub.isolation.surface import (
     Rank,
     Surface,
@@ -140,6 +140,7 @@ class Script:
             base = Recipe(tool.name)
             more = [replace(base, handles=index) for index in range(_LATER)]
             more += [replace(base, handles=0, optional=True), *self._hinted(run, tool)]
+            more += self._corrected(run, tool)
             if time.over or not await self._try(run, writer, tool, more, time):
                 break
         await self._handles_for_creators(run, tools, time)
@@ -320,6 +321,20 @@ class Script:
                 run.a.append(observation)
                 if observation.ok:
                     self._case.learned[tool.name].append(recipe)
+
+    def _corrected(self, run: Run, tool: Tool) -> list[Recipe]:
+        """Return recipes that heed what the tool's refusals say is wrong with a text."""
+        refused = [seen.text for seen in run.a if seen.call.name == tool.name]
+        base = Recipe(tool.name)
+        found: list[Recipe] = []
+        if any(TOO_SHORT.search(text) for text in refused):
+            found += [replace(base, long=True), replace(base, long=True, optional=True)]
+        if any(NO_JSON.search(text) for text in refused):
+            ways = itertools.product(range(choices(tool)), (False, True))
+            found += [
+                replace(base, as_json=True, choice=choice, optional=given) for choice, given in ways
+            ]
+        return found
 
     def _hinted(self, run: Run, tool: Tool) -> list[Recipe]:
         """Return recipes with values that the tool's refusals or description name in quotes."""

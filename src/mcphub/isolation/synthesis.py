@@ -7,6 +7,7 @@ canaries. User A's texts hold canaries; user B's are plain words, the same in ev
 import json
 import re
 import secrets
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -28,6 +29,21 @@ _USUAL: Final = (
     "query", "search", "q", "id", "name", "title", "project_id", "owner", "repo", "path", "file_path",
     "url", "text", "content", "message", "description", "branch", "ref",
 )  # fmt: skip
+# Tried where a pattern does not fit what would be said.
+_SHAPES: Final = (
+    "1", "12345", "1.0.0", "2026-02-03", "10:30", "abc123", "ABC", "ABC-123", "en-US", "#336699", "a/b",
+    "https://pages.example.com/x", "a@example.com", "+491234567", "10m",
+)  # fmt: skip
+_A_UUID: Final = "3f2b8c1a-5d4e-4f60-9a7b-8c9d0e1f2a3b"
+_FILLER: Final = "as it was said before, and as it is known to both of us, no more and no less. "
+_SHORT: Final = frozenset(["name", "title", "id", "key", "type", "label", "tag", "path"])
+_LONG: Final = 240
+_MOST_FILLED: Final = 4000
+_LONGEST_PATTERN: Final = 200
+_REPEATED_GROUP: Final = re.compile(r"\)[*+{]|\\[1-9]")
+_UNBOUNDED: Final = re.compile(r"[*+]|\{\d*,\}")
+_MOST_UNBOUNDED: Final = 3
+_KEY: Final = re.compile(r"[{,]\s*['\"]?(\w+)['\"]?\s*:\s*(\S)")
 _FEW: Final = frozenset(["timeout", "wait", "delay", "seconds", "sleep", "duration", "interval"])
 
 
@@ -63,6 +79,8 @@ class Recipe:
         choice: Which value of enumerations.
         relative: Give paths relative to the first root.
         handles: Take values that earlier answers mentioned, the n-th fitting one; -1 for none.
+        long: Make texts long.
+        as_json: Give JSON where a text is wanted, of the shape that the description shows.
         fixed: Values of single parameters.
     """
 
@@ -72,6 +90,8 @@ class Recipe:
     choice: int = 0
     relative: bool = False
     handles: int = -1
+    long: bool = False
+    as_json: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -128,11 +148,11 @@ class Writer:
         """Return arguments."""
         return _Composer(self, tool, recipe).arguments()
 
-    def plant(self, about: Planted) -> str:
-        """Return a word for a text: a new canary for A, the plain word for B."""
+    def plant(self, about: Planted, canary: str = "") -> str:
+        """Return a word for a text: a new canary for A, or the one given; the plain word for B."""
         if self.user == "B":
             return self._words.plain
-        canary = self._canaries.plant(about)
+        canary = self._canaries.plant(about, canary)
         self.planted.append(canary)
         return canary
 
@@ -355,11 +375,54 @@ class _Composer:
                 return default
             if isinstance(examples, list) and examples and isinstance(examples[0], str):
                 return examples[0]
-        made = self._plain(kind, name)
-        longest = schema.get("maxLength")
-        if isinstance(longest, int) and len(made) > longest:
-            return made[-longest:] if longest >= 24 else made[:longest]
-        return made
+        if self._recipe.as_json and kind in {Kind.CONTENT, Kind.NAME, Kind.QUERY}:
+            return self._json(name, kind, str(schema.get("description", "")))
+        return self._fitted(self._plain(kind, name), name, schema)
+
+    def _fitted(self, text: str, name: str, schema: Mapping[str, Any]) -> str:
+        """Return a text within the bounds of its schema, as far as that can be told."""
+        longest, shortest = schema.get("maxLength"), schema.get("minLength")
+        if self._recipe.long and not isinstance(shortest, int):
+            shortest = min(_LONG, longest) if isinstance(longest, int) else _LONG
+        if isinstance(shortest, int) and len(text) < shortest <= _MOST_FILLED:
+            filler = _FILLER * (shortest // len(_FILLER) + 1)
+            text = f"{text} {filler}"[: max(shortest, len(text) + 1)]
+        if isinstance(longest, int) and len(text) > longest:
+            text = text[-longest:] if longest >= len(mint()) else text[:longest]
+        if schema.get("format") == "uuid":
+            return self._uuid(name)
+        pattern = _simple(schema.get("pattern"))
+        if pattern is None or pattern.search(text):
+            return text
+        if pattern.search(_A_UUID):
+            return self._uuid(name)
+        tries = (text.upper(), text[:12], text[:6], *_SHAPES)
+        return next((one for one in tries if pattern.search(one)), text)
+
+    def _uuid(self, name: str) -> str:
+        if self._writer.user == "B":
+            digest = uuid.uuid5(uuid.NAMESPACE_OID, self._writer.words.plain).bytes
+            return str(uuid.UUID(bytes=digest, version=4))
+        about = Planted(self._tool.name, name, Kind.IDENTIFIER.value, True, False, self._has_path)
+        return self._writer.plant(about, str(uuid.uuid4()))
+
+    def _json(self, name: str, kind: Kind, about: str) -> str:
+        """Return JSON with the keys of the description's example, or with usual ones."""
+        example = re.search(r"\{[^{}]{3,2000}", about)
+        told = _KEY.findall(example[0]) if example else []
+        thing: dict[str, Any] = {}
+        for key, start in told or [("name", "'"), ("title", "'"), ("content", "'")]:
+            if start in "[{":
+                thing.setdefault(key, [] if start == "[" else {})
+            elif start.isdigit() or start == "-":
+                thing.setdefault(key, 1)
+            elif start in "tf" and not example:
+                thing.setdefault(key, True)
+            else:
+                mark = self._mark(name, kind, handle=False)
+                named = not set(words_of(key)).isdisjoint(_SHORT)
+                thing.setdefault(key, mark if named else f"{mark} {_FILLER}")
+        return json.dumps([thing] if not example or "[" in about[: example.start()] else thing)
 
     def _statement(self, kind: Kind, name: str) -> str:
         told = dialects.statements(kind, self._writer.user, _about(self._tool))
@@ -444,6 +507,18 @@ class _Composer:
         self._names += 1
         word = self._mark(name, kind, handle=True)
         return word if self._writer.user == "A" else f"{word}{self._names}"
+
+
+def _simple(pattern: object) -> re.Pattern[str] | None:
+    """Return a pattern of a schema, when it is sure to be tried in no time: the server chose it."""
+    if not isinstance(pattern, str) or len(pattern) > _LONGEST_PATTERN:
+        return None
+    if _REPEATED_GROUP.search(pattern) or len(_UNBOUNDED.findall(pattern)) > _MOST_UNBOUNDED:
+        return None
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return None
 
 
 def _about(tool: Tool) -> str:

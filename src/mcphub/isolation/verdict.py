@@ -58,9 +58,9 @@ def _verdict(
     if kept:
         text = f"The server could not write where it keeps its data ({', '.join(filter(None, kept[:3])) or 'see its stderr'})."
         return Verdict.INCONCLUSIVE, None, text
-    idle = _idle_makers(case, coverage)
+    idle = _idle(case, coverage)
     if idle:
-        text = f"Most of the tools that change something did not work ({', '.join(idle[:3])})."
+        text = f"Most of the tools that may change something did not work ({', '.join(idle[:3])})."
         return Verdict.INCONCLUSIVE, None, text
     return (
         Verdict.NO_LEAK_SEEN,
@@ -81,13 +81,19 @@ def _of_findings(
     return Verdict.LEAK, True, f"{findings[0].title} Nothing else was seen."
 
 
-def _idle_makers(case: Case, coverage: Coverage) -> list[str]:
-    """Return the tools that change something and never worked, when they are most of their kind."""
-    makers = {tool.name for tool in case.surface.tools.values() if tool.rank is Rank.CREATE}
-    makers -= set(coverage.skipped)
+def _idle(case: Case, coverage: Coverage) -> list[str]:
+    """Return the tools that may change something and never worked, when they are most of their kind."""
     done = {seen.call.name for seen in case.treatment.a if worked(seen)}
-    idle = sorted(makers - done)
-    return idle if len(idle) * 2 > len(makers) else []
+    by_rank = {
+        rank: {tool.name for tool in case.surface.tools.values() if tool.rank is rank}
+        - set(coverage.skipped)
+        for rank in (Rank.CREATE, Rank.OTHER)
+    }
+    for due in (by_rank[Rank.CREATE], by_rank[Rank.CREATE] | by_rank[Rank.OTHER]):
+        idle = sorted(due - done)
+        if len(idle) * 2 > len(due):
+            return idle
+    return []
 
 
 def _thin(coverage: Coverage) -> bool:
