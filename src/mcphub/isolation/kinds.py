@@ -1,11 +1,11 @@
-"""What a parameter probably wants, told by its name, schema and description. Pure."""
+"""The parameters of a tool, and what each probably wants, told by name, schema and description. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
-from mcphub.isolation.surface import words_of
+from mcphub.isolation.surface import Tool, words_of
 
 
 class Kind(StrEnum):
@@ -38,6 +38,7 @@ PATHS: Final = frozenset({Kind.DIRECTORY, Kind.FILE, Kind.FILE_NAME})
 TEMPLATES: Final = frozenset({Kind.SQL, Kind.CODE, Kind.COMMAND, Kind.EXPRESSION})
 """Kinds that are small languages: several statements are tried, not one value."""
 
+_DEEPEST: Final = 8
 _SQL_TEXT: Final = re.compile(
     r"\bsql\b|\bselect\b.{0,40}\bquery\b|\bquery\b.{0,60}\bdatabase", re.IGNORECASE
 )
@@ -183,3 +184,47 @@ def _path(words: tuple[str, ...], own: str, tool: str) -> Kind | None:
     ):
         return Kind.FILE
     return None
+
+
+def properties_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the properties of a schema of an object, or none."""
+    found = schema.get("properties")
+    return found if isinstance(found, dict) else {}
+
+
+def enums(tool: Tool) -> Iterator[list[Any]]:
+    """Yield the enumerations among the required parameters."""
+    required = tool.schema.get("required")
+    for name in required if isinstance(required, list) else []:
+        inner = properties_of(tool.schema).get(name)
+        if isinstance(inner, dict) and isinstance(inner.get("enum"), list):
+            yield inner["enum"]
+
+
+def parameters(tool: Tool) -> list[tuple[str, Kind, bool]]:
+    """Return (name, kind, required) of every text parameter, nested ones too."""
+    found: list[tuple[str, Kind, bool]] = []
+
+    def walk(schema: Any, name: str, needed: bool, depth: int) -> None:
+        if not isinstance(schema, dict) or depth > _DEEPEST:
+            return
+        for key in ("anyOf", "oneOf", "allOf"):
+            for option in schema.get(key) or []:
+                walk(option, name, needed, depth + 1)
+        if isinstance(schema.get("$ref"), str):
+            target: Any = tool.schema
+            for part in schema["$ref"].removeprefix("#/").split("/"):
+                target = target.get(part, {}) if isinstance(target, dict) else {}
+            walk(target, name, needed, depth + 2)
+        required = set(schema.get("required") or [])
+        for key, inner in properties_of(schema).items():
+            walk(inner, key, needed and key in required, depth + 1)
+        if isinstance(schema.get("items"), dict):
+            walk(schema["items"], name, needed, depth + 1)
+        given = schema.get("type")
+        texts = given == "string" or (isinstance(given, list) and "string" in given)
+        if name and texts and not schema.get("enum"):
+            found.append((name, kind_of(name, schema, tool.name, tool.description), needed))
+
+    walk(tool.schema, "", True, 0)
+    return found

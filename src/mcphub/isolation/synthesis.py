@@ -8,14 +8,22 @@ import json
 import re
 import secrets
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mcphub.isolation import dialects
+from mcphub.isolation import dialects, shapes
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
-from mcphub.isolation.kinds import PATHS, TEMPLATES, Kind, kind_of
+from mcphub.isolation.kinds import (
+    PATHS,
+    TEMPLATES,
+    Kind,
+    enums,
+    kind_of,
+    parameters,
+    properties_of,
+)
 from mcphub.isolation.surface import Rank, Tool, looks_destructive, words_of
 from mcphub.isolation.territory import Territory
 
@@ -29,21 +37,6 @@ _USUAL: Final = (
     "query", "search", "q", "id", "name", "title", "project_id", "owner", "repo", "path", "file_path",
     "url", "text", "content", "message", "description", "branch", "ref",
 )  # fmt: skip
-# Tried where a pattern does not fit what would be said.
-_SHAPES: Final = (
-    "1", "12345", "1.0.0", "2026-02-03", "10:30", "abc123", "ABC", "ABC-123", "en-US", "#336699", "a/b",
-    "https://pages.example.com/x", "a@example.com", "+491234567", "10m",
-)  # fmt: skip
-_A_UUID: Final = "3f2b8c1a-5d4e-4f60-9a7b-8c9d0e1f2a3b"
-_FILLER: Final = "as it was said before, and as it is known to both of us, no more and no less. "
-_SHORT: Final = frozenset(["name", "title", "id", "key", "type", "label", "tag", "path"])
-_LONG: Final = 240
-_MOST_FILLED: Final = 4000
-_LONGEST_PATTERN: Final = 200
-_REPEATED_GROUP: Final = re.compile(r"\)[*+{]|\\[1-9]")
-_UNBOUNDED: Final = re.compile(r"[*+]|\{\d*,\}")
-_MOST_UNBOUNDED: Final = 3
-_KEY: Final = re.compile(r"[{,]\s*['\"]?(\w+)['\"]?\s*:\s*(\S)")
 _FEW: Final = frozenset(["timeout", "wait", "delay", "seconds", "sleep", "duration", "interval"])
 
 
@@ -169,17 +162,17 @@ class Writer:
 
 def recipes(tool: Tool, user: str) -> list[Recipe]:
     """Return the recipes to try for a tool, the simplest first."""
-    parameters = _parameters(tool)
-    kinds = [kind for _, kind, _ in parameters]
+    texts = parameters(tool)
+    kinds = [kind for _, kind, _ in texts]
     first = Recipe(tool.name)
     template = next((kind for kind in kinds if kind in TEMPLATES), None)
     if template is not None:
         told = dialects.statements(template, user, _about(tool))
         return [replace(first, statement=index) for index in range(len(told))]
     found = [first]
-    required = {name for name, _, needed in parameters if needed}
+    required = {name for name, _, needed in texts if needed}
     found += [replace(first, choice=index) for index in range(1, choices(tool))]
-    if len(required) < len(_properties(tool.schema)) or not _properties(tool.schema):
+    if len(required) < len(properties_of(tool.schema)) or not properties_of(tool.schema):
         found.append(replace(first, optional=True))
     if any(kind in PATHS for kind in kinds):
         found.append(replace(first, relative=True))
@@ -188,7 +181,7 @@ def recipes(tool: Tool, user: str) -> list[Recipe]:
 
 def choices(tool: Tool) -> int:
     """Return how many values its largest required enumeration has, bounded; 1 without any."""
-    return min(max((len(values) for values in _enums(tool)), default=1), _MOST_ENUM)
+    return min(max((len(values) for values in enums(tool)), default=1), _MOST_ENUM)
 
 
 def uses_paths(arguments: Mapping[str, Any], tool: Tool) -> bool:
@@ -200,19 +193,19 @@ def uses_paths(arguments: Mapping[str, Any], tool: Tool) -> bool:
         start = r"[/.]" if kind is Kind.FILE_NAME else ""
         return bool(re.search(rf'"{re.escape(name)}": \[?"{start}', given))
 
-    return any(kind in PATHS and is_given(name, kind) for name, kind, _ in _parameters(tool))
+    return any(kind in PATHS and is_given(name, kind) for name, kind, _ in parameters(tool))
 
 
 def language(tool: Tool) -> Kind | None:
     """Return the kind of its parameter that is a small language."""
-    return next((kind for _, kind, _ in _parameters(tool) if kind in TEMPLATES), None)
+    return next((kind for _, kind, _ in parameters(tool) if kind in TEMPLATES), None)
 
 
 def handle_parameters(tool: Tool) -> list[tuple[str, Kind]]:
     """Return the parameters of the first level that take a handle: ids, names, paths."""
     return [
         (name, kind)
-        for name, kind, _ in _parameters(tool)
+        for name, kind, _ in parameters(tool)
         if kind in PATHS or kind in {Kind.IDENTIFIER, Kind.NAME, Kind.URL}
     ]
 
@@ -223,13 +216,13 @@ class _Composer:
     def __init__(self, writer: Writer, tool: Tool, recipe: Recipe) -> None:
         self._writer, self._tool, self._recipe = writer, tool, recipe
         self._names = 0
-        self._has_statement = any(needed and k in TEMPLATES for _, k, needed in _parameters(tool))
-        self._has_path = any(kind in PATHS for _, kind, _ in _parameters(tool))
+        self._has_statement = any(needed and k in TEMPLATES for _, k, needed in parameters(tool))
+        self._has_path = any(kind in PATHS for _, kind, _ in parameters(tool))
 
     def arguments(self) -> dict[str, Any]:
         schema = self._resolved(self._tool.schema)
         given = self._object(schema, 0)
-        if not _properties(schema) and self._recipe.optional:
+        if not properties_of(schema) and self._recipe.optional:
             given = {name: self._text(name, {}) for name in _USUAL}
         return {**given, **self._recipe.fixed}
 
@@ -237,7 +230,7 @@ class _Composer:
         required = schema.get("required")
         needed = set(required) if isinstance(required, list) else set()
         found: dict[str, Any] = {}
-        for name, inner in _properties(schema).items():
+        for name, inner in properties_of(schema).items():
             wanted = name in needed or self._is_statement(name, inner)
             if wanted or (self._recipe.optional and self._harmless(name, inner, depth)):
                 found[name] = self.value(name, self._resolved(inner), depth + 1)
@@ -376,53 +369,19 @@ class _Composer:
             if isinstance(examples, list) and examples and isinstance(examples[0], str):
                 return examples[0]
         if self._recipe.as_json and kind in {Kind.CONTENT, Kind.NAME, Kind.QUERY}:
-            return self._json(name, kind, str(schema.get("description", "")))
+            about = str(schema.get("description", ""))
+            return shapes.json_like(about, lambda: self._mark(name, kind, handle=False))
         return self._fitted(self._plain(kind, name), name, schema)
 
     def _fitted(self, text: str, name: str, schema: Mapping[str, Any]) -> str:
         """Return a text within the bounds of its schema, as far as that can be told."""
-        longest, shortest = schema.get("maxLength"), schema.get("minLength")
-        if self._recipe.long and not isinstance(shortest, int):
-            shortest = min(_LONG, longest) if isinstance(longest, int) else _LONG
-        if isinstance(shortest, int) and len(text) < shortest <= _MOST_FILLED:
-            filler = _FILLER * (shortest // len(_FILLER) + 1)
-            text = f"{text} {filler}"[: max(shortest, len(text) + 1)]
-        if isinstance(longest, int) and len(text) > longest:
-            text = text[-longest:] if longest >= len(mint()) else text[:longest]
-        if schema.get("format") == "uuid":
-            return self._uuid(name)
-        pattern = _simple(schema.get("pattern"))
-        if pattern is None or pattern.search(text):
-            return text
-        if pattern.search(_A_UUID):
-            return self._uuid(name)
-        tries = (text.upper(), text[:12], text[:6], *_SHAPES)
-        return next((one for one in tries if pattern.search(one)), text)
-
-    def _uuid(self, name: str) -> str:
+        if not shapes.wants_uuid(schema, text):
+            return shapes.fitted(text, schema, long=self._recipe.long)
         if self._writer.user == "B":
             digest = uuid.uuid5(uuid.NAMESPACE_OID, self._writer.words.plain).bytes
             return str(uuid.UUID(bytes=digest, version=4))
         about = Planted(self._tool.name, name, Kind.IDENTIFIER.value, True, False, self._has_path)
         return self._writer.plant(about, str(uuid.uuid4()))
-
-    def _json(self, name: str, kind: Kind, about: str) -> str:
-        """Return JSON with the keys of the description's example, or with usual ones."""
-        example = re.search(r"\{[^{}]{3,2000}", about)
-        told = _KEY.findall(example[0]) if example else []
-        thing: dict[str, Any] = {}
-        for key, start in told or [("name", "'"), ("title", "'"), ("content", "'")]:
-            if start in "[{":
-                thing.setdefault(key, [] if start == "[" else {})
-            elif start.isdigit() or start == "-":
-                thing.setdefault(key, 1)
-            elif start in "tf" and not example:
-                thing.setdefault(key, True)
-            else:
-                mark = self._mark(name, kind, handle=False)
-                named = not set(words_of(key)).isdisjoint(_SHORT)
-                thing.setdefault(key, mark if named else f"{mark} {_FILLER}")
-        return json.dumps([thing] if not example or "[" in about[: example.start()] else thing)
 
     def _statement(self, kind: Kind, name: str) -> str:
         told = dialects.statements(kind, self._writer.user, _about(self._tool))
@@ -509,60 +468,5 @@ class _Composer:
         return word if self._writer.user == "A" else f"{word}{self._names}"
 
 
-def _simple(pattern: object) -> re.Pattern[str] | None:
-    """Return a pattern of a schema, when it is sure to be tried in no time: the server chose it."""
-    if not isinstance(pattern, str) or len(pattern) > _LONGEST_PATTERN:
-        return None
-    if _REPEATED_GROUP.search(pattern) or len(_UNBOUNDED.findall(pattern)) > _MOST_UNBOUNDED:
-        return None
-    try:
-        return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError):
-        return None
-
-
 def _about(tool: Tool) -> str:
     return f"{tool.name.replace('_', ' ')} {tool.description}"
-
-
-def _properties(schema: Mapping[str, Any]) -> dict[str, Any]:
-    found = schema.get("properties")
-    return found if isinstance(found, dict) else {}
-
-
-def _enums(tool: Tool) -> Iterator[list[Any]]:
-    """Yield the enumerations among the required parameters."""
-    required = tool.schema.get("required")
-    for name in required if isinstance(required, list) else []:
-        inner = _properties(tool.schema).get(name)
-        if isinstance(inner, dict) and isinstance(inner.get("enum"), list):
-            yield inner["enum"]
-
-
-def _parameters(tool: Tool) -> list[tuple[str, Kind, bool]]:
-    """Return (name, kind, required) of every text parameter, nested ones too."""
-    found: list[tuple[str, Kind, bool]] = []
-
-    def walk(schema: Any, name: str, needed: bool, depth: int) -> None:
-        if not isinstance(schema, dict) or depth > _DEEPEST:
-            return
-        for key in ("anyOf", "oneOf", "allOf"):
-            for option in schema.get(key) or []:
-                walk(option, name, needed, depth + 1)
-        if isinstance(schema.get("$ref"), str):
-            target: Any = tool.schema
-            for part in schema["$ref"].removeprefix("#/").split("/"):
-                target = target.get(part, {}) if isinstance(target, dict) else {}
-            walk(target, name, needed, depth + 2)
-        required = set(schema.get("required") or [])
-        for key, inner in _properties(schema).items():
-            walk(inner, key, needed and key in required, depth + 1)
-        if isinstance(schema.get("items"), dict):
-            walk(schema["items"], name, needed, depth + 1)
-        given = schema.get("type")
-        texts = given == "string" or (isinstance(given, list) and "string" in given)
-        if name and texts and not schema.get("enum"):
-            found.append((name, kind_of(name, schema, tool.name, tool.description), needed))
-
-    walk(tool.schema, "", True, 0)
-    return found
