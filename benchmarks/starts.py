@@ -3,8 +3,9 @@
 For each server all ways take turns in shuffled order, in one run, so that noise of the machine meets
 all of them; figures are medians. Times are from the first system call until `initialize` is answered.
 Processor time is that of the instance's processes and of what the hub, the zygote and the preparing
-process spend on it; short helpers that are gone by then (some milliseconds) are not in it. The memory
-is what one more instance costs (private pages, USS) with many of them running.
+process spend on it; short helpers that are gone by then (some milliseconds) are not in it. For a warm
+worker, which is waited for before the clock starts, it includes what it spent before it was taken. The
+memory is what one more instance costs (private pages, USS) with many of them running.
 
     python benchmarks/starts.py                 all servers, 7 rounds
     python benchmarks/starts.py --burst 20      also 20 starts at once
@@ -229,6 +230,7 @@ async def compare(
 
 async def burst(ways: Ways, server: Server, way: str, count: int) -> float:
     """Return the seconds until the last of `count` simultaneous starts is ready."""
+    await ways.a_worker_waits(server)
     begun = time.perf_counter()
     started = await asyncio.gather(*(ways.start(server, way) for _ in range(count)))
     taken = time.perf_counter() - begun
@@ -238,7 +240,11 @@ async def burst(ways: Ways, server: Server, way: str, count: int) -> float:
 
 async def memory(ways: Ways, server: Server, way: str, count: int) -> float:
     """Return the mean private MiB of `count` instances that run together."""
-    running = [(await ways.start(server, way))[0] for _ in range(count)]
+    running = []
+    for _ in range(count):
+        if way == "hub":
+            await ways.a_worker_waits(server)
+        running.append((await ways.start(server, way))[0])
     sizes = [private_mib(process.pid) for process in running]
     await asyncio.gather(*(process.stop(0) for process in running))
     return statistics.mean(sizes)

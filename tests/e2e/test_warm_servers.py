@@ -7,7 +7,14 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.e2e.servers_under_test import SERVERS
+from tests.e2e.servers_under_test import (
+    EVERYTHING,
+    OPERATOR_CANARY,
+    SERVERS,
+    USERS,
+    must,
+    published_hub,
+)
 from tests.packages_fixture import install
 from tests.polling import until
 
@@ -120,3 +127,28 @@ async def test_a_server_says_the_same_in_a_warm_worker_to_two_users(ways, packag
         assert said[1] == said[0]
         other = "17" if user.number == 16 else "16"
         assert f"token-of-{other}".encode() not in b"".join(said[1])
+
+
+async def test_a_hub_finds_the_way_by_itself_and_each_user_gets_an_own_worker(tmp_path):
+    """Files and credentials of two users, whose instances began as the same kind of worker."""
+    async with published_hub(tmp_path / "hub", {"everything": EVERYTHING}) as team:
+        for user in USERS:
+            await team.credential(user, "everything", "API_TOKEN", f"own-of-{user}")
+        spawner = team.hub.spawner
+        assert isinstance(spawner, WarmSpawner)
+        async with team.connected("alice", "everything") as alice:
+            assert "own-of-alice" in await must(alice, "get-env")  # started plainly
+        await until(lambda: not team.hub.launcher.is_unproven("everything"), 300)
+        team.hub.pool.drain(lambda _: True, at_once=True)
+        async with team.connected("alice", "everything") as alice:
+            assert "own-of-alice" in await must(alice, "get-env")
+            await until(spawner.workers, 60)
+            (worker,) = spawner.workers()
+            async with team.connected("bob", "everything") as bob:
+                seen = await must(bob, "get-env")
+                assert worker not in spawner.workers()
+                assert not worker.process.exited.done()
+            assert "own-of-bob" in seen
+            assert "own-of-alice" not in seen
+            assert OPERATOR_CANARY not in seen
+            assert "own-of-alice" in await must(alice, "get-env")

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from mcphub.catalog.settings_file import parse_settings
+from mcphub.errors import Unavailable
 from mcphub.spawn.findings import Finding, Findings
-from mcphub.spawn.modes import mode_of
-from mcphub.spawn.spawner import Warm
+from mcphub.spawn.modes import Prover, mode_of
+from mcphub.spawn.spawner import Launch, Warm
 
 AUDIT = (
     "import sys; from mcphub.spawn.zygote import audit;"
@@ -229,3 +230,27 @@ def test_two_servers_of_one_package_that_are_proven_at_once_do_not_disturb_each_
             done.result()
     assert findings.read(argv) == Finding(("json",), unfit={})
     assert len(list((tmp_path / "starts").iterdir())) == 1
+
+
+class Overloaded:
+    """A spawner of a machine that has no room now; counts who asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def start(self, launch):
+        self.asked += 1
+        raise Unavailable("no room now")
+
+
+@pytest.mark.anyio
+async def test_what_could_not_be_tried_now_is_not_remembered_as_found(
+    node_package, findings, tmp_path
+):
+    spawner = Overloaded()
+    prover = Prover(spawner, findings)  # type: ignore[arg-type]
+    launch = Launch("i_1", "neutral", 0, node_package, tmp_path / "home")
+    for _ in range(3):  # each start of the server asks
+        await prover.prove(launch)
+    assert findings.read(node_package) is None
+    assert spawner.asked == 1

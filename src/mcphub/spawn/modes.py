@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from mcphub.catalog.spec import ServerSpec
-from mcphub.errors import HubError
+from mcphub.errors import HubError, Unavailable
 from mcphub.spawn.findings import Finding, Findings
 from mcphub.spawn.spawner import Launch, Preload, Spawner, Warm
 from mcphub.spawn.trials import ROUNDS, TRY_S, Trials, words_of
@@ -31,6 +31,7 @@ AUTO: Final = "auto"
 PLAIN: Final = "plain"
 ZYGOTE: Final = "zygote"
 WARM: Final = "warm"
+_PAUSE_S: Final = 600.0
 # Read by the interpreter, the loader or the C library when a program starts, so too early for both.
 _AT_START: Final = ("LD_", "MALLOC_", "GLIBC_", "LC_", "LANG", "LANGUAGE")
 _OF_PYTHON: Final = (*_AT_START, "PYTHON")
@@ -103,19 +104,28 @@ class Prover:
         self.findings = findings
         self._trials = Trials(spawner)
         self._one = asyncio.Lock()
+        self._not_before: dict[tuple[str, ...], float] = {}
 
     async def prove(self, launch: Launch) -> None:
         """Look at the program of a neutral launch and keep the finding. Takes seconds.
 
-        The home of the launch is used, and is worthless afterwards.
+        The home of the launch is used, and is worthless afterwards. What failed for want of time or of
+        anything else that the machine lacks now is tried again, but not at once.
         """
         argv = words_of(launch)[:2]
+        now = asyncio.get_running_loop().time()
+        if now < self._not_before.get(tuple(argv), now):
+            return
         find = of_node.find if of_node.is_package(argv) else of_python.find
         try:
             async with self._one, asyncio.timeout(ROUNDS * TRY_S):
                 finding = self.findings.read(argv) or await find(self._trials, launch)
+        except (TimeoutError, Unavailable) as error:
+            self._not_before[tuple(argv)] = now + _PAUSE_S
+            _log.warning("start.not_found", argv=argv[1:], error=type(error).__name__)
+            return
         except (HubError, OSError, ValueError, TypeError, KeyError) as error:
-            reason = "it took too long" if isinstance(error, TimeoutError) else type(error).__name__
-            finding = Finding(why_plain=f"The audit of its imports failed ({reason}).")
+            reason = f"The audit of its imports failed ({type(error).__name__})."
+            finding = Finding(why_plain=reason)
         _log.info("start.found", argv=argv[1:], modules=len(finding.modules), why=finding.why_plain)
         await asyncio.to_thread(self.findings.write, argv, finding)

@@ -19,7 +19,7 @@ from mcphub.spawn.process import readable
 from mcphub.spawn.spawner import Launch, Preload, Spawner, Warm
 from mcphub.vault.secret import Secret
 
-TRY_S: Final = 60.0
+TRY_S: Final = 120.0
 ROUNDS: Final = 6
 """Times that an audit is repeated without what was found to be unfit."""
 _RESULT: Final = "audit.json"

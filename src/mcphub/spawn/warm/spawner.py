@@ -43,7 +43,9 @@ SLOTS: Final = 10_000_000
 """Number of the first worker; users' numbers are below."""
 _MOST_SLOTS: Final = 1_000_000
 _WORKER: Final = "mcp-worker.cjs"
+# Both for memory, together a quarter of it: a small young generation, one heap of the C library.
 _FLAGS: Final = ("--max-semi-space-size=1",)
+_ENV: Final = {"MALLOC_ARENA_MAX": "1"}
 _READY: Final = b"ready\n"
 _READY_S: Final = 60.0
 _CALM_S: Final = 1.0
@@ -53,6 +55,7 @@ _RECENT_S: Final = 60.0
 _UNUSED_S: Final = 900.0
 _OLDEST_S: Final = 86_400.0
 _PAUSE_S: Final = 60.0
+_REFUSED_S: Final = 600.0
 _SWEEP_S: Final = 15.0
 
 
@@ -127,7 +130,7 @@ class WarmSpawner:
         self._tasks = Tasks()
         self._open = False
         self._told, plain.on_egress = plain.on_egress, self._heard
-        self.problem = ""
+        self._not_before = float("-inf")
 
     async def __aenter__(self) -> Self:
         """Begin to look after workers; remove what a hub that was killed has left of them."""
@@ -181,7 +184,7 @@ class WarmSpawner:
             return await self._tried(launch, warm)
         # nobody's instances are seldom started, and have no network: not worth a worker
         usable = launch.number and not launch.own and self._plain.means == "bubblewrap"
-        if not usable or self.problem:
+        if not usable or self._is_refused():
             return await self._following.start(launch)
         worker = self._taken(launch, warm)
         if worker is not None:
@@ -191,6 +194,10 @@ class WarmSpawner:
                 _log.warning("warm.failed", instance=launch.instance_id, why=str(error))
                 await worker.process.stop(0)
         return await self._following.start(launch)
+
+    def _is_refused(self) -> bool:
+        """Tell whether a home could not be attached a short time ago: workers are of no use then."""
+        return asyncio.get_running_loop().time() < self._not_before
 
     def expect(self, launch: Launch) -> int:
         """See to it that a worker waits for starts like this one; returns how many do now."""
@@ -242,9 +249,9 @@ class WarmSpawner:
             base = self._plain.settings.uid_base
             owners = (base + launch.number, base + worker.number) if self._root else None
             await self._following.preparer.attach(worker.name, mounts, launch.home, owners)
-        except HubError as error:
-            # this file system cannot show files as another uid's, or the kernel refuses: it will again
-            self.problem = str(error)
+        except HubError:
+            # the file system cannot show files as another uid's, or the kernel refuses: it will again
+            self._not_before = asyncio.get_running_loop().time() + _REFUSED_S
             raise
         finally:
             os.close(mounts)
@@ -293,7 +300,9 @@ class WarmSpawner:
         home = self._homes / name
         argv = (stock.warm.node, *_FLAGS, f"/etc/{_WORKER}")
         launch = Launch(
-            name, "waiting", number, argv, home, readable=stock.readable, sandbox=stock.sandbox
+            *(name, "waiting", number, argv, home, _ENV),
+            readable=stock.readable,
+            sandbox=stock.sandbox,
         )
         try:
             process = await self._plain.start(launch)
@@ -307,9 +316,6 @@ class WarmSpawner:
             os.write(process.stdin, _message({"modules": modules}))
             async with asyncio.timeout(_READY_S):
                 await _ready(process)
-        except TimeoutError:
-            await process.stop(0)
-            raise WorkerFailed("loading takes too long") from None
         except BaseException:
             await process.stop(0)
             _log.warning("warm.not_ready", said=process.stderr.lines()[-3:])  # nobody's yet
@@ -351,7 +357,7 @@ class WarmSpawner:
     async def _fill_one(self, stock: _Stock) -> None:
         """Bring up one worker after the other, so that they never take more than one core."""
         loop = asyncio.get_running_loop()
-        while stock.lacks(loop.time()) and not self.problem:
+        while stock.lacks(loop.time()) and not self._is_refused():
             try:
                 worker = await self._raised(stock)
             except (HubError, WorkerFailed, OSError) as error:
