@@ -38,7 +38,7 @@ from mcphub.spawn.findings import Findings
 from mcphub.spawn.modes import Prover, mode_of
 from mcphub.spawn.process import children, readable
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
-from mcphub.spawn.spawner import Launch, Warm
+from mcphub.spawn.spawner import Launch
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
 from mcphub.spawn.warm.spawner import WarmSpawner
 from mcphub.spawn.zygote.spawner import ZygoteSpawner
@@ -98,12 +98,11 @@ class Ways:
             found += [inner for child in children(zygote.pid) for inner in children(child)]
         return found
 
-    async def a_worker_waits(self, server: Server) -> None:
-        """Wait until one does, as one does while a server is in use."""
-        if isinstance(server.launch.preload, Warm):
-            async with asyncio.timeout(120):
-                while not self.warm.expect(server.launch):  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
+    async def stocked(self, server: Server) -> None:
+        """Wait until workers wait and none is being brought up, as while a server is in use."""
+        async with asyncio.timeout(300):
+            while not self.warm.is_stocked(server.launch):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
     async def start(self, server: Server, way: str):
         """Start one; returns its process once `initialize` was answered, seconds, processor seconds."""
@@ -217,7 +216,7 @@ async def compare(
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in columns}
     for number in range(rounds + 1):  # the first round warms caches
         for way in random.sample(columns, len(columns)):
-            await ways.a_worker_waits(server)
+            await ways.stocked(server)
             process, *figures = await ways.start(server, way)
             await process.stop(0)
             if number:
@@ -230,7 +229,7 @@ async def compare(
 
 async def burst(ways: Ways, server: Server, way: str, count: int) -> float:
     """Return the seconds until the last of `count` simultaneous starts is ready."""
-    await ways.a_worker_waits(server)
+    await ways.stocked(server)
     begun = time.perf_counter()
     started = await asyncio.gather(*(ways.start(server, way) for _ in range(count)))
     taken = time.perf_counter() - begun
@@ -243,7 +242,7 @@ async def memory(ways: Ways, server: Server, way: str, count: int) -> float:
     running = []
     for _ in range(count):
         if way == "hub":
-            await ways.a_worker_waits(server)
+            await ways.stocked(server)
         running.append((await ways.start(server, way))[0])
     sizes = [private_mib(process.pid) for process in running]
     await asyncio.gather(*(process.stop(0) for process in running))

@@ -52,7 +52,7 @@ class WarmingSpawner:
         await self._stack.aclose()
 
     async def start(self, launch: Launch) -> ChildProcess:
-        await until(lambda: self.warm.expect(launch) > 0)
+        await until(lambda: self.warm.is_stocked(launch))
         before = {worker.process for worker in self.warm.workers()}
         process = await self.warm.start(launch)
         assert process in before, "it was started plainly"

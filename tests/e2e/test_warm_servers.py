@@ -116,7 +116,7 @@ async def test_a_server_says_the_same_in_a_warm_worker_to_two_users(ways, packag
             if way == "plain":
                 process = await plain.start(own)
             else:
-                await until(lambda own=own: warm.expect(own) > 0, 60)
+                await until(lambda own=own: warm.is_stocked(own), 60)
                 workers = {worker.process for worker in warm.workers()}
                 process = await warm.start(own)
                 assert process in workers

@@ -106,6 +106,18 @@ GUARDS: Final = (
         "interaction/test_gateway.py::test_list_changes_reach_the_owner_only",
     ),
     Guard(
+        "R9", "a warm worker is taken for ever", "spawn/warm/spawner.py",
+        "worker = stock.waiting.pop(0)",
+        "worker = stock.waiting[0]",
+        "security/test_warm.py::test_a_worker_serves_one_user_and_is_never_put_back",
+    ),
+    Guard(
+        "R10", "a warm worker's environment is its user's only", "spawn/warm/worker.cjs",
+        "for (const name of Object.keys(process.env)) delete process.env[name];",
+        "",
+        "security/test_warm.py::test_the_environment_of_a_waiting_worker_holds_nothing_of_the_hub",
+    ),
+    Guard(
         "R10", "an environment begins empty", "spawn/building.py",
         "return defaults | plain",
         'return dict(__import__("os").environ) | defaults | plain',
@@ -164,6 +176,12 @@ GUARDS: Final = (
         "return self._pattern.sub(_MARK, text) if self._pattern else text",
         "return text",
         "contracts/test_spawner.py::test_stderr_is_bounded_neutralised_and_without_secrets",
+    ),
+    Guard(
+        "R24", "a worker's stderr hides what its user brought", "spawn/warm/spawner.py",
+        "process.stderr.know(secrets, ",
+        "process.stderr.know([], ",
+        "security/test_warm.py::test_a_secret_that_a_worker_got_late_is_hidden_in_its_stderr",
     ),
     Guard(
         "R24", "a log line is bounded and acts on nothing", "cli/logs.py",

@@ -170,7 +170,7 @@ async def test_a_secret_that_a_worker_got_late_is_hidden_in_its_stderr(spawner, 
 
 async def test_a_worker_that_died_while_it_waited_costs_nothing_but_time(spawner, server, tmp_path):
     launch = launch_of(*server, tmp_path / "home", 16)
-    await until(lambda: spawner.warm.expect(launch) > 0)
+    await until(lambda: spawner.warm.is_stocked(launch))
     (worker,) = spawner.warm.workers()
     os.kill(worker.process.pid, signal.SIGKILL)
     await until(worker.process.exited.done)
@@ -192,7 +192,7 @@ async def test_a_package_that_speaks_while_it_is_loaded_never_becomes_an_instanc
 ):
     script, warm = package(tmp_path / "loud", dependency="console.log('{\"jsonrpc\"')")
     launch = launch_of(script, warm, tmp_path / "home", 16)
-    spawner.warm.expect(launch)
+    spawner.warm.is_stocked(launch)
     await until(lambda: all(stock.failed_at > 0 for stock in spawner.warm._stocks.values()))
     assert spawner.warm.workers() == []
 
@@ -208,7 +208,7 @@ async def test_an_environment_that_is_too_large_for_a_worker_is_started_plainly(
 ):
     env = {"LARGE": "x" * 100_000}
     launch = launch_of(*server, tmp_path / "home", 16, env=env)
-    await until(lambda: spawner.warm.expect(launch) > 0)
+    await until(lambda: spawner.warm.is_stocked(launch))
     process = await spawner.warm.start(launch)
     assert await ask(process, "process.env.LARGE.length") == 100_000
 

@@ -195,14 +195,15 @@ class WarmSpawner:
                 await worker.process.stop(0)
         return await self._following.start(launch)
 
+    def is_stocked(self, launch: Launch) -> bool:
+        """Tell whether as many workers wait for starts like this one as should; orders what lacks."""
+        warm = launch.preload
+        now = asyncio.get_running_loop().time()
+        return not isinstance(warm, Warm) or not self._ordered(launch, warm).lacks(now)
+
     def _is_refused(self) -> bool:
         """Tell whether a home could not be attached a short time ago: workers are of no use then."""
         return asyncio.get_running_loop().time() < self._not_before
-
-    def expect(self, launch: Launch) -> int:
-        """See to it that a worker waits for starts like this one; returns how many do now."""
-        warm = launch.preload
-        return len(self._ordered(launch, warm).waiting) if isinstance(warm, Warm) else 0
 
     def _ordered(self, launch: Launch, warm: Warm) -> _Stock:
         """Return the stock for a launch, marked as used."""
