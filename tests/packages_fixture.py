@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mcphub.catalog.native import RunBuild
 from mcphub.catalog.packages import Installed, PackageStore
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.toolchain import find_toolchain
@@ -23,9 +24,9 @@ from mcphub.errors import InvalidInput
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "test-packages"
 
 
-def store_at(root: Path) -> PackageStore:
+def store_at(root: Path, runs: RunBuild | None = None) -> PackageStore:
     """Return a store at `root` with this machine's tools and registry settings."""
-    return PackageStore(root, find_toolchain(os.environ["PATH"]), os.environ)
+    return PackageStore(root, find_toolchain(os.environ["PATH"]), os.environ, runs=runs)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from mcphub.errors import InvalidInput
 from mcphub.identity.directory import Directory
 from mcphub.ids import Clock, system_clock
 from mcphub.settings import HubSettings
+from mcphub.spawn.native import SandboxedBuilds
 from mcphub.store.database import Database
 from mcphub.vault.keys import CommandKeys, EnvironmentKeys, FileKeys, KeyProvider, KeyRing
 from mcphub.vault.signing import ContextSigner
@@ -56,7 +57,11 @@ class Ground:
         """The pinned package store. Blocking at first use: it looks for Node.js and uv."""
         toolchain = find_toolchain(self.settings.operator_env.get("PATH", _PATH))
         return PackageStore(
-            self.settings.packages, toolchain, self.settings.operator_env, self.clock
+            self.settings.packages,
+            toolchain,
+            self.settings.operator_env,
+            self.clock,
+            SandboxedBuilds(self.settings.sandbox.uid_base),
         )
 
     @cached_property

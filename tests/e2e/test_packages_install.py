@@ -12,10 +12,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.packages_fixture import CACHE, install, pin_of, store_at
+from tests.packages_fixture import CACHE, install, library, pin_of, store_at
 
 from mcphub.catalog.packages import PackageStore
 from mcphub.errors import InvalidInput, UpstreamFailed
+from mcphub.spawn.native import SandboxedBuilds
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -142,7 +143,31 @@ async def test_a_package_whose_hash_differs_from_its_pin_is_refused(
     assert finished(fresh_root) == []
 
 
-async def test_a_package_that_builds_native_code_at_installation_is_refused(
+@pytest.mark.timeout(900)  # compiles a minute where it is the first time in this checkout
+async def test_a_package_that_lacks_its_native_part_is_built_in_the_sandbox_and_works(
+    tmp_path: Path,
+) -> None:
+    lacking = [name for name in ("make", "g++", "python3") if shutil.which(name) is None]
+    if lacking:
+        pytest.skip(f"no compiler here: apt-get install {' '.join(lacking)}")
+    store = store_at(CACHE, SandboxedBuilds(200_000))
+    place = await library(store, "node-pty@1.0.0")
+    manifest = json.loads((place / "mcphub-package.json").read_text())
+    assert manifest["native"]["built"] == ["node_modules/node-pty"]
+    assert place.stat().st_uid == os.geteuid()
+    assert not [path for path in place.rglob("*") if path.stat().st_mode & 0o222]
+    script = (
+        f"const pty = require({str(place / 'node_modules' / 'node-pty')!r});"
+        "const run = pty.spawn('/bin/echo', ['made here'], {});"
+        "run.onData(text => process.stdout.write(text))"
+    )
+    node = store._npm.node()
+    with anyio.fail_after(60):
+        done = await anyio.run_process([str(node), "-e", script], cwd=tmp_path)
+    assert done.stdout.strip() == b"made here"
+
+
+async def test_without_a_sandbox_a_package_that_builds_native_code_is_refused(
     package_store: PackageStore,
 ) -> None:
     with pytest.raises(InvalidInput) as caught:

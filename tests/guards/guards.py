@@ -213,4 +213,10 @@ GUARDS: Final = (
         "elif False:",
         "unit/test_told_settings.py::test_what_cannot_be_told_safely_stops_the_settings",
     ),
+    Guard(
+        "R22", "of what a build made only plain files are taken", "catalog/native.py",
+        "if _leads_inside(source, root):",
+        "if True:",
+        "security/test_native_builds.py::test_a_build_reaches_nothing_but_its_own_package_and_leaves_plain_files",
+    ),
 )  # fmt: skip

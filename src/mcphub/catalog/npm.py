@@ -1,5 +1,7 @@
 """npm packages: resolve to a lock, install from it without running any code of the packages.
 
+What lacks its native part then is built in a sandbox (`native`), where there is one.
+
 Blocking file work is small here (a lock file, some package.json); sealing and moving the finished
 directory is the store's business.
 """
@@ -11,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcphub.catalog import native
 from mcphub.catalog.launchers import NPM, Requirement, packages_of
+from mcphub.catalog.native import LOCK, RunBuild
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.toolchain import Completed, Toolchain, failure, run
-from mcphub.errors import InvalidInput, Unavailable, UpstreamFailed
+from mcphub.errors import Unavailable, UpstreamFailed
 
-LOCK = "package-lock.json"
 _RESOLVE_S = 180.0
 _INSTALL_S = 600.0
 _OPTIONS = (
@@ -29,7 +32,6 @@ _OPTIONS = (
     "--install-links=false",
     "--json",
 )
-_NATIVE = re.compile(r"node-gyp|prebuild|node-pre-gyp|cmake-js|napi")
 _SHEBANG = re.compile(
     r"#!\s*(?:\S*/env\s+(?:-S\s+)?)?(?:\S*/)?(?P<program>[\w.-]+)(?P<flags>[^\n]*)"
 )
@@ -37,10 +39,17 @@ _SHEBANG = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Npm:
-    """npm with its environment; None of its state is between calls."""
+    """npm with its environment; None of its state is between calls.
+
+    Attributes:
+        toolchain: Where Node and npm are.
+        env: Environment of npm.
+        runs: Runs builds of native parts; None refuses packages that need one.
+    """
 
     toolchain: Toolchain
     env: Mapping[str, str]
+    runs: RunBuild | None = None
 
     def node(self) -> Path:
         """Return Node's program.
@@ -76,7 +85,7 @@ class Npm:
 
         Raises:
             UpstreamFailed: npm failed, or what the registry offers is not what was pinned.
-            InvalidInput: The package needs a build step at installation.
+            InvalidInput: A package needs a build, which cannot be done here (code `native_build`).
         """
         label = f"{pin.name}@{pin.version}"
         what = f"Installing npm package {label}"
@@ -96,14 +105,33 @@ class Npm:
         done = await self._npm(("ci", *_OPTIONS), work, _INSTALL_S)
         if done.status:
             raise failure("npm", what, _reason(done))
-        _check_builds(work, label, progress)
+        native_parts = await self._build_native(work, label, progress)
         names = [pin.name, *_dependencies(pin.extras)]
         bins = {name: entry for package in reversed(names) for name, entry in _bins(work, package)}
-        return {"bins": bins, "default": _default(pin.name, dict(_bins(work, pin.name)))}
+        default = _default(pin.name, dict(_bins(work, pin.name)))
+        return {"bins": bins, "default": default, **native_parts}
+
+    def fits(self, manifest: Mapping[str, Any]) -> bool:
+        """Tell whether the native parts of an installation are for the Node that would run it."""
+        if "native" not in manifest or self.toolchain.node is None:
+            return True
+        return native.abi(self.toolchain.node) in ("", manifest["native"]["abi"])
 
     async def newest(self, requirement: Requirement, work: Path) -> str:
         """Return the newest version that `requirement` allows."""
         return (await self.resolve(requirement, work, 0.0)).version
+
+    async def _build_native(
+        self, work: Path, label: str, progress: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Build what lacks its native part; returns what the manifest says of it."""
+        paths = native.unbuilt(work, progress)
+        if not paths:
+            return {}
+        if self.runs is None:
+            raise native.refusal(label, paths[0])
+        await native.build(work, paths, self.toolchain, self._program(), self.runs, progress)
+        return {"native": {"abi": native.abi(self.node()), "built": paths}}
 
     async def _lock_tree(self, wanted: Mapping[str, str], work: Path, what: str) -> None:
         _write(work / "package.json", {"private": True, "dependencies": dict(wanted)})
@@ -112,13 +140,14 @@ class Npm:
             raise failure("npm", what, _reason(done))
 
     async def _npm(self, args: tuple[str, ...], work: Path, timeout_s: float) -> Completed:
+        argv = (*self._program(), *args)
+        return await run(self.toolchain, argv, cwd=work, env=self.env, timeout_s=timeout_s)
+
+    def _program(self) -> tuple[str, ...]:
         node = self.node()
         npm = self.toolchain.npm
         assert npm is not None  # node() checked it
-        program = (str(node), str(npm)) if npm.suffix in (".js", ".cjs") else (str(npm),)
-        return await run(
-            self.toolchain, (*program, *args), cwd=work, env=self.env, timeout_s=timeout_s
-        )
+        return (str(node), str(npm)) if npm.suffix in (".js", ".cjs") else (str(npm),)
 
 
 def _dependencies(extras: tuple[str, ...]) -> dict[str, str]:
@@ -159,34 +188,6 @@ def _reason(done: Completed) -> str:
         return told[-1].removeprefix("npm error").strip() if told else f"status {done.status}"
     detail = str(error.get("summary") or error.get("detail") or "unknown error").splitlines()[0]
     return f"{error.get('code') or ''} {detail}".strip()
-
-
-def _check_builds(work: Path, label: str, progress: Callable[[str], None]) -> None:
-    """Refuse packages whose native part is built by an install script, for none was run."""
-    lock = json.loads((work / LOCK).read_text())
-    for path, entry in lock["packages"].items():
-        if not entry.get("hasInstallScript") or entry.get("optional"):
-            continue
-        package = path.removeprefix("node_modules/")
-        if _lacks_build(work / path):
-            raise InvalidInput(
-                f"npm package {label} needs {package}, which builds native code by an install "
-                "script; the package store runs no install scripts.",
-                hint="Use another server, or install this one yourself and give the program's "
-                "absolute path as command and its directory in sandbox.readable.",
-                code="native_build",
-            )
-        progress(f"Note: the install script of {package} was not run")
-
-
-def _lacks_build(directory: Path) -> bool:
-    manifest = directory / "package.json"
-    if not manifest.is_file():
-        return False
-    scripts = json.loads(manifest.read_text()).get("scripts") or {}
-    text = " ".join(str(scripts.get(name, "")) for name in ("preinstall", "install", "postinstall"))
-    native = (directory / "binding.gyp").exists() or bool(_NATIVE.search(text))
-    return native and next(directory.rglob("*.node"), None) is None
 
 
 def _bins(work: Path, package: str) -> Iterator[tuple[str, list[str]]]:

@@ -10,7 +10,8 @@ administrator's word makes it the pin, and `install` builds it once for everybod
     root/cache/                                   of the installers
 
 Finished directories appear by one rename. Concurrent installers, also of other processes, are
-serialised by a file lock per package. Install scripts and build scripts are never run.
+serialised by a file lock per package. Installing runs no code of a package; a native part that is missing
+then is built in a sandbox (`native`), and no other script is run.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ import structlog
 
 from mcphub.catalog import launchers, npm, pypi
 from mcphub.catalog.launchers import NPM, Requirement
+from mcphub.catalog.native import RunBuild
 from mcphub.catalog.npm import Npm
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.pypi import Pypi
@@ -43,7 +45,7 @@ _log = structlog.get_logger()
 
 _FORMAT = 2  # of the directory; a change makes every package be installed anew
 _MANIFEST = "mcphub-package.json"
-_LOCK_WAIT_S = 1200.0
+_LOCK_WAIT_S = 2700.0  # the longest build of a native part, and a slow download
 _LOCK_POLL_S = 0.1
 
 
@@ -77,7 +79,8 @@ class PackageStore:
     """Installs pinned packages under `root` and says how they are run.
 
     Holds no state but its paths: any number of stores, in any number of processes, may share a
-    root. `environment` is where the installers' registry settings are taken from.
+    root. `environment` is where the installers' registry settings are taken from; `runs` runs builds of
+    native parts, and without it packages that need one are refused.
     """
 
     def __init__(
@@ -86,12 +89,13 @@ class PackageStore:
         toolchain: Toolchain,
         environment: Mapping[str, str],
         clock: Clock = system_clock,
+        runs: RunBuild | None = None,
     ) -> None:
         self._root = Path(os.path.abspath(root)).resolve()  # noqa: PTH100  may not exist yet
         self._toolchain = toolchain
         self._clock = clock
         env = tool_environment(environment, self._root / "cache")
-        self._npm = Npm(toolchain, env)
+        self._npm = Npm(toolchain, env, runs)
         self._pypi = Pypi(toolchain, env)
 
     @staticmethod
@@ -133,8 +137,8 @@ class PackageStore:
             progress: Called with one line per stage.
 
         Raises:
-            InvalidInput: The package cannot be used without running its code now, or lacks the
-                program.
+            InvalidInput: The package has to be built, which cannot be done here (code
+                `native_build`), or lacks the program.
             Unavailable: The registry or the tool cannot be used now.
             UpstreamFailed: The tool failed, or the registry's package is not what was pinned
                 (code `integrity_mismatch`).
@@ -240,8 +244,11 @@ class PackageStore:
             return None
         # The interpreter that the environment was made with may have been removed since.
         present = all(Path(path).exists() for path in manifest.get("readable", []))
-        python = place / "venv" / "bin" / "python"
-        return manifest if present and (pin.ecosystem == NPM or python.exists()) else None
+        if pin.ecosystem == NPM:
+            runs = self._npm.fits(manifest)
+        else:
+            runs = (place / "venv" / "bin" / "python").exists()
+        return manifest if present and runs else None
 
     def _described(
         self, pin: Pin, requirement: Requirement | None, manifest: Mapping[str, Any]

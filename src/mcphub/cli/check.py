@@ -34,6 +34,7 @@ from mcphub.isolation.page import page
 from mcphub.isolation.report import as_json
 from mcphub.isolation.sarif import sarif
 from mcphub.isolation.subject import Subject
+from mcphub.spawn.native import SandboxedBuilds
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 
 if TYPE_CHECKING:
@@ -333,7 +334,8 @@ async def _store(cli: Cli) -> tuple[PackageStore, str]:
     path = settings.operator_env.get("PATH", _PATH)
     settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     toolchain = await asyncio.to_thread(find_toolchain, path)
-    return PackageStore(settings.packages, toolchain, settings.operator_env), path
+    runs = SandboxedBuilds(settings.sandbox.uid_base)
+    return PackageStore(settings.packages, toolchain, settings.operator_env, runs=runs), path
 
 
 def _pair(text: str) -> tuple[str, str]:

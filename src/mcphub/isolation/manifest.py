@@ -178,6 +178,8 @@ def requirement(entry: Entry) -> tuple[Requirement | None, tuple[str, ...]]:
         elif words[:3] == ["uv", "pip", "install"] or words[:2] == ["pip", "install"]:
             at = 3 if words[0] == "uv" else 2
             found = _pypi([word for word in words[at:] if not word.startswith("-")], entry, python)
+        elif words[:2] == ["npm", "rebuild"]:
+            continue  # the package store finds out by itself what has to be built
         elif words:
             notes.append(f"not done at installation: {part.strip()[:200]}")
     return found, tuple(notes)
