@@ -39,6 +39,7 @@ from mcphub.wire.codes import Dialect
 EVERYONE = frozenset({"everyone"})
 USERS = [Principal(f"u_{n}", f"user {n}", 16 + n, Role.USER, EVERYONE, "k_1") for n in range(3)]
 HANGER = Principal("u_hanger", "hanger", 30, Role.USER, EVERYONE, "k_1")
+PAUSES = "two"
 GOOD, BAD, HANGING = ("one", "two"), "bad", [f"hanging{n}" for n in range(6)]
 IDLE_S = 100.0
 LIMITS = PoolLimits(instances=12, instances_per_user=3, starts_at_once=2)
@@ -59,7 +60,7 @@ class MovedLoop(asyncio.SelectorEventLoop):
 def spec_of(name: str) -> ServerSpec:
     return ServerSpec(
         name, name, Transport.STDIO, "/bin/cat", groups=EVERYONE, dialect=Dialect.LEGACY,
-        sandbox=SandboxSpec(idle_s=IDLE_S),
+        sandbox=SandboxSpec(idle_s=IDLE_S, pause=name == PAUSES),
     )  # fmt: skip
 
 
@@ -248,10 +249,34 @@ class Pool(RuleBasedStateMachine):
     @invariant()
     def at_most_one_is_current_for_each_owner_and_server(self) -> None:
         if hasattr(self, "pool"):
+            live = {State.READY, State.PAUSED}
             ready = Counter(
-                (one.owner, one.server) for one in self.pool.instances() if one.state is State.READY
+                (one.owner, one.server) for one in self.pool.instances() if one.state in live
             )
             assert all(count == 1 for count in ready.values())
+
+    @invariant()
+    def what_can_be_called_runs_and_what_rests_is_not_in_use(self) -> None:
+        for instance in self.pool.instances() if hasattr(self, "pool") else ():
+            if instance.state is State.READY:
+                paused = instance.process.paused  # pyright: ignore[reportAttributeAccessIssue]
+                assert not paused
+            elif instance.state is State.PAUSED:
+                assert instance.server == PAUSES and not instance.in_flight
+
+    @rule(user=users)
+    def wake(self, user: Principal) -> None:
+        """An idle stateful instance is paused, and the next call has the very same one again."""
+        resting = [
+            one
+            for one in self.pool.instances()
+            if (one.owner, one.server) == (user.user_id, PAUSES) and one.state is State.PAUSED
+        ]
+        (found,), revision = self.lease(user, PAUSES)
+        if resting and resting[0].revision == ("s", revision):
+            assert found is resting[0]
+        if isinstance(found, Instance):
+            self.held.append((found, user, PAUSES, revision))
 
     @invariant()
     def limits_hold(self) -> None:

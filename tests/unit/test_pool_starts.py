@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from tests.nobody import nobodys_signer
 from tests.polling import until
 
 from mcphub.catalog.packages import PackageStore
-from mcphub.catalog.spec import ServerSpec
+from mcphub.catalog.spec import SandboxSpec, ServerSpec
 from mcphub.catalog.states import ServerStates
 from mcphub.catalog.toolchain import find_toolchain
 from mcphub.errors import HubError, LimitExceeded, Unavailable, UpstreamFailed
@@ -45,10 +46,12 @@ USERS = {
 FIRST = ("settings", 1)
 
 
-def spec(name: str = "tools", *, isolation: Isolation | None = None) -> ServerSpec:
+def spec(
+    name: str = "tools", *, isolation: Isolation | None = None, pause: bool = False
+) -> ServerSpec:
     return ServerSpec(
         name, name, Transport.STDIO, "/bin/cat", groups=frozenset({"everyone"}), isolation=isolation,
-        dialect=Dialect.LEGACY,
+        dialect=Dialect.LEGACY, sandbox=SandboxSpec(pause=pause),
     )  # fmt: skip
 
 
@@ -327,3 +330,19 @@ async def test_an_instance_whose_output_ended_gets_no_call_although_its_process_
         assert listening.news == [
             ("started", first.id), ("started", second.id), ("crashed", first.id), ("stopped", first.id)
         ]  # fmt: skip
+
+
+async def test_a_call_that_comes_in_the_moment_of_a_pause_finds_its_instance_running(tmp_path):
+    spawner, server = ThreadSpawner(), spec(pause=True)
+    async with pool_of(tmp_path, spawner) as pool:
+        instance = await lease(pool, "alice", server)
+        pool.release(instance)
+        pool._rest(instance)  # as the sweeper does; the pause itself is on its way
+        assert pool.ready(permit("alice", server), FIRST) is instance
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        assert instance.state is State.READY and not instance.process.paused
+        pool._rest(instance)
+        await until(lambda: instance.process.paused)
+        assert pool.ready(permit("alice", server), FIRST) is instance
+        assert not instance.process.paused

@@ -461,8 +461,13 @@ class InstancePool:
             self._retire(instance)
             return
         instance.state = State.PAUSED
-        self._tasks.start("instance.pause", instance.process.pause())
+        self._tasks.start("instance.pause", self._pause(instance))
+
+    async def _pause(self, instance: Instance) -> None:
+        if instance.state is not State.PAUSED:
+            return  # a call came first
         _log.info("instance.paused", instance=instance.id, server=instance.server)
+        await instance.process.pause()
 
     async def _watch_homes(self) -> None:
         while True:
