@@ -187,6 +187,56 @@ async def test_a_malformed_entry_is_refused_before_anything_starts(spawner, tmp_
         await dial(spawner, tmp_path / "h", [], egress=("http://x",))
 
 
+ASKS_A_PROXY = """
+import json, socket, sys
+def ask(request):
+    with socket.create_connection(("127.0.0.1", 3128), 5) as sock:
+        sock.sendall(request.encode())
+        said = sock.recv(1000).decode()
+        if said.startswith("HTTP/1.1 200"):
+            sock.sendall(b"ping")
+            said = sock.recv(100).decode()
+        return said
+print(json.dumps([ask(request) for request in json.loads(sys.argv[1])]))
+"""
+
+
+async def test_a_program_that_insists_on_a_proxy_finds_one_with_the_same_list(
+    spawner, echo, events, tmp_path
+):
+    redirect = {"api.github.com:443": f"127.0.0.1:{echo.port}"}
+    head = "Host: x\r\nProxy-Connection: keep-alive\r\n\r\n"
+    wanted = [
+        f"CONNECT api.github.com:443 HTTP/1.1\r\n{head}",
+        f"CONNECT API.GitHub.com.:443 HTTP/1.1\r\n{head}",
+        f"CONNECT gitlab.com:443 HTTP/1.1\r\n{head}",
+        f"CONNECT api.github.com:80 HTTP/1.1\r\n{head}",
+        f"CONNECT 127.0.0.1:{echo.port} HTTP/1.1\r\n{head}",
+        f"GET http://api.github.com/ HTTP/1.1\r\n{head}",
+        f"CONNECT api.github.com:443 HTTP/1.1\r\n{head}too early",
+    ]
+    process = await spawner.start(
+        Launch(
+            instance_id(),
+            "u_16",
+            16,
+            ("/usr/bin/python3", "-c", ASKS_A_PROXY, json.dumps(wanted)),
+            tmp_path / "h",
+            sandbox=SandboxSpec(redirect=redirect),
+        )
+    )
+    with anyio.fail_after(40):
+        await process.exited
+    answers = json.loads(os.read(process.stdout, 65536))
+    await process.stop(0)
+    assert answers[:2] == ["from the host"] * 2
+    for refused in answers[2:5]:
+        assert refused.startswith("HTTP/1.1 403") and "not in the egress list" in refused
+    assert all(said.startswith("HTTP/1.1 405") for said in answers[5:])
+    await seen(events, kind="allowed", host="api.github.com", port=443)
+    await seen(events, kind="refused", host="gitlab.com", port=443)
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: listens on port 443 of loopback")
 async def test_https_by_a_listed_name_is_relayed_byte_for_byte():

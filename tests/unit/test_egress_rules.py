@@ -46,7 +46,7 @@ def test_everything_else_is_refused(host, port):
 
 def test_a_redirect_of_any_host_takes_what_nothing_else_names_on_that_port():
     rules = Rules.parse(("api.example.com",), {"*:443": "127.0.0.1:1", "*:80": "127.0.0.1:2"})
-    assert rules.ports == (80, 443)
+    assert rules.ports == (80, 443, 3128)
     assert rules.resolves("whatever.test")
     assert rules.verdict("whatever.test", 443).target == ("127.0.0.1", 1)
     assert rules.verdict("whatever.test", 80).target == ("127.0.0.1", 2)
@@ -110,3 +110,11 @@ def test_two_instances_share_no_address_book():
     assert first.name(address) == "api.example.com"
     assert second.name(address) == address
     assert second.address("api.example.com") is None
+
+
+def test_the_proxy_port_is_there_where_there_is_a_network_and_gives_way_to_an_entry_of_its_own():
+    assert Rules.parse((), {}).ports == ()
+    assert Rules.parse(("api.example.com",), {}).ports == (443, 3128)
+    assert RULES.is_proxy("127.0.0.1", 3128)
+    assert not RULES.is_proxy("proxy.example.com", 3128)
+    assert not Rules.parse(("127.0.0.1:3128",), {}).is_proxy("127.0.0.1", 3128)

@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from mcphub.spawn.egress import netns, relay
+from mcphub.spawn.egress.connect import reset
 from mcphub.spawn.egress.dns import Names
 from mcphub.spawn.egress.rules import Endpoint, Rules
 
@@ -170,7 +171,7 @@ class Tenant:
             address, port = client.getsockname()[:2]
             meant = (self._names.name(address), port)
             self._report("refused", meant, "too many connections", 0, 0)
-            relay.reset(client)
+            reset(client)
             client.close()
             return
         handler = self._serve_dns if listener is self._space.dns_tcp else self._relay.serve

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from mcphub.spawn.egress import sni
+from mcphub.spawn.egress.connect import Entrance, NoRequest, reset
 from mcphub.spawn.egress.dns import Names
 from mcphub.spawn.egress.rules import Check, Endpoint, Rules, may_connect
 
@@ -52,12 +52,19 @@ class Relay:
         loop = asyncio.get_running_loop()
         address, port = client.getsockname()[:2]
         meant: Endpoint = (self.names.name(address), port)
+        entrance = Entrance(client, proxied=self.rules.is_proxy(*meant))
         with client:
             try:
-                server, hello, meant = await self._open(client, meant)
+                if entrance.proxied:
+                    meant = await entrance.asked()
+                server, hello, meant = await self._open(entrance, meant)
+            except NoRequest:
+                self.report("refused", meant, "no CONNECT request", 0, 0)
+                await entrance.refuse("this port takes CONNECT only", "405 Method Not Allowed")
+                return
             except Refused as refusal:
                 self.report("refused", meant, str(refusal), 0, 0)
-                reset(client)
+                await entrance.refuse(str(refusal))
                 return
             except OSError:
                 reset(client)
@@ -77,7 +84,7 @@ class Relay:
                 self.report("closed", meant, reason, counts[0], counts[1])
 
     async def _open(
-        self, client: socket.socket, meant: Endpoint
+        self, entrance: Entrance, meant: Endpoint
     ) -> tuple[socket.socket, bytes, Endpoint]:
         verdict = self.rules.verdict(*meant)
         if verdict.target is None:
@@ -85,7 +92,8 @@ class Relay:
         hello = b""
         target = verdict.target
         if verdict.check is Check.TLS:
-            hello, offered = await _read_hello(client)
+            await entrance.welcome()
+            hello, offered = await _read_hello(entrance.client)
             name = self.rules.tls_name(target[0], offered)
             if name is None:
                 raise Refused("TLS server name does not fit the egress list")
@@ -95,7 +103,13 @@ class Relay:
         permitted = [text for text in addresses if self.may_connect(text, verdict.check)]
         if not permitted:
             raise Refused("name not found" if not addresses else "address is private or local")
-        return await _connect(permitted[:_MAX_TRIES], target[1]), hello, meant
+        server = await _connect(permitted[:_MAX_TRIES], target[1])
+        try:
+            await entrance.welcome()
+        except OSError:
+            server.close()
+            raise
+        return server, hello, meant
 
     async def _addresses(self, target: Endpoint) -> list[str]:
         with contextlib.suppress(ValueError):
@@ -112,12 +126,6 @@ async def resolve(target: Endpoint) -> list[str]:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(target[0], target[1], type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def reset(sock: socket.socket) -> None:
-    """Make the close that follows a reset, so that the peer learns at once."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def _read_hello(client: socket.socket) -> tuple[bytes, str | None]:

@@ -16,6 +16,8 @@ from typing import Final, Self
 from mcphub.errors import InvalidInput
 
 HTTPS: Final = 443
+PROXY: Final = ("127.0.0.1", 3128)
+"""Where an instance finds the proxy port (`egress.connect`)."""
 MAX_ENTRIES: Final = 1000
 _MAX_PORTS: Final = 64
 ANY: Final = "*"
@@ -107,7 +109,13 @@ class Rules:
     def ports(self) -> tuple[int, ...]:
         """Ports to listen on inside the instance's network."""
         named = {port for _, port in (*self.endpoints, *self.redirects)}
-        return tuple(sorted(named | ({HTTPS} if self.hosts or self.suffixes else set())))
+        if self.hosts or self.suffixes:
+            named.add(HTTPS)
+        return tuple(sorted(named | {PROXY[1]})) if named else ()
+
+    def is_proxy(self, host: str, port: int) -> bool:
+        """Tell whether a connection came to the proxy port; an entry for that very place counts more."""
+        return (host, port) == PROXY and self.verdict(host, port).target is None
 
     def resolves(self, name: str) -> bool:
         """Tell whether the instance may look a name up (lower case, no trailing dot)."""
