@@ -22,6 +22,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -231,12 +232,12 @@ async def calls(hub: Hub, turn: int) -> tuple[list[float], float]:
     return taken, (cpu_exact_s([hub.pid]) - begun) / CALLS
 
 
-async def compare(big: Hub, small: Hub, step: Step) -> None:
+async def compare(big: Hub, small: Hub, step: Step, rounds: int) -> None:
     """Measure warm calls to both hubs, in alternating rounds."""
     latencies: list[float] = []
     medians: dict[str, list[float]] = {"big": [], "small": []}
     costs: dict[str, list[float]] = {"big": [], "small": []}
-    for turn in range(-1, ROUNDS):
+    for turn in range(-1, rounds):
         for name, hub in (("big", big), ("small", small)):
             taken, cost = await calls(hub, turn + 1)
             if turn >= 0:
@@ -274,7 +275,7 @@ async def measure(big: Hub, small: Hub, options: argparse.Namespace) -> list[Ste
             sizes = [memory_mb(pids) for pids in big.instances().values()]
             step.pss_mb = statistics.mean(pss for pss, _ in sizes)
             step.private_mb = statistics.mean(private for _, private in sizes)
-        await compare(big, small, step)
+        await compare(big, small, step, options.rounds)
         before = cpu_exact_s([big.pid])
         await asyncio.sleep(IDLE_S)
         step.idle_percent = (cpu_exact_s([big.pid]) - before) / IDLE_S * 100
@@ -311,7 +312,9 @@ def main() -> None:
     parser.add_argument(
         "--keep-free", type=float, default=4.0, help="GB of memory that the machine shall keep"
     )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of calls to each hub")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and the hubs with it
     people = -(-max(options.at) // len(options.servers))
     print(
         f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}; "

@@ -43,6 +43,7 @@ async def test_who_wrote_too_much_is_told_apart_from_all_others(tmp_path):
     alice, bob = instance(tmp_path, 1), instance(tmp_path, 2)
     await watch.look([alice, bob], 1.0)
     await asyncio.to_thread((alice.home / "big").write_bytes, b"x" * 256 * KIB)
+    alice.last_used = bob.last_used = 2.0
     await watch.look([alice, bob], 4.0)
     assert over == [alice.id]
 
@@ -53,8 +54,24 @@ async def test_what_was_too_much_at_the_start_may_stay_but_not_grow(tmp_path):
     alice = instance(tmp_path, 1)
     (alice.home / "old").write_bytes(b"x" * 256 * KIB)
     await watch.look([alice], 1.0)
-    await watch.look([alice], 4.0)
+    await watch.look([alice], 20.0)
     assert over == []
     (alice.home / "new").write_bytes(b"x" * 64 * KIB)
-    await watch.look([alice], 7.0)
+    await watch.look([alice], 90.0)
     assert over == [alice.id]
+
+
+async def test_a_home_is_looked_at_soon_after_a_call_later_after_that_and_seldom_at_rest(tmp_path):
+    looked: list[float] = []
+    watch = HomeWatch(lambda _: None)
+    one = instance(tmp_path, 1)
+    for second in range(200):
+        before = watch._looked.get(one.id)
+        if second in {100, 101, 102, 103}:
+            one.last_used = float(second)
+        await watch.look([one], float(second))
+        if watch._looked.get(one.id) != before:
+            looked.append(second)
+    assert {100, 102, 104} <= set(looked)
+    assert len([second for second in looked if 104 < second < 134]) == 2
+    assert len([second for second in looked if second > 140]) <= 1

@@ -1,10 +1,10 @@
 """Watches how much the homes of running instances hold, where no file system limits them.
 
-A look costs a walk through the directory, in a thread, one after the other: often while an instance is
-used, seldom while it rests. All walks of a second together take no longer than `_WALKS_S`; where there
-are more instances than that suffices for, who was looked at longest ago comes first. An instance whose
-home holds more than it may is ended; one that was over the limit already when it started may run as
-long as it adds nothing, so that its user can clean up.
+A look costs a walk through the directory, in a thread, one after the other: often where there was a call
+since the last one, less often for a while after that, seldom while an instance rests. All walks of a second together take no
+longer than `_WALKS_S`; where there are more instances than that suffices for, who was looked at longest
+ago comes first. An instance whose home holds more than it may is ended; one that was over the limit
+already when it started may run as long as it adds nothing, so that its user can clean up.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from mcphub.spawn import copies
 from mcphub.spawn.instance import Instance, State
 
 _BUSY_S: Final = 2.0
+_AFTER_S: Final = 10.0
 _RESTING_S: Final = 60.0
 _QUIET_S: Final = 30.0
 _MOST_FILES: Final = 500_000
@@ -97,5 +98,6 @@ class HomeWatch:
         last = self._looked.get(instance.id)
         if last is None:
             return True
-        busy = instance.in_flight or now - instance.last_used < _QUIET_S
-        return now - last >= (_BUSY_S if busy else _RESTING_S)
+        if instance.in_flight or instance.last_used >= last:
+            return now - last >= _BUSY_S
+        return now - last >= (_AFTER_S if now - instance.last_used < _QUIET_S else _RESTING_S)
