@@ -20,7 +20,9 @@ from starlette.routing import Mount, Route
 
 from mcphub.api.control import control_app
 from mcphub.api.metrics import metrics_route
+from mcphub.api.oauth import OAuthServices, connection_routes, oauth_routes
 from mcphub.api.user import UserServices, user_routes
+from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
 from mcphub.audit.recorder import Recorder
 from mcphub.catalog.guide import guide_of
 from mcphub.catalog.spec import ServerSpec
@@ -51,7 +53,11 @@ from mcphub.listening import (
     url_of,
 )
 from mcphub.memory import keep_large_buffers, keep_what_is_there
+from mcphub.oauth.clients import OwnAddress
+from mcphub.oauth.connections import Connections
+from mcphub.oauth.flows import Flows
 from mcphub.policy.model import Denial, Permit, Principal
+from mcphub.secret import OAUTH_SLOT
 from mcphub.settings import HubSettings
 from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.egress.events import EgressEvent
@@ -86,6 +92,13 @@ async def running(
         egress = EgressLedger()
         spawner = await _spawner(stack, settings, egress.take)
         host = settings.sandbox.host_facts(spawner.level)
+        tasks = Tasks()
+        connections = Connections(
+            services.grants,
+            tasks,
+            hub_url=lambda: hub.url,
+            ended=lambda user, server: _noted(hub, "hub", CREDENTIAL_DELETED, user, server),
+        )
         launcher = Launcher(
             homes=settings.homes,
             packages=services.packages,
@@ -95,6 +108,7 @@ async def running(
             home_inside=spawner.home_inside,
             search_path=settings.operator_env.get("PATH", ""),
             prover=Prover(spawner, Findings(settings.starts)),
+            bearers=connections.bearer,
         )
         limits = settings.limits
         opener = Opener(
@@ -120,7 +134,6 @@ async def running(
             lambda: services.signer.revision,
         )  # fmt: skip
         late = LateClock(clock)
-        tasks = Tasks()
         outlets = Outlets()
         watches = Watches()
         catalogs = Catalogs(pool, launcher, services.states, clock, tasks, outlets.changed)
@@ -168,6 +181,7 @@ async def running(
             tasks,
             egress,
             late,
+            connections,
         )
         pool.follow(hub)
         egress.whose = hub.whose
@@ -227,36 +241,68 @@ def application(hub: Hub) -> Front:
     async def context(_: Request) -> Response:
         return JSONResponse(signer.description(hub.url + CONTEXT_PATH), headers=fresh)
 
+    oauth = _oauth_services(hub)
     rest = Starlette(
         routes=[
+            *oauth_routes(oauth),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route(CONTEXT_PATH, context),
             Route(f"{CONTEXT_PATH}/jwks.json", jwks),
             metrics_route(hub.access.authenticate, lambda: hub.plane.metrics.text(hub.figures())),
-            Mount("/api", routes=user_routes(_user_services(hub))),
+            Mount("/api", routes=[*user_routes(_user_services(hub)), *connection_routes(oauth)]),
         ]
     )
     door = Door(settings.public_url, settings.allowed_hosts, settings.allowed_origins)
     return Front(hub.plane, door, rest, old_sse=settings.sse)
 
 
-def _user_services(hub: Hub) -> UserServices:
-    def decide(principal: Principal, server: str) -> Permit | Denial:
-        verdict = hub.access.verdict(principal, server)
-        return (
-            verdict
-            if verdict is not None
-            else Denial("no-such-server", "There is no such server for you.")
-        )
+def _decide(hub: Hub, principal: Principal, server: str) -> Permit | Denial:
+    verdict = hub.access.verdict(principal, server)
+    if verdict is None:
+        return Denial("no-such-server", "There is no such server for you.")
+    return verdict
 
+
+async def _noted(hub: Hub, actor: str, action: str, user: str, server: str, **more: str) -> None:
+    """Write down what became of an authorization, and let it count at once."""
+    detail = {"server": server, "slot": OAUTH_SLOT, **more}
+    await hub.ground.audit.write(actor, action, user, detail)
+    await hub.refresh()
+
+
+def _oauth_services(hub: Hub) -> OAuthServices:
+    document = hub.ground.settings.client_document
+
+    def own() -> OwnAddress:
+        return OwnAddress(hub.url, document)
+
+    flows = Flows(
+        hub.connections,
+        own,
+        may=lambda user: user in hub.access.active_users,
+        connected=lambda user, server, issuer: _noted(
+            hub, user, CREDENTIAL_SET, user, server, issuer=issuer
+        ),
+    )
+    return OAuthServices(
+        authenticate=hub.access.authenticate,
+        decide=partial(_decide, hub),
+        specs=lambda: hub.access.specs,
+        flows=flows,
+        own=own,
+    )
+
+
+def _user_services(hub: Hub) -> UserServices:
     return UserServices(
         authenticate=hub.access.authenticate,
-        decide=decide,
+        decide=partial(_decide, hub),
         specs=lambda: hub.access.specs,
         guide=guide_of,
         vault=hub.ground.vault,
         audit=hub.ground.audit.write,
+        end_grant=hub.ground.grants.end,
         changed=hub.refresh,
     )
 

@@ -19,6 +19,7 @@ from mcphub.catalog.toolchain import find_toolchain
 from mcphub.errors import InvalidInput
 from mcphub.identity.directory import Directory
 from mcphub.ids import Clock, system_clock
+from mcphub.oauth.keeping import GrantStore
 from mcphub.settings import HubSettings
 from mcphub.spawn.native import SandboxedBuilds
 from mcphub.store.database import Database
@@ -63,6 +64,11 @@ class Ground:
             self.clock,
             SandboxedBuilds(self.settings.sandbox.uid_base),
         )
+
+    @cached_property
+    def grants(self) -> GrantStore:
+        """The users' authorizations at servers with OAuth."""
+        return GrantStore(self.vault, lambda: self.live.current.specs, self.clock)
 
     @cached_property
     def signer(self) -> ContextSigner:

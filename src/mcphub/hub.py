@@ -25,6 +25,7 @@ from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.sessions import Sessions
 from mcphub.ground import Ground
 from mcphub.ids import Clock
+from mcphub.oauth.connections import Connections
 from mcphub.offboarding import destroy
 from mcphub.policy.model import HostFacts, Transport
 from mcphub.spawn.egress.ledger import EgressLedger
@@ -66,6 +67,7 @@ class Hub:
     tasks: Tasks
     egress: EgressLedger
     late: Clock
+    connections: Connections
     url: str = ""
     revision: int = -1
     _reload: asyncio.Lock = field(default_factory=asyncio.Lock)

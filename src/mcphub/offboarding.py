@@ -1,8 +1,8 @@
 """Off-boarding: everything of a user is destroyed, and the audit log says what.
 
 The order makes a crash harmless: the user is disabled first (nothing authenticates, the hub ends the
-sessions and instances), files go next, the row last, and with it keys, memberships and sealed
-credentials. Whatever was interrupted is done again by the next attempt. Used by the command line at
+sessions and instances), files go next, then authorizations at other servers are revoked; the row goes
+last, and with it keys, memberships and sealed credentials. Whatever was interrupted is done again by the next attempt. Used by the command line at
 once, and by the hub when a period of grace is over.
 """
 
@@ -26,12 +26,19 @@ _MOST_OVERWRITTEN: Final = 1024 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Destroyed:
-    """What was there and is gone."""
+    """What was there and is gone.
+
+    Attributes:
+        revoked: Authorizations among the credentials whose issuer was told.
+        not_revoked: Those whose issuer could not be told: their tokens live until they expire.
+    """
 
     keys: int
     memberships: int
     credentials: int
     files: int
+    revoked: int = 0
+    not_revoked: int = 0
 
 
 async def destroy(ground: Ground, user_id: str, *, actor: str, stopped: int) -> Destroyed:
@@ -53,9 +60,12 @@ async def destroy(ground: Ground, user_id: str, *, actor: str, stopped: int) -> 
     held = await directory.holdings(user.id)
     # The path comes from the opaque id (rule R23).
     files = await asyncio.to_thread(shred, ground.settings.homes / user.id)
+    ended = await ground.grants.end_all(user.id)
     await directory.remove_user(user.id)
     await ground.db.forget()
-    gone = Destroyed(held.keys, held.memberships, held.credentials, files)
+    gone = Destroyed(
+        held.keys, held.memberships, held.credentials, files, ended.revoked, ended.kept
+    )
     counts = {name: str(count) for name, count in asdict(gone).items()}
     detail = {"name": user.name, "stopped_instances": str(stopped), **counts}
     await ground.audit.write(actor, log.USER_REMOVED, user.id, detail)

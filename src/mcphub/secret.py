@@ -1,7 +1,10 @@
 """`Secret`: a credential's value in memory that cannot be printed, compared by accident or pickled."""
 
 import hmac
-from typing import NoReturn
+from typing import Final, NoReturn
+
+OAUTH_SLOT: Final = "OAUTH"
+"""The credential slot that nobody fills by hand: a user's authorization at an OAuth server."""
 
 
 class Secret:

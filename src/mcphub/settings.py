@@ -154,6 +154,16 @@ class Context(_Strict):
     )
 
 
+class OAuth(_Strict):
+    """The hub as OAuth client of servers that require it (docs/how-to/connect-oauth-servers.md)."""
+
+    client_metadata_url: str = Field(
+        default="",
+        description="Public https URL of the hub's client id metadata document, where the hub itself "
+        "cannot be reached from the internet; default is the hub's own below listen.public_url.",
+    )
+
+
 class HubSettings(_Strict):
     """All settings of one hub.
 
@@ -173,6 +183,7 @@ class HubSettings(_Strict):
     sandbox: Sandbox = Sandbox()
     keys: Keys = Keys()
     context: Context = Context()
+    oauth: OAuth = OAuth()
     operator_env: Mapping[str, str] = Field(default_factory=dict, exclude=True, repr=False)
     origins: Mapping[str, str] = Field(default_factory=dict, exclude=True, repr=False)
 
@@ -190,11 +201,21 @@ class HubSettings(_Strict):
                 "listen.host is not loopback: set listen.public_url (https://…) or listen.allowed_hosts, "
                 "so that the Host check knows which names are yours"
             )
+        document = self.oauth.client_metadata_url
+        if document and not (document.startswith("https://") and document[8:].partition("/")[2]):
+            raise ValueError("oauth.client_metadata_url is an https URL with a path")
         if self.keys.source == "command" and not self.keys.command:
             raise ValueError(
                 "keys.source is 'command': set keys.command to the program and its arguments"
             )
         return self
+
+    @property
+    def client_document(self) -> str:
+        """URL of the hub's client id metadata document; "" where nobody could fetch one."""
+        public = self.listen.public_url.rstrip("/")
+        own = f"{public}/oauth/client-metadata.json" if public.startswith("https://") else ""
+        return self.oauth.client_metadata_url or own
 
     @property
     def servers_file(self) -> Path:

@@ -20,7 +20,7 @@ from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import Denied, InvalidInput, NotFound
 from mcphub.policy.model import Denial, Permit, Principal
-from mcphub.secret import Secret
+from mcphub.secret import OAUTH_SLOT, Secret
 
 _BODY_LIMIT = 64 * 1024
 
@@ -71,6 +71,8 @@ class UserServices:
         guide: What a slot of a server is and where to get its value; JSON values.
         vault: The users' credentials.
         audit: Writes (actor, action, subject, detail) to the audit log.
+        end_grant: Deletes a user's authorization (user id, server) and revokes it; whether its
+            issuer knows.
         changed: Makes the hub's memory follow the database before the answer goes out.
     """
 
@@ -80,6 +82,7 @@ class UserServices:
     guide: Callable[[ServerSpec, str], Mapping[str, object]]
     vault: Credentials
     audit: Callable[[str, str, str, Mapping[str, str]], Awaitable[object]]
+    end_grant: Callable[[str, str], Awaitable[bool | None]]
     changed: Callable[[], Awaitable[object]]
 
 
@@ -167,7 +170,7 @@ class _UserApi:
         """Store a value; it takes effect with the caller's next call."""
         caller = self._caller(request)
         spec = self._permitted(caller, request.path_params["server"])
-        slot = known_slot(spec, request.path_params["slot"])
+        slot = settable_slot(spec, request.path_params["slot"])
         value = Secret(_value(request, await read_body(request, _BODY_LIMIT)))
         await self._services.vault.put(caller, spec.name, slot, value)
         detail = {"server": spec.name, "slot": slot}
@@ -185,11 +188,16 @@ class _UserApi:
                 "There is no such credential of yours.",
                 hint="GET /api/me/credentials, or `mcphub credential list`, shows yours.",
             )
-        await self._services.vault.delete(caller, server, slot)
         detail = {"server": server, "slot": slot}
+        if slot == OAUTH_SLOT:
+            revoked = bool(await self._services.end_grant(caller.user_id, server))
+            detail["revoked"] = str(revoked).lower()
+        else:
+            revoked = False
+            await self._services.vault.delete(caller, server, slot)
         await self._services.audit(caller.user_id, CREDENTIAL_DELETED, caller.user_id, detail)
         await self._services.changed()
-        return Response(status_code=204)
+        return reply({"revoked": revoked}) if slot == OAUTH_SLOT else Response(status_code=204)
 
     def _caller(self, request: Request) -> Principal:
         return caller_of(request, self._services.authenticate)
@@ -220,6 +228,21 @@ def known_slot(spec: ServerSpec, slot: str) -> str:
         f"The server '{spec.name}' has no such credential slot.",
         hint=f"Its slots: {names}." if names else "It needs no credentials.",
     )
+
+
+def settable_slot(spec: ServerSpec, slot: str) -> str:
+    """Return the slot's name, if a value can be set for it.
+
+    Raises:
+        NotFound: As `known_slot`.
+        InvalidInput: It is an authorization.
+    """
+    if known_slot(spec, slot) == OAUTH_SLOT:
+        raise InvalidInput(
+            f"An account is connected to '{spec.name}', no value is set for it.",
+            hint=f"Run: mcphub credential connect {spec.name}",
+        )
+    return slot
 
 
 def _value(request: Request, body: bytes) -> str:

@@ -24,11 +24,14 @@ from mcphub.catalog.identity import (
 )
 from mcphub.catalog.known import KnownServer, known_date, known_server
 from mcphub.catalog.launchers import requirement
+from mcphub.catalog.oauth import OAUTH_PLACE, OAuthSpec, oauth_of
+from mcphub.catalog.oauth import problems_of as oauth_problems_of
 from mcphub.catalog.problems import Problem, json_path
 from mcphub.catalog.spec import FactName, SandboxSpec, ServerSpec, Slot
 from mcphub.catalog.templates import Prepared, TemplateError, plain_text, prepare
 from mcphub.errors import InvalidInput
 from mcphub.policy.model import Isolation, RiskLevel, Transport
+from mcphub.secret import OAUTH_SLOT
 from mcphub.wire.codes import Dialect
 
 T = TypeVar("T")
@@ -88,6 +91,7 @@ class SpecBuilder:
         cwd = self._cwd(entry)
         sandbox = self._sandbox(entry.sandbox, known)
         user_context = self._identity(name, entry, transport, url)
+        oauth = self._oauth(entry, transport, url)
         self._advise(entry, transport, known)
         return ServerSpec(
             name=name,
@@ -104,6 +108,7 @@ class SpecBuilder:
             requires_user_isolation=entry.requires_user_isolation,
             user_aware=entry.user_aware,
             user_context=user_context,
+            oauth=oauth,
             isolation=None if entry.isolation is None else Isolation(entry.isolation),
             admin_only=entry.admin_only,
             enabled=not entry.disabled if entry.enabled is None else entry.enabled,
@@ -124,7 +129,11 @@ class SpecBuilder:
                 headers,
                 cwd,
                 sandbox,
-                [*_protocol(entry), *_told(entry, user_context)],
+                [
+                    *_protocol(entry),
+                    *_told(entry, user_context),
+                    *(oauth.content if oauth is not None else ()),
+                ],
             ),
         )
 
@@ -137,6 +146,15 @@ class SpecBuilder:
         for slot in entry.credential_slots:
             self._slots.setdefault(slot, []).append(REQUEST_PLACE)
         return user_context_of(name, entry, transport, url)
+
+    def _oauth(self, entry: ServerEntry, transport: Transport, url: str) -> OAuthSpec | None:
+        """How users connect their accounts, and the slot of their authorization."""
+        for message, hint, where in oauth_problems_of(entry, transport, url):
+            self._problem(message, hint, *where)
+        oauth = oauth_of(entry, self._operators)
+        if oauth is not None:
+            self._slots.setdefault(OAUTH_SLOT, []).append(OAUTH_PLACE)
+        return oauth
 
     # ------------------------------------------------------------------------- telling
 

@@ -60,6 +60,18 @@ class UserContextEntry(BaseModel):
     encrypt_to: dict[str, Text] | None = Field(default=None, alias="encryptTo")
 
 
+class OAuthEntry(BaseModel):
+    """The `oauth` object: each user connects an own account. Empty, the server says how."""
+
+    model_config = _SHAPE
+
+    client_id: Annotated[str, Field(max_length=2048)] = Field(default="", alias="clientId")
+    client_secret: Text = Field(default="", alias="clientSecret")
+    scopes: Annotated[list[str], Field(max_length=64)] = []
+    issuer: Annotated[str, Field(max_length=2048)] = ""
+    private_hosts: Annotated[list[str], Field(max_length=64)] = Field([], alias="privateHosts")
+
+
 class ServerEntry(BaseModel):
     """One server as written."""
 
@@ -83,6 +95,7 @@ class ServerEntry(BaseModel):
     user_aware: bool = Field(default=False, alias="userAware")
     user_context: UserContextEntry | None = Field(default=None, alias="userContext")
     credential_slots: list[Text] = Field(default=[], alias="credentialSlots")
+    oauth: OAuthEntry | None = None
     isolation: Literal["builtin", "user", "session", "shared"] | None = None
     admin_only: bool = Field(default=False, alias="adminOnly")
     groups: list[Annotated[str, Field(min_length=1, max_length=128)]] = []
@@ -95,6 +108,7 @@ _SHAPES: Mapping[str, type[BaseModel]] = {
     "tools": ToolsEntry,
     "sandbox": SandboxEntry,
     "userContext": UserContextEntry,
+    "oauth": OAuthEntry,
 }
 
 _OF_CLIENTS: Mapping[str, str] = {
@@ -107,7 +121,6 @@ _OF_CLIENTS: Mapping[str, str] = {
     "envFile": 'Write the variables into "env"; ${NAME} takes them from the hub\'s environment.',
     "dev": "It is a setting of the editor; remove it.",
     "gallery": "It is a setting of the editor; remove it.",
-    "oauth": "Put the credential into a header as ${USER_<SLOT>}.",
 }
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 from mcphub.catalog.spec import ServerSpec
+from mcphub.secret import OAUTH_SLOT
 
 _SHOWN = 8
 
@@ -81,6 +82,13 @@ def guide_for(server: str, slot: str, places: Sequence[str] = ()) -> SlotGuide:
 
 def guide_of(spec: ServerSpec, slot: str) -> Mapping[str, object]:
     """Return the guide for a slot of a spec as JSON values: title, what, scopes, where."""
+    if slot == OAUTH_SLOT:
+        return {
+            "title": spec.title,
+            "what": "Your authorization: you log in at the service, and no value is copied.",
+            "scopes": list(spec.oauth.scopes) if spec.oauth is not None else [],
+            "where": f"Run: mcphub credential connect {spec.name}",
+        }
     places = next((known.places for known in spec.slots if known.name == slot), ())
     guide = asdict(guide_for(spec.name, slot, places))
     return {**guide, "scopes": list(guide["scopes"])}
@@ -100,6 +108,8 @@ def missing_credential_text(hub_url: str, server: str, slots: Sequence[str]) -> 
         server: The server's name.
         slots: The slots without a value, at least one.
     """
+    if OAUTH_SLOT in slots:
+        return _connect_text(hub_url, server, [slot for slot in slots if slot != OAUTH_SLOT])
     one = len(slots) == 1
     lines = [
         f'The server "{server}" works with your own credentials only, and '
@@ -119,4 +129,24 @@ def missing_credential_text(hub_url: str, server: str, slots: Sequence[str]) -> 
         "The command asks for the value. Do not put the value into this conversation. "
         "Then try the call again.",
     ]
+    return "\n".join(lines)
+
+
+def _connect_text(hub_url: str, server: str, others: Sequence[str]) -> str:
+    """Return how a user connects an account; what else is missing comes after it."""
+    url = hub_url.rstrip("/")
+    command = shlex.join(
+        ["mcphub", "credential", "connect", server, *(["--url", url] if url else [])]
+    )
+    lines = [
+        f'The server "{server}" works with your own account only, which is not connected to this hub '
+        "yet, or not any more.",
+        "",
+        *([f"  Connect it in a browser: {url}/oauth/connect/{server}"] if url else []),
+        f"  Or in a terminal: {command}",
+        "",
+        "Both ask for no password of the service. Then try the call again.",
+    ]
+    if others:
+        lines += ["", missing_credential_text(hub_url, server, others)]
     return "\n".join(lines)

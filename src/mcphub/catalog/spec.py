@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from mcphub.catalog.identity import REQUEST_PLACE, UserContextSpec
+from mcphub.catalog.oauth import OAUTH_PLACE, OAuthSpec
 from mcphub.policy.model import Evidence, Isolation, RiskLevel, ServerFacts, Transport
 from mcphub.wire.codes import META_USER_CONTEXT, Dialect
 
@@ -91,6 +92,7 @@ class ServerSpec:
         risk, requires_user_isolation, user_aware, isolation, admin_only, enabled, groups,
         tools_allow, tools_deny, sandbox: As in the settings.
         user_context: How the server is told its user; None when it is not.
+        oauth: How users connect their accounts; None when it has no OAuth.
         timeout_s: Default time limit of one call.
         dialect: What the administrator says that it speaks; None to find out.
         sse: It is reached over HTTP with SSE (2024-11-05), as far as the settings know.
@@ -112,6 +114,7 @@ class ServerSpec:
     requires_user_isolation: bool = False
     user_aware: bool = False
     user_context: UserContextSpec | None = None
+    oauth: OAuthSpec | None = None
     isolation: Isolation | None = None
     admin_only: bool = False
     enabled: bool = True
@@ -157,7 +160,11 @@ class ServerSpec:
             checked = evidence.by.removeprefix(CHECKED_SETTINGS)
             evidence = evidence if self.revision.startswith(checked) else None
         # Of an HTTP server only what travels with a request counts; of a process everything does.
-        travels = ("headers.", "url", REQUEST_PLACE) if self.transport is Transport.HTTP else ("",)
+        travels = (
+            ("headers.", "url", REQUEST_PLACE, OAUTH_PLACE)
+            if self.transport is Transport.HTTP
+            else ("",)
+        )
         per_user = any(place.startswith(travels) for slot in self.slots for place in slot.places)
         texts = (*self.args, *self.env.values(), *self.headers.values(), self.url, self.cwd)
         return ServerFacts(

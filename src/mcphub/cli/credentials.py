@@ -12,17 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from mcphub.api.user import known_slot
+from mcphub.api.user import settable_slot
 from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
 from mcphub.catalog.guide import guide_of
+from mcphub.cli.accounts import DEFAULT_URL, connect_account
 from mcphub.cli.running import UserHub
 from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import when
 from mcphub.errors import InvalidInput, NotFound, Unauthenticated
-from mcphub.secret import Secret
+from mcphub.secret import OAUTH_SLOT, Secret
 
-DEFAULT_URL = "http://127.0.0.1:8765"
 _LARGEST = 48 * 1024
 
 Server = Annotated[str, typer.Argument(metavar="SERVER", help="Name of the server.")]
@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
     command(app, "set", example="mcphub credential set github GITHUB_TOKEN --user anna")(
         set_credential
     )
+    command(app, "connect", example="mcphub credential connect notes")(connect_account)
     command(app, "list", example="mcphub credential list --user anna")(list_credentials)
     command(app, "delete", example="mcphub credential delete github GITHUB_TOKEN --user anna")(
         delete_credential
@@ -73,7 +74,7 @@ async def set_credential(
         return
     async with cli.ground() as ground:
         spec = spec_of(ground, server)
-        known_slot(spec, slot)
+        settable_slot(spec, slot)
         principal = await ground.directory.principal_of(str(user))
         value = Secret(_value(server, slot))
         await ground.vault.put(principal, server, slot, value)
@@ -140,18 +141,37 @@ async def delete_credential(
 ) -> None:
     """Delete a credential. Calls that need it are refused from now on."""
     remote = _remote(user, url, key_file)
-    told = {"server": server, "slot": slot, "set": False}
+    told: dict[str, Any] = {"server": server, "slot": slot, "set": False}
     if remote is not None:
-        await remote.delete_credential(server, slot)
-        cli.show(told, f"Deleted {slot} of {server}.")
+        told |= await remote.delete_credential(server, slot)
+        cli.show(told, f"Deleted {slot} of {server}.{_revocation(told)}")
         return
     async with cli.ground() as ground:
         principal = await ground.directory.principal_of(str(user))
-        await ground.vault.delete(principal, server, slot)
         detail = {"server": server, "slot": slot}
+        if slot == OAUTH_SLOT:
+            ended = await ground.grants.end(principal.user_id, server)
+            if ended is None:
+                raise NotFound(f"No account is connected to '{server}'.")
+            told["revoked"] = ended
+            detail["revoked"] = str(ended).lower()
+        else:
+            await ground.vault.delete(principal, server, slot)
         await ground.audit.write(CLI, CREDENTIAL_DELETED, principal.user_id, detail)
         await cli.applied()
-        cli.show(told, f"Deleted {slot} of {server} for {principal.user_name}.")
+        cli.show(told, f"Deleted {slot} of {server} for {principal.user_name}.{_revocation(told)}")
+
+
+def _revocation(told: dict[str, Any]) -> str:
+    """Say what became of an authorization where it was given."""
+    if "revoked" not in told:
+        return ""
+    if told["revoked"]:
+        return " The authorization was revoked where it was given."
+    return (
+        " Its authorization server could not be told: end it in your account there too, "
+        "or it lives until it expires."
+    )
 
 
 async def guide_credential(

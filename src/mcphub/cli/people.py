@@ -10,7 +10,7 @@ from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import expiry, when
 from mcphub.errors import HubError, NotFound
-from mcphub.offboarding import destroy
+from mcphub.offboarding import Destroyed, destroy
 from mcphub.policy.model import EVERYONE, Role
 
 if TYPE_CHECKING:
@@ -197,8 +197,21 @@ async def remove_user(
         cli.show(
             {"id": user.id, "name": user.name, "stopped_instances": stopped, **asdict(gone)},
             f"Removed {user.name}: {stopped} instances stopped; {gone.keys} keys, "
-            f"{gone.credentials} credentials and {gone.files} files destroyed.",
+            f"{gone.credentials} credentials and {gone.files} files destroyed."
+            + _revocations(gone),
         )
+
+
+def _revocations(gone: Destroyed) -> str:
+    """Say what became of authorizations at other servers."""
+    if not gone.revoked and not gone.not_revoked:
+        return ""
+    told = f" {gone.revoked} authorizations were revoked where they were given"
+    if not gone.not_revoked:
+        return f"{told}."
+    return (
+        f"{told}; {gone.not_revoked} could not be: their tokens are deleted here and expire there."
+    )
 
 
 async def add_group(cli: Cli, name: GroupName) -> None:

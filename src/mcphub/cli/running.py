@@ -104,9 +104,19 @@ class UserHub:
         """Set one value."""
         await self._request("PUT", _slot_path(server, slot), {"value": value})
 
-    async def delete_credential(self, server: str, slot: str) -> None:
-        """Delete one value."""
-        await self._request("DELETE", _slot_path(server, slot))
+    async def delete_credential(self, server: str, slot: str) -> dict[str, Any]:
+        """Delete one value; of an authorization, whether its issuer knows (`revoked`)."""
+        return await self._request("DELETE", _slot_path(server, slot)) or {}
+
+    async def begin_connection(self, server: str, return_to: str) -> dict[str, Any]:
+        """Begin to connect the user's account; returns the page to open and until when."""
+        path = f"/api/me/connections/{quote(server, safe='')}"
+        return await self._request("POST", path, {"return_to": return_to})
+
+    async def confirm_connection(self, server: str, confirmation: str) -> None:
+        """End it with what the browser was handed."""
+        path = f"/api/me/connections/{quote(server, safe='')}/confirm"
+        await self._request("POST", path, {"confirmation": confirmation})
 
     async def _request(self, method: str, path: str, body: object = None) -> Any:
         import httpx2  # noqa: PLC0415  as above

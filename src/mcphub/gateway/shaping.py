@@ -9,6 +9,7 @@ from mcphub.gateway.replies import Protocol
 from mcphub.gateway.states import Kind, States
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
+from mcphub.upstream.upstream import missing_credential
 from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import MISSING_CAPABILITY, Era
 from mcphub.wire.envelope import Message
@@ -24,6 +25,7 @@ def shaped(
     Raises:
         UpstreamFailed: It is of a kind that the caller's era does not have.
         Protocol: The server asks what the client did not declare.
+        MissingCredential: The connection to the server needs something of its user.
     """
     members = answer.members
     members["id"] = msgspec.Raw(call.message.id)
@@ -74,6 +76,8 @@ def _error(
 ) -> tuple[bytes, Outcome, int | None]:
     members = answer.members
     raw_error = members["error"]
+    if denied := missing_credential(raw_error):
+        raise denied
     code = translate.code_of(raw_error)
     modern_server = instance.upstream.era is Era.MODERN
     if call.modern is None:

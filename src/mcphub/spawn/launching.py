@@ -8,7 +8,7 @@ permit names the user; nothing else can (rules R4, R5). Not here: starting (`spa
 import asyncio
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,7 @@ from mcphub.policy.model import Isolation, Permit, Transport
 from mcphub.spawn.modes import Prover, StartMode, mode_of, plain
 from mcphub.spawn.program import readable_of
 from mcphub.spawn.spawner import Launch, Told
+from mcphub.upstream.posting import Bearer
 from mcphub.vault.secret import Secret
 from mcphub.vault.signing import ContextSigner, encrypt
 from mcphub.vault.vault import Vault
@@ -72,6 +73,7 @@ class Dial:
         url: Where to post; its host is the administrator's.
         headers: Headers of every request, with this owner's credentials.
         told: What its requests tell about the user beside the request itself.
+        bearer: Gives the owner's access token, where the server has OAuth.
     """
 
     instance_id: str
@@ -79,6 +81,7 @@ class Dial:
     url: str | Secret
     headers: Mapping[str, str | Secret]
     told: Told = Told()
+    bearer: Bearer | None = None
 
 
 class Launcher:
@@ -93,6 +96,7 @@ class Launcher:
         home_inside: Host path of a home -> path that the instance sees.
         search_path: `PATH` in which command names are looked up.
         prover: Finds out which programs may be forked; without one none is.
+        bearers: Gives the connection of a permit's user to a server with OAuth.
         progress: Told what an installation is doing.
     """
 
@@ -107,6 +111,7 @@ class Launcher:
         home_inside: Callable[[Path], str],
         search_path: str,
         prover: Prover | None = None,
+        bearers: Callable[[Permit], Awaitable[Bearer]] | None = None,
         progress: Callable[[str], None] = lambda text: _log.info("install", step=text),
     ) -> None:
         self._homes = homes
@@ -117,6 +122,7 @@ class Launcher:
         self._home_inside = home_inside
         self._search_path = search_path
         self._prover = prover
+        self._bearers = bearers
         self._progress = progress
         self._programs: dict[tuple[str, str], Program] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -180,7 +186,7 @@ class Launcher:
         principal = permit.principal
         secrets = await self._vault.open_for(permit, spec.slot_names)
         facts = {FactName.USER_ID: principal.user_id, FactName.USER_NAME: principal.user_name}
-        return await self._build(
+        built = await self._build(
             spec,
             instance_id,
             owner=principal.user_id,
@@ -188,6 +194,11 @@ class Launcher:
             facts=facts,
             secrets=secrets,
         )
+        if spec.oauth is None or not isinstance(built, Dial):
+            return built
+        if self._bearers is None:
+            raise InvalidInput(f"Server '{spec.name}' has OAuth, which needs a running hub.")
+        return replace(built, bearer=await self._bearers(permit))
 
     async def neutral(self, spec: ServerSpec, instance_id: str) -> Launch | Dial:
         """Return the launch of an instance that belongs to nobody: placeholders, no network, an empty home."""

@@ -279,7 +279,9 @@ class Opener:
         modern = dialect is Dialect.MODERN
         upstream = opening.upstream(
             ModernUpstream if modern else LegacyUpstream,
-            lambda on_line, on_end: kind(name, url, headers, limit, tasks, on_line, on_end),
+            lambda on_line, on_end: kind(
+                name, url, headers, limit, tasks, on_line, on_end, dial.bearer
+            ),
         )
         fixed = opening.spec.dialect is not None
         probing = modern and not fixed

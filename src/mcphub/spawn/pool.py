@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from mcphub.catalog.spec import ServerSpec
-from mcphub.errors import HubError, LimitExceeded, Unavailable
+from mcphub.errors import HubError, LimitExceeded, MissingCredential, Unavailable
 from mcphub.ids import instance_id
 from mcphub.policy.model import Isolation, Permit, Transport
 from mcphub.spawn import failing
@@ -332,7 +332,8 @@ class InstancePool:
         if instance is not None:
             await self._stop(instance)  # first, so that its last words have been read
             error = failing.with_last_words(error, _last_words(instance))
-            self._back_off.failed(key, str(error.message), self.now())
+            if not isinstance(error, MissingCredential):  # its user mends that, not time
+                self._back_off.failed(key, str(error.message), self.now())
         if not pending.done():
             pending.set_exception(error)
             pending.exception()  # callers that went away must not make it "never retrieved"

@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from mcphub.errors import UpstreamFailed
+from mcphub.errors import HubError, UpstreamFailed
 from mcphub.tasks import Tasks
 from mcphub.upstream import posting
 from mcphub.upstream.lines import NO_HEADERS, LineTooLong, OnEnd, OnLine
@@ -35,6 +35,7 @@ class HttpPipe:
         limit: Longest message, in bytes.
         tasks: Where requests run.
         on_line, on_end: As `upstream.lines.Connect`.
+        bearer: Gives the token of each request, where the server has OAuth.
     """
 
     has_headers = True
@@ -48,6 +49,7 @@ class HttpPipe:
         tasks: Tasks,
         on_line: OnLine,
         on_end: OnEnd,
+        bearer: posting.Bearer | None = None,
     ) -> None:
         self._name, self._url, self._limit = name, url, limit
         self._tasks = tasks
@@ -56,7 +58,7 @@ class HttpPipe:
         self._posts = posting.Posts()
         self._stream: asyncio.Task[None] | None = None
         self._open = True
-        self._http = posting.client(headers)
+        self._http = posting.client(headers, bearer)
 
     @property
     def congested(self) -> bool:
@@ -110,6 +112,9 @@ class HttpPipe:
             problem = f"It cannot be reached ({type(error).__name__})."
         except LineTooLong as error:
             self.close(error)
+        except HubError as error:
+            if message.is_request:
+                self._on_line(posting.denied(message.id, error), 0)
         if problem and message.is_request:
             text = f"Server '{self._name}': {problem}"
             data = {"httpStatus": status}  # 0: not reached
@@ -164,7 +169,7 @@ class HttpPipe:
         headers = {"Accept": posting.EVENTS, **self._own}
         for pause in (0.0, *posting.REOPEN_S):
             await asyncio.sleep(pause)
-            with contextlib.suppress(*posting.Failures):
+            with contextlib.suppress(HubError, *posting.Failures):
                 async with self._http.get(
                     self._url, headers=headers, allow_redirects=False
                 ) as response:
@@ -174,7 +179,7 @@ class HttpPipe:
                         self._on_line(line, 0)
 
     async def _leave(self) -> None:
-        with contextlib.suppress(*posting.Failures):
+        with contextlib.suppress(HubError, *posting.Failures):
             if "Mcp-Session-Id" in self._own:
                 timeout = aiohttp.ClientTimeout(total=_CLOSE_S)
                 async with self._http.delete(

@@ -11,6 +11,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from mcphub.errors import HubError
 from mcphub.tasks import Tasks
 from mcphub.upstream import posting
 from mcphub.upstream.lines import NO_HEADERS, LineTooLong, OnEnd, OnLine
@@ -35,13 +36,14 @@ class ModernHttpPipe:
         tasks: Tasks,
         on_line: OnLine,
         on_end: OnEnd,
+        bearer: posting.Bearer | None = None,
     ) -> None:
         self._name, self._url, self._limit = name, url, limit
         self._tasks = tasks
         self._on_line, self._on_end = on_line, on_end
         self._posts = posting.Posts()
         self._open = True
-        self._http = posting.client(headers)
+        self._http = posting.client(headers, bearer)
 
     @property
     def congested(self) -> bool:
@@ -93,6 +95,8 @@ class ModernHttpPipe:
             problem = f"It cannot be reached ({type(error).__name__})."
         except LineTooLong as error:
             self.close(error)
+        except HubError as error:
+            self._on_line(posting.denied(message.id, error), 0)
         if problem:
             text = f"Server '{self._name}': {problem}"
             data = {"httpStatus": status}  # 0: not reached

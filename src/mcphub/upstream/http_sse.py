@@ -32,6 +32,7 @@ class SsePipe:
         tasks: Tasks,
         on_line: OnLine,
         on_end: OnEnd,
+        bearer: posting.Bearer | None = None,
     ) -> None:
         self._name, self._url, self._limit = name, url, limit
         self._tasks = tasks
@@ -39,7 +40,7 @@ class SsePipe:
         self._posts = posting.Posts()
         self._open = True
         self._endpoint: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._http = posting.client(headers)
+        self._http = posting.client(headers, bearer)
         self._stream = tasks.start("upstream.listen", self._listen())
 
     @property
@@ -80,6 +81,8 @@ class SsePipe:
         reason: HubError | LineTooLong
         try:
             reason = await self._read()
+        except HubError as error:
+            reason = error
         except posting.Failures as error:
             reason = UpstreamFailed(
                 f"Server '{self._name}': It cannot be reached ({type(error).__name__})."
@@ -122,6 +125,9 @@ class SsePipe:
                 problem = posting.refusal(response.status)
         except posting.Failures as error:
             problem = f"It cannot be reached ({type(error).__name__})."
+        except HubError as error:
+            if message.is_request:
+                self._on_line(posting.denied(message.id, error), 0)
         if problem and message.is_request:
             text = f"Server '{self._name}': {problem}"
             self._on_line(envelope.error(message.id, HUB_UPSTREAM_FAILED, text), 0)

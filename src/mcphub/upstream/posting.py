@@ -7,13 +7,15 @@ says and nowhere else (R20).
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import aiohttp
 
-from mcphub.errors import UpstreamFailed
+from mcphub.errors import HubError, MissingCredential, UpstreamFailed
+from mcphub.secret import Secret
 from mcphub.upstream.lines import LineTooLong
 from mcphub.wire import envelope, sse
+from mcphub.wire.codes import HUB_DENIED, HUB_UNAVAILABLE
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -29,10 +31,60 @@ Failures: Final = (aiohttp.ClientError, TimeoutError, OSError)
 """What a request raises when the server cannot be reached."""
 
 
-def client(headers: Mapping[str, str]) -> aiohttp.ClientSession:
-    """Return the HTTP client of one owner."""
+class Bearer(Protocol):
+    """Gives the access token of one owner for one server, and learns when it is refused."""
+
+    async def token(self) -> Secret:
+        """Return one that is valid now.
+
+        Raises:
+            HubError: There is none.
+        """
+        ...
+
+    async def refused(self, token: Secret, status: int, challenges: tuple[str, ...]) -> bool:
+        """Take a refusal (401 or 403) with its `WWW-Authenticate` headers; whether to try again.
+
+        Raises:
+            HubError: It is of no use before the owner has done something.
+        """
+        ...
+
+    def rejected(self) -> HubError:
+        """Return the error for a new token that is refused again."""
+        ...
+
+
+def client(headers: Mapping[str, str], bearer: Bearer | None = None) -> aiohttp.ClientSession:
+    """Return the HTTP client of one owner; with a `bearer`, each request carries its token."""
+
+    async def authorized(
+        request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        assert bearer is not None
+        token = await bearer.token()
+        request.headers["Authorization"] = f"Bearer {token.reveal()}"
+        response = await send(request)
+        if response.status not in {401, 403}:
+            return response
+        try:
+            challenges = tuple(response.headers.getall("WWW-Authenticate", ()))
+            if not await bearer.refused(token, response.status, challenges):
+                return response
+        except BaseException:
+            response.close()
+            raise
+        response.close()
+        request.headers["Authorization"] = f"Bearer {(await bearer.token()).reveal()}"
+        response = await send(request)
+        if response.status == 401:
+            response.close()
+            raise bearer.rejected()
+        return response
+
     return aiohttp.ClientSession(
         headers=headers,
+        middlewares=() if bearer is None else (authorized,),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
         connector=aiohttp.TCPConnector(limit=0, limit_per_host=0),
@@ -83,6 +135,16 @@ def refusal(status: int) -> str:
             f"mcphub credential list shows which there are."
         )
     return f"It answered HTTP {status}." if status >= 300 else ""
+
+
+def denied(raw_id: bytes, error: HubError) -> bytes:
+    """Return the answer to a request that could not be sent for want of a token.
+
+    Its data say what `shaping` needs to tell the caller as the hub's own error.
+    """
+    number = HUB_DENIED if isinstance(error, MissingCredential) else HUB_UNAVAILABLE
+    data = {"code": error.code, "hint": error.hint}
+    return envelope.error(raw_id, number, error.message, data)
 
 
 def changed(name: str) -> UpstreamFailed:

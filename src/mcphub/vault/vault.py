@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mcphub.errors import InvalidInput, MissingCredential, NotFound
 from mcphub.ids import Clock
 from mcphub.policy.model import Permit, Principal
-from mcphub.secret import Secret
+from mcphub.secret import OAUTH_SLOT, Secret
 from mcphub.store.database import Database
 from mcphub.store.tables import credential_revisions, credentials, meta, users
 from mcphub.vault.keys import Key, KeyRing
@@ -64,6 +64,12 @@ class MissingSlots(MissingCredential):
     def __init__(self, server: str, slots: Iterable[str]) -> None:
         self.server = server
         self.slots = tuple(slots)
+        if self.slots == (OAUTH_SLOT,):
+            super().__init__(
+                f"You have not connected your account to '{server}'.",
+                hint=f"Run: mcphub credential connect {server}",
+            )
+            return
         names = " and ".join(self.slots)
         super().__init__(
             f"You have not set {names} for '{server}'.",
@@ -164,6 +170,57 @@ class Vault:
         if missing := [slot for slot in wanted if slot not in found]:
             raise MissingSlots(server, missing)
         return {slot: await self._open(found[slot]) for slot in wanted}
+
+    async def renew(self, permit: Permit, slot: str, was: Secret, value: Secret) -> bool:
+        """Put a value in the place of the one that it follows from; no instance restarts for it.
+
+        Returns:
+            False, and nothing is changed, when `was` is not what is stored any more.
+        """
+        owner, server = permit.principal.user_id, permit.server
+        mine = _is(owner, server, slot)
+        async with self._db.read() as conn:
+            row = (await conn.execute(select(credentials).where(mine))).first()
+        if row is None or await self._open(row) != was:
+            return False
+        await asyncio.to_thread(self._ring.refresh)
+        key, now = self._ring.sealing, self._clock()
+        nonce, sealed = seal(key, await self._place(row), value)
+        same = mine & (credentials.c.nonce == row.nonce)
+        new = {"key_id": key.id, "nonce": nonce, "sealed": sealed, "updated_at": now}
+        async with self._db.write() as conn:
+            changed = await conn.execute(update(credentials).where(same).values(**new))
+        return changed.rowcount == 1
+
+    async def withdraw(self, owner: str, server: str, slot: str) -> Secret | None:
+        """Delete a user's credential and return it a last time, so that its issuer can be told.
+
+        Args:
+            owner: Opaque id of the user.
+            server: Name of the server.
+            slot: Name of the slot.
+
+        Returns:
+            None when there was none, or none that opens.
+        """
+        mine = _is(owner, server, slot)
+        async with self._db.write(changes=True) as conn:
+            row = (await conn.execute(select(credentials).where(mine))).first()
+            if row is None:
+                return None
+            await conn.execute(delete(credentials).where(mine))
+            await _advance(conn, owner, server)
+        try:
+            return await self._open(row)
+        except CredentialUnreadable:
+            return None
+
+    async def servers_of(self, owner: str, slot: str) -> list[str]:
+        """Return the servers for which a user (by opaque id) has filled a slot."""
+        c = credentials.c
+        wanted = select(c.server).where(c.user_id == owner, c.slot == slot).order_by(c.server)
+        async with self._db.read() as conn:
+            return list((await conn.execute(wanted)).scalars())
 
     async def states(self) -> dict[tuple[str, str], CredentialState]:
         """Return the state of every user's credentials by (user id, server), without values."""
