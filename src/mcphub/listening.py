@@ -68,6 +68,7 @@ def server_of(app: object, connection: object = "httptools") -> Server:
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="warning",  # whoever turns logs on: a line per request would hold codes
         access_log=False,
         proxy_headers=False,
         server_header=False,

@@ -165,6 +165,7 @@ class ProtectedServer(RecordingServer):
         scopes: What it asks for in its challenge.
         needs: Tool -> scope that it needs.
         resource: Its name in its metadata.
+        on_token: Called with each valid token before its request is answered.
         remembered: Account -> what it remembered, whatever the session.
     """
 
@@ -172,7 +173,7 @@ class ProtectedServer(RecordingServer):
         super().__init__()
         self.authority = authority
         self.scopes, self.needs, self.remembered = "notes:read", {}, {}
-        self.resource = None
+        self.resource, self.on_token = None, None
 
     def routes(self):
         return [
@@ -194,6 +195,8 @@ class ProtectedServer(RecordingServer):
         grant = self.authority.access.get(token)
         if grant is None or grant["ends"] < time.time() or grant["resource"] != self.url:
             return self.challenge(401, f'scope="{self.scopes}"')
+        if self.on_token is not None:
+            await self.on_token(token)
         body = await request.body()
         for tool, scope in self.needs.items():
             if f'"name":"{tool}"'.encode() in body and scope not in grant["scope"].split():
