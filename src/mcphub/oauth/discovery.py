@@ -23,6 +23,8 @@ _BEARER: Final = re.compile(r"(?:\A|,)\s*Bearer(?:\s+|\Z)", re.I)
 _PARAMETER: Final = re.compile(
     r'\s*,?\s*(?P<name>[A-Za-z0-9_-]+)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s,"]+))'
 )
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_LONGEST_HEADER: Final = 8192
 _PROBE: Final = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}'
 
 
@@ -104,7 +106,9 @@ async def discover(fetch: Fetcher, spec: ServerSpec) -> Found:
 def challenge_of(headers: Iterable[str]) -> Challenge:
     """Return the Bearer challenge of `WWW-Authenticate` headers; an empty one when there is none."""
     for header in headers:
-        begin = _BEARER.search(header[:8192])
+        # what stands in quotes is no scheme: "a, Bearer b"
+        bare = _QUOTED.sub(lambda match: "_" * len(match[0]), header[:_LONGEST_HEADER])
+        begin = _BEARER.search(bare)
         if begin is None:
             continue
         values: dict[str, str] = {}
