@@ -68,6 +68,13 @@ GUARDS: Final = (
         "security/test_rules_identity.py::test_a_missing_credential_is_nobody_elses_and_not_the_operators",
     ),
     Guard(
+        "R5", "a slot of credentialSlots has the caller's own value or none", "spawn/launching.py",
+        "secrets = await self._vault.open_for(permit, spec.slot_names)",
+        'secrets = {name: Secret("anybody\'s") for name in spec.slot_names}',
+        "interaction/test_user_context.py"
+        "::test_a_declared_credential_reaches_the_server_with_its_own_user_only[header]",
+    ),
+    Guard(
         "R6", "a header that authenticates comes once", "gateway/http.py",
         "if name in found and name not in _SEVERAL:",
         "if False:",
@@ -148,6 +155,63 @@ GUARDS: Final = (
         "security/test_rules_http.py::test_a_foreign_origin_is_refused_at_every_door",
     ),
     Guard(
+        "R15", "an answer belongs to the browser in which its user gave the key", "oauth/flows.py",
+        "if flow.browser and not hmac.compare_digest(flow.browser, _digest(browser)):",
+        "if False:",
+        "interaction/test_oauth.py::test_an_answer_in_another_browser_connects_nothing",
+    ),
+    Guard(
+        "R15", "a flow is confirmed by the user who began it", "oauth/flows.py",
+        "if flow.user_id != user_id or flow.server != server:",
+        "if flow.server != server:",
+        "interaction/test_oauth.py"
+        "::test_a_confirmation_is_for_the_user_and_server_that_it_was_made_for",
+    ),
+    Guard(
+        "R15", "a state is used once", "oauth/flows.py",
+        "        self._drop(flow)\n        if flow.browser and",
+        "        if flow.browser and",
+        "interaction/test_oauth.py::test_an_answer_is_taken_once",
+    ),
+    Guard(
+        "R15", "the issuer that was asked answers", "oauth/flows.py",
+        "if issuer != flow.grant.issuer:",
+        "if False:",
+        "interaction/test_oauth.py::test_only_the_issuer_that_was_asked_may_answer",
+    ),
+    Guard(
+        "R15", "no authorization server without PKCE", "oauth/discovery.py",
+        'if "S256" not in (found.code_challenge_methods_supported or ()):',
+        "if False:",
+        "interaction/test_oauth.py"
+        "::test_an_authorization_server_that_cannot_be_trusted_is_refused",
+    ),
+    Guard(
+        "R15", "metadata speak of the server itself", "oauth/discovery.py",
+        "if not covers(found.resource, spec.url):",
+        "if False:",
+        "interaction/test_oauth.py::test_a_server_that_names_another_resource_is_refused",
+    ),
+    Guard(
+        "R15", "a token is sent to the resource that it is for", "oauth/keeping.py",
+        "or not covers(grant.resource, spec.url)",
+        "",
+        "interaction/test_oauth.py::test_a_token_goes_to_no_other_server_than_the_one_it_is_for",
+    ),
+    Guard(
+        "R16", "one refresh for all who wait", "oauth/connections.py",
+        "        if self._renewal is None:\n",
+        "        if True:\n",
+        "interaction/test_oauth.py"
+        "::test_calls_in_parallel_wait_for_one_refresh_and_nobody_elses",
+    ),
+    Guard(
+        "R16", "a new token is stored before it is used", "oauth/connections.py",
+        "if not await store.vault.renew(self._permit, OAUTH_SLOT, self._text, text):",
+        "if False:",
+        "interaction/test_oauth.py::test_a_new_token_is_stored_before_it_is_used",
+    ),
+    Guard(
         "R17", "a key file that others can read is refused", "vault/keys.py",
         "if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:",
         "if not stat.S_ISREG(status.st_mode):",
@@ -164,6 +228,25 @@ GUARDS: Final = (
         "user, path = call.principal.user_id, call.target.path",
         'user, path = "", call.target.path',
         "interaction/test_translation.py::test_a_state_opens_for_the_same_user_and_request_only",
+    ),
+    Guard(
+        "R20", "a name is connected to at an address that was checked", "oauth/fetching.py",
+        "admitted = [one for one in addresses if self._fetcher.admits(self._target, one[0])]",
+        "admitted = addresses",
+        "unit/test_oauth_fetching.py::test_a_name_is_judged_by_the_address_that_is_connected_to",
+    ),
+    Guard(
+        "R20", "an address in a URL is a public one", "oauth/fetching.py",
+        "if _is_address(host) and not self.admits(target, host):",
+        "if False:",
+        "unit/test_oauth_fetching.py"
+        "::test_a_url_that_leads_elsewhere_is_refused_before_anything_is_resolved",
+    ),
+    Guard(
+        "R20", "no redirect is followed", "oauth/fetching.py",
+        "allow_redirects=False",
+        "allow_redirects=True",
+        "unit/test_oauth_fetching.py::test_a_redirect_is_an_answer_and_no_way_to_go",
     ),
     Guard(
         "R23", "a home is named by an opaque id", "spawn/launching.py",

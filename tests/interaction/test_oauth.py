@@ -8,6 +8,7 @@ import pytest
 from mcphub.secret import OAUTH_SLOT
 from tests.interaction.accounts import REMOTE, Browser, begin, confirm, connect, protected
 from tests.interaction.clients import MODERN, connected, raw_client, request, text_of
+from tests.polling import until
 from tests.servers.oauth_http import protected_server
 
 pytestmark = pytest.mark.anyio
@@ -92,9 +93,7 @@ async def test_calls_in_parallel_wait_for_one_refresh_and_nobody_elses(hub, serv
         async with anyio.create_task_group() as calls:
             for number in range(12):
                 calls.start_soon(call, number)
-            with anyio.fail_after(20):
-                while not refreshes(server):
-                    await anyio.sleep(0.01)
+            await until(lambda: refreshes(server))
             assert "you are bob@example" in (await bob.post(CALL)).text
             server.authority.hold.set()
         assert len(answers) == 12 and all("you are alice@example" in text for text in answers)
@@ -140,13 +139,11 @@ async def test_a_caller_that_gives_up_does_not_lose_the_rotated_token(hub, serve
         server.authority.hold = asyncio.Event()
         async with anyio.create_task_group() as calls:
             calls.start_soon(alice.modern, "tools/call", {"name": "recall", "arguments": {}})
-            with anyio.fail_after(20):
-                while not refreshes(server):
-                    await anyio.sleep(0.01)
+            await until(lambda: refreshes(server))
             calls.cancel_scope.cancel()
         server.authority.hold.set()
         with anyio.fail_after(20):
-            while (await stored(hub, "alice")).refresh == before:
+            while (await stored(hub, "alice")).refresh == before:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         assert "you are alice@example" in (await alice.post(CALL)).text
     assert len(refreshes(server)) == 1
@@ -191,7 +188,10 @@ async def test_more_rights_are_asked_for_when_a_call_needs_them(hub, server):
         assert f"{hub.url}/oauth/connect/{REMOTE}" in told["content"][0]["text"]
         assert "you are alice@example" in (await alice.post(CALL)).text  # the others go on
         await connect(hub, "alice")
-        assert set(server.authority.authorized[-1]["scope"].split()) == {"notes:read", "notes:write"}
+        assert set(server.authority.authorized[-1]["scope"].split()) == {
+            "notes:read",
+            "notes:write",
+        }
         assert "isError" not in (await alice.post(write)).json()["result"]
 
 
@@ -418,7 +418,9 @@ async def test_no_token_code_or_key_is_told_to_anybody(hub, server, capfd, caplo
         for _, headers, _ in server.requests
         if "authorization" in headers
     }
-    logged = [f"{r.name} {r.getMessage()}" for r in caplog.records if not r.name.startswith("http")]  # ours
+    logged = [
+        f"{r.name} {r.getMessage()}" for r in caplog.records if not r.name.startswith("http")
+    ]  # ours
     told = "".join([*pages, *logged, *capfd.readouterr(), repr(events)])
     files = b"".join(
         path.read_bytes()

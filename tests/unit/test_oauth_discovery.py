@@ -20,7 +20,9 @@ METADATA = "https://a.example/.well-known/oauth-protected-resource/mcp"
             Challenge(METADATA, ("x", "y")),
         ),
         (
-            ['Bearer error="insufficient_scope", scope="a b", error_description="say \\"x\\", y=z"'],
+            [
+                'Bearer error="insufficient_scope", scope="a b", error_description="say \\"x\\", y=z"'
+            ],
             Challenge("", ("a", "b"), "insufficient_scope"),
         ),
         (["Negotiate", 'Bearer scope="a"'], Challenge("", ("a",))),
