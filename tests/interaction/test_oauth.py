@@ -273,6 +273,14 @@ async def test_a_browser_is_sent_back_to_the_users_machine_only(hub, server, pla
     assert refused.status_code == 400 and server.authority.registered == {}
 
 
+async def test_a_user_begins_only_so_many_connections_and_ends_nobody_elses(hub, server):
+    async with Browser("alice@example") as browser:
+        begun = await asyncio.gather(*(begin(browser.http, hub, "alice") for _ in range(12)))
+        assert sorted(each.status_code for each in begun) == [200] * 8 + [429] * 4
+        assert len(server.authority.registered) == 8
+        assert (await begin(browser.http, hub, "bob")).status_code == 200
+
+
 async def test_a_declined_request_is_told(hub, server):
     async with Browser() as browser:  # logged in nowhere
         done = await browser.connect(hub, "alice")

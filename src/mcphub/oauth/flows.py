@@ -14,7 +14,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -115,7 +115,8 @@ class Flows:
     ) -> None:
         self._connections, self.own, self._may, self._connected = connections, own, may, connected
         self._clock = connections.store.clock
-        self._flows: OrderedDict[str, Flow] = OrderedDict()  # by what is known: see _keep
+        self._flows: dict[str, Flow] = {}  # by the digest of each secret that leads to one
+        self._beginning: Counter[str] = Counter()
 
     async def begin(
         self, permit: Permit, spec: ServerSpec, *, browser: str = "", return_to: str = ""
@@ -130,6 +131,7 @@ class Flows:
 
         Raises:
             InvalidInput: The server needs no account, or `return_to` is no loopback URL.
+            LimitExceeded: Too many are on their way: each may make a client at a foreign server.
             HubError: The server or its authorization server does not do what it should.
         """
         if spec.oauth is None:
@@ -139,6 +141,17 @@ class Flows:
             )
         if return_to:
             _check_loopback(return_to)
+        user_id = permit.principal.user_id
+        self._admit(user_id)
+        self._beginning[user_id] += 1
+        try:
+            return await self._begun(permit, spec, browser, return_to)
+        finally:
+            self._beginning[user_id] -= 1
+            if not self._beginning[user_id]:
+                del self._beginning[user_id]
+
+    async def _begun(self, permit: Permit, spec: ServerSpec, browser: str, return_to: str) -> Flow:
         user_id, store = permit.principal.user_id, self._connections.store
         fetch = store.fetcher(spec.name)
         found = await discover(fetch, spec)
@@ -245,16 +258,20 @@ class Flows:
 
     # ------------------------------------------------------------------ what is in memory
 
-    def _keep(self, key: tuple[str, str], flow: Flow) -> None:
-        """Keep a flow by the digest of a secret; the oldest of the same user gives way."""
+    def _admit(self, user_id: str) -> None:
         now = self._clock()
         for old in [name for name, each in self._flows.items() if each.ends_at < now]:
             del self._flows[old]
-        mine = [name for name, each in self._flows.items() if each.user_id == flow.user_id]
-        for old in mine[: max(0, len(mine) + 1 - 2 * _PER_USER)]:
-            del self._flows[old]
-        if len(self._flows) >= 2 * _IN_ALL:
-            raise LimitExceeded("Too many accounts are being connected now.", retry_after_s=30)
+        mine = {each.id: each.ends_at for each in self._flows.values() if each.user_id == user_id}
+        if len(mine) + self._beginning[user_id] >= _PER_USER or len(self._flows) >= 2 * _IN_ALL:
+            raise LimitExceeded(
+                "Too many connections have been begun and not ended.",
+                hint="End one in your browser, or wait.",
+                retry_after_s=min(mine.values(), default=now + 30) - now,
+            )
+
+    def _keep(self, key: tuple[str, str], flow: Flow) -> None:
+        """Keep a flow by the digest of a secret."""
         self._flows[_name(key)] = flow
 
     def _found(self, key: tuple[str, str]) -> Flow:
