@@ -6,12 +6,14 @@ says and nowhere else (R20).
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from typing import Final, Protocol
 
 import aiohttp
+import msgspec
 
-from mcphub.errors import HubError, MissingCredential, UpstreamFailed
+from mcphub.errors import HubError, MissingCredential, Unavailable, UpstreamFailed
 from mcphub.secret import Secret
 from mcphub.upstream.lines import LineTooLong
 from mcphub.wire import envelope, sse
@@ -26,6 +28,8 @@ MAX_POSTS: Final = 256
 """Requests of one owner to one server at the same time."""
 _CONNECT_S: Final = 10.0
 _CHUNK: Final = 64 * 1024
+_MARK: Final = secrets.token_urlsafe(16)
+"""In errors that the hub itself answers with: no server knows it."""
 
 Failures: Final = (aiohttp.ClientError, TimeoutError, OSError)
 """What a request raises when the server cannot be reached."""
@@ -138,13 +142,23 @@ def refusal(status: int) -> str:
 
 
 def denied(raw_id: bytes, error: HubError) -> bytes:
-    """Return the answer to a request that could not be sent for want of a token.
-
-    Its data say what `shaping` needs to tell the caller as the hub's own error.
-    """
+    """Return the answer to a request that could not be sent for want of a token; see `own_error`."""
     number = HUB_DENIED if isinstance(error, MissingCredential) else HUB_UNAVAILABLE
-    data = {"code": error.code, "hint": error.hint}
+    data = {"code": error.code, "hint": error.hint, "mark": _MARK}
     return envelope.error(raw_id, number, error.message, data)
+
+
+def own_error(raw_error: msgspec.Raw) -> HubError | None:
+    """Return the hub's own error that `denied` answered with; None for any error of a server."""
+    if _MARK.encode() not in bytes(raw_error):
+        return None
+    error = envelope.object_of(raw_error)
+    data = envelope.object_of(error.get("data"))
+    text, hint = envelope.text(error.get("message")), envelope.text(data.get("hint"))
+    code = envelope.text(data.get("code"))
+    if bytes(error["code"]) == b"%d" % HUB_DENIED:
+        return MissingCredential(text, hint=hint, code=code)
+    return Unavailable(text, hint=hint, retry_after_s=5)
 
 
 def changed(name: str) -> UpstreamFailed:

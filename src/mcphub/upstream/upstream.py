@@ -17,12 +17,13 @@ from typing import Final
 import msgspec
 
 from mcphub import __version__
-from mcphub.errors import HubError, MissingCredential, Unavailable, UpstreamFailed
+from mcphub.errors import HubError, Unavailable, UpstreamFailed
 from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.lines import Connect, LineTooLong
 from mcphub.upstream.outgoing import Outgoing
+from mcphub.upstream.posting import own_error
 from mcphub.wire import envelope
-from mcphub.wire.codes import HUB_DENIED, Era
+from mcphub.wire.codes import Era
 from mcphub.wire.envelope import Members, Message
 from mcphub.wire.splicing import PlainResult, plain_result
 
@@ -264,8 +265,8 @@ class Upstream(ABC):
         error = envelope.object_of(answer.members.get("error"))
         data = envelope.object_of(error.get("data"))
         text = envelope.text(error.get("message"))[:300]
-        if denied := missing_credential(msgspec.Raw(answer.members["error"])):
-            raise denied
+        if own := own_error(answer.members.get("error", msgspec.Raw(b""))):
+            raise own
         if "httpStatus" in data:
             raise OpeningRefused(text, http_status=number(bytes(data["httpStatus"])))
         raise OpeningRefused(
@@ -348,16 +349,6 @@ class Upstream(ABC):
         params["progressToken"] = msgspec.Raw(exchange.progress_token)
         message.members["params"] = msgspec.Raw(envelope.join(params))
         exchange.event(message)
-
-
-def missing_credential(raw_error: msgspec.Raw) -> MissingCredential | None:
-    """Return the hub's own error that a pipe answered with (`posting.denied`), or None."""
-    error = envelope.object_of(raw_error)
-    if number(bytes(error.get("code", b""))) != HUB_DENIED:
-        return None
-    data = envelope.object_of(error.get("data"))
-    hint, code = envelope.text(data.get("hint")), envelope.text(data.get("code"))
-    return MissingCredential(envelope.text(error.get("message")), hint=hint, code=code or None)
 
 
 def number(raw: bytes) -> int:
