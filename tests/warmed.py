@@ -41,6 +41,7 @@ class WarmingSpawner:
         self.plain = SandboxedSpawner(settings)
         self.forking = ZygoteSpawner(self.plain)
         self.warm = WarmSpawner(self.plain, self.forking)
+        self.taken: list[str] = []
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -53,10 +54,11 @@ class WarmingSpawner:
 
     async def start(self, launch: Launch) -> ChildProcess:
         await until(lambda: self.warm.is_stocked(launch))
-        before = {worker.process for worker in self.warm.workers()}
+        before = {worker.process: worker.name for worker in self.warm.workers()}
         process = await self.warm.start(launch)
         assert process in before, "it was started plainly"
         assert isinstance(process, ChildProcess)
+        self.taken.append(before[process])
         return process
 
 

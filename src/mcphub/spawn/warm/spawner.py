@@ -2,7 +2,7 @@
 
 A warm worker is a plainly sandboxed start of nobody's: same profile, limits and network as its
 server's instances have, an own kernel uid, an empty home, no value of a user. It has loaded the
-server's packages and waits. Taken for a start, it gets that user's home, attached over the empty one,
+server's packages and waits. Taken for a start, it gets that user's home, attached in the place of the empty one,
 then arguments and environment through its stdin, and belongs to this user until its end: a worker
 serves one user ever, and is never put back.
 
@@ -256,6 +256,7 @@ class WarmSpawner:
             raise
         finally:
             os.close(mounts)
+        self._discard(self._homes / worker.name)
         secrets = [
             value.reveal()
             for value in (*launch.argv, *launch.env.values())
@@ -324,16 +325,25 @@ class WarmSpawner:
         return worker
 
     def _free_number(self) -> int:
-        while self._slot in self._slots or not self._slot:
-            self._slot = SLOTS + (self._slot + 1 - SLOTS) % _MOST_SLOTS
-        self._slots.add(self._slot)
-        return self._slot
+        """Return a number that was not used lately: what had it may still be ending."""
+        while True:
+            self._slot = (self._slot + 1) % _MOST_SLOTS
+            number = SLOTS + self._slot
+            if number not in self._slots:
+                self._slots.add(number)
+                return number
 
     def _ended(self, name: str, number: int, home: Path) -> None:
         self._slots.discard(number)
         self._instances.pop(name, None)
+        self._discard(home)
+
+    def _discard(self, home: Path) -> None:
+        """Remove the home in which a worker waited: who still has it open can make nothing there."""
         try:
             home.rmdir()
+        except FileNotFoundError:
+            return
         except OSError:  # a package wrote into it; what is left when the hub ends is removed then
             if self._open:
                 work = asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)

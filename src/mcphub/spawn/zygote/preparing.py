@@ -71,7 +71,7 @@ def _make(home: str, ports: list[int] | None, namespace: int) -> list[int]:
 
 
 def _attach(home: str, owners: list[int] | None, mounts: int) -> None:
-    """Put a home into a sandbox that runs.
+    """Put a home into a sandbox that runs, in the place of the empty one that it was started with.
 
     Args:
         home: On the host.
@@ -86,6 +86,7 @@ def _attach(home: str, owners: list[int] | None, mounts: int) -> None:
     if owners is not None:
         kernel.map_owner(tree, _mapping(*owners))
     kernel.setns(mounts, kernel.CLONE_NEWNS)
+    kernel.unmount(HOME)  # what was opened there stays open, but nothing can be made there any more
     kernel.attach(tree, HOME)  # follows no link at its end, and the rest is the profile's own
 
 
