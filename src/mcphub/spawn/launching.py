@@ -27,6 +27,7 @@ from mcphub.catalog.versions import exact_version
 from mcphub.errors import InvalidInput
 from mcphub.ids import instance_id as new_id
 from mcphub.policy.model import Isolation, Permit, Transport
+from mcphub.spawn.discarding import discard
 from mcphub.spawn.modes import Prover, StartMode, mode_of, plain
 from mcphub.spawn.program import readable_of
 from mcphub.spawn.spawner import Launch, Told
@@ -211,7 +212,7 @@ class Launcher:
     async def discard(self, launch: Launch | Dial) -> None:
         """Remove the home of a neutral instance that is gone."""
         if isinstance(launch, Launch) and launch.owner == NEUTRAL:
-            await asyncio.to_thread(shutil.rmtree, launch.home, ignore_errors=True)
+            await asyncio.to_thread(discard, launch.home)
 
     def home(self, owner: str, server: str) -> Path:
         """Return the host path of a home; both parts are opaque or of a checked grammar (rule R23)."""

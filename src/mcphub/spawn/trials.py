@@ -8,13 +8,13 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from mcphub.ids import instance_id
+from mcphub.spawn.discarding import discard
 from mcphub.spawn.process import readable
 from mcphub.spawn.spawner import Launch, Preload, Spawner, Warm
 from mcphub.vault.secret import Secret
@@ -92,7 +92,7 @@ class Trials:
     async def answers(self, launch: Launch) -> list[object] | None:
         """Return what a server says of itself, or None when it does not."""
         launch = replace(launch, instance_id=instance_id())
-        await asyncio.to_thread(shutil.rmtree, launch.home, ignore_errors=True)
+        await asyncio.to_thread(discard, launch.home)
         process = await self._spawner.start(launch)
         try:
             os.write(process.stdin, _hello())

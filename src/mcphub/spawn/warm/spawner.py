@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import struct
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from mcphub.errors import HubError
 from mcphub.ids import instance_id
 from mcphub.spawn import bubblewrap
 from mcphub.spawn.building import environment
+from mcphub.spawn.discarding import discard
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.process import ChildProcess, children, readable
 from mcphub.spawn.sandboxed import SandboxedSpawner
@@ -134,7 +134,7 @@ class WarmSpawner:
 
     async def __aenter__(self) -> Self:
         """Begin to look after workers; remove what a hub that was killed has left of them."""
-        await asyncio.to_thread(shutil.rmtree, self._homes, ignore_errors=True)
+        await asyncio.to_thread(discard, self._homes)
         # in the instances' `/etc`: of the hub's own directories a sandbox shows nothing, not even names
         shown = self._plain.etc / _WORKER
         shown.write_bytes((CODE / "worker.cjs").read_bytes())
@@ -150,7 +150,7 @@ class WarmSpawner:
         self._open = False
         await self._stack.aclose()
         await asyncio.gather(*(worker.process.stop(0) for worker in self.workers()))
-        await asyncio.to_thread(shutil.rmtree, self._homes, ignore_errors=True)
+        await asyncio.to_thread(discard, self._homes)
 
     @property
     def level(self) -> int:
@@ -346,7 +346,7 @@ class WarmSpawner:
             return
         except OSError:  # a package wrote into it; what is left when the hub ends is removed then
             if self._open:
-                work = asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+                work = asyncio.to_thread(discard, home)
                 self._tasks.start("warm.clean", work)
 
     def _heard(self, event: EgressEvent) -> None:
