@@ -1,16 +1,20 @@
 """Parts of the isolation check that need no server: canaries, arguments, disguise, oracle, stand-ins."""
 
 import base64
+import contextlib
+import io
 import json
 import re
+import sqlite3
 import ssl
 import time
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from mcphub.isolation import credentials, identity
+from mcphub.isolation import credentials, identity, samples
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
@@ -171,6 +175,38 @@ def test_json_in_a_text_has_the_shape_that_the_description_shows():
     assert (step["rank"], step["after"]) == (1, [])
     assert len(step["name"]) < 40 < len(step["detail"])
     assert {seen.canary for seen in canaries.seen(json.dumps(step))} == set(a.planted)
+
+
+@pytest.mark.parametrize(
+    ("about", "extension"),
+    [
+        ("Read values from Excel sheet", ".xlsx"),
+        ("Absolute path of the workbook", ".xlsx"),
+        ("Reads a .csv file", ".csv"),
+        ("Extract text from a PDF", ".pdf"),
+        ("Read a file", ".txt"),
+    ],
+)
+def test_a_tool_gets_a_file_of_the_format_that_it_speaks_of(about, extension):
+    schema = {"type": "string", "description": "the file"}
+    tool = Tool(
+        "read_file", about, {"properties": {"file_path": schema}, "required": ["file_path"]}
+    )
+    who, _ = writer("B")
+    given = who.compose(tool, Recipe("read_file"))["file_path"]
+    assert given == str(who.territory.b.file(extension))
+
+
+def test_every_format_holds_the_note(tmp_path):
+    found = samples.samples("private note abc")
+    (tmp_path / "x.db").write_bytes(found[".db"])
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as database:
+        assert database.execute("SELECT note FROM notes").fetchall() == [("private note abc",)]
+    for extension in (".xlsx", ".docx"):
+        with zipfile.ZipFile(io.BytesIO(found[extension])) as archive:
+            assert any(b"private note abc" in archive.read(name) for name in archive.namelist())
+    for extension in (".txt", ".md", ".json", ".csv", ".html", ".pdf"):
+        assert b"private note abc" in found[extension]
 
 
 def test_a_handle_of_an_earlier_answer_fits_the_parameter_that_wants_it():

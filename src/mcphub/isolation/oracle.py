@@ -30,6 +30,9 @@ UNWRITABLE: Final = re.compile(
     rf"{READ_ONLY.pattern}|\bEACCES\b|permission denied|unable to open database file",
     re.IGNORECASE,
 )
+NO_FILE: Final = re.compile(
+    r"no such file|\bENOENT\b|file .{0,200}(?:not found|does not exist)", re.IGNORECASE
+)
 TOO_SHORT: Final = re.compile(
     r"too.?(?:small|short)|at least \d+ char|minimum.{0,20}(?:length|char)|shorter than",
     re.IGNORECASE,

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from mcphub.isolation import samples
 from mcphub.isolation.budget import Slice
 from mcphub.isolation.case import Case, Run
 from mcphub.isolation.kinds import PATHS
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
-from mcphub.isolation.oracle import NO_JSON, TOO_SHORT, worked
+from mcphub.isolation.oracle import NO_FILE, NO_JSON, TOO_SHORT, worked
 from mcphub.isolation.surface import (
     Rank,
     Surface,
@@ -30,6 +31,7 @@ from mcphub.isolation.surface import (
 from mcphub.isolation.synthesis import (
     Recipe,
     Writer,
+    about,
     choices,
     handle_parameters,
     language,
@@ -221,13 +223,14 @@ class Script:
         time = self._case.budget.slice(_TRESPASS_S, 1 / 3)
         writer, foreign = self._writers["B"], self._writers["A"].handles
         territory = self._case.lab.territory
-        files = [str(territory.a.file), str(territory.outside)]
         # the roots first: what B has named itself proves nothing when it shows up later
         roots = list(map(str, territory.roots[:2]))
         directories = [*roots, str(territory.a.directory)]
         made = self._paths_of(run)
         wanted: list[tuple[Tool, str, list[str]]] = []
         for tool in reversed(self._with_handles(every=True)):
+            theirs = territory.a.file(samples.extension_of(about(tool)))
+            files = [str(theirs), str(territory.outside)]
             for parameter, kind in handle_parameters(tool)[:2]:
                 if kind in PATHS:
                     values = (
@@ -327,6 +330,8 @@ class Script:
         refused = [seen.text for seen in run.a if seen.call.name == tool.name]
         base = Recipe(tool.name)
         found: list[Recipe] = []
+        if any(NO_FILE.search(text) for text in refused):
+            found += [replace(base, existing=True), replace(base, existing=True, optional=True)]
         if any(TOO_SHORT.search(text) for text in refused):
             found += [replace(base, long=True), replace(base, long=True, optional=True)]
         if any(NO_JSON.search(text) for text in refused):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mcphub.isolation import dialects, shapes
+from mcphub.isolation import dialects, samples, shapes
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import (
@@ -72,6 +72,7 @@ class Recipe:
         choice: Which value of enumerations.
         relative: Give paths relative to the first root.
         handles: Take values that earlier answers mentioned, the n-th fitting one; -1 for none.
+        existing: Give files that are there already, also to tools that make some.
         long: Make texts long.
         as_json: Give JSON where a text is wanted, of the shape that the description shows.
         fixed: Values of single parameters.
@@ -83,6 +84,7 @@ class Recipe:
     choice: int = 0
     relative: bool = False
     handles: int = -1
+    existing: bool = False
     long: bool = False
     as_json: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -167,7 +169,7 @@ def recipes(tool: Tool, user: str) -> list[Recipe]:
     first = Recipe(tool.name)
     template = next((kind for kind in kinds if kind in TEMPLATES), None)
     if template is not None:
-        told = dialects.statements(template, user, _about(tool))
+        told = dialects.statements(template, user, about(tool))
         return [replace(first, statement=index) for index in range(len(told))]
     found = [first]
     required = {name for name, _, needed in texts if needed}
@@ -369,8 +371,8 @@ class _Composer:
             if isinstance(examples, list) and examples and isinstance(examples[0], str):
                 return examples[0]
         if self._recipe.as_json and kind in {Kind.CONTENT, Kind.NAME, Kind.QUERY}:
-            about = str(schema.get("description", ""))
-            return shapes.json_like(about, lambda: self._mark(name, kind, handle=False))
+            told = str(schema.get("description", ""))
+            return shapes.json_like(told, lambda: self._mark(name, kind, handle=False))
         return self._fitted(self._plain(kind, name), name, schema)
 
     def _fitted(self, text: str, name: str, schema: Mapping[str, Any]) -> str:
@@ -384,7 +386,7 @@ class _Composer:
         return self._writer.plant(about, str(uuid.uuid4()))
 
     def _statement(self, kind: Kind, name: str) -> str:
-        told = dialects.statements(kind, self._writer.user, _about(self._tool))
+        told = dialects.statements(kind, self._writer.user, about(self._tool))
         text = told[self._recipe.statement % len(told)]
         words = self._writer.words
         if "{c}" in text:
@@ -437,6 +439,7 @@ class _Composer:
         own = self._writer.territory.holding(self._writer.user)
         words = set(words_of(name))
         makes = self._tool.rank is Rank.CREATE and not words & {"source", "src", "from"}
+        told = f"{schema.get('description', '')} {about(self._tool)}"
         if kind is Kind.DIRECTORY:
             tool = set(self._tool.words)
             new = (
@@ -449,18 +452,22 @@ class _Composer:
                 if new and not tool & {"branch", "commit"}
                 else own.directory
             )
-        elif makes and not set(self._tool.words) & {"edit", "update", "append"} | words & {
-            "destination",
-            "dest",
-        }:
-            hint = _EXTENSION.search(f"{schema.get('description', '')} {_about(self._tool)}")
-            path = own.directory / f"{self._new(name, kind)}{hint[0] if hint else '.txt'}"
+        elif makes and not self._changes(words):
+            named = _EXTENSION.search(told)
+            extension = named[0] if named else samples.extension_of(told)
+            path = own.directory / f"{self._new(name, kind)}{extension}"
         else:
-            path = own.file
+            path = own.file(samples.extension_of(told))
         if self._recipe.relative:
             root = self._writer.territory.roots[0]
             return path.name if kind is Kind.FILE_NAME else str(path.relative_to(root))
         return str(path)
+
+    def _changes(self, parameter: set[str]) -> bool:
+        """Tell whether a tool that makes something wants a file which is there already."""
+        tool = set(self._tool.words)
+        edits = tool & {"edit", "update", "append"} or parameter & {"destination", "dest"}
+        return bool(edits) or self._recipe.existing
 
     def _new(self, name: str, kind: Kind) -> str:
         self._names += 1
@@ -468,5 +475,6 @@ class _Composer:
         return word if self._writer.user == "A" else f"{word}{self._names}"
 
 
-def _about(tool: Tool) -> str:
+def about(tool: Tool) -> str:
+    """Return what a tool says of itself: name and description."""
     return f"{tool.name.replace('_', ' ')} {tool.description}"

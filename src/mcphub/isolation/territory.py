@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from mcphub.isolation import samples
 from mcphub.isolation.canaries import mint
 
 INSIDE: Final = PurePosixPath("/home/u")
@@ -42,10 +43,9 @@ class Holding:
     name: str
     word: str
 
-    @property
-    def file(self) -> PurePosixPath:
-        """The private file."""
-        return self.directory / "private.txt"
+    def file(self, extension: str = samples.PLAIN) -> PurePosixPath:
+        """Return the private file of a format (`samples`)."""
+        return self.directory / f"private{extension}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,8 @@ class Territory:
         for holding in holdings:
             place = _host(home, holding.directory)
             place.mkdir(parents=True, exist_ok=True)
-            _host(home, holding.file).write_text(f"private note {holding.word}\n")
+            for extension, content in samples.samples(f"private note {holding.word}").items():
+                _host(home, holding.file(extension)).write_bytes(content)
             _repository(place, f"note {holding.word}")
         if outside:
             other = _host(home, self.outside)
