@@ -329,7 +329,7 @@ class Script:
         """Return recipes that heed what the tool's refusals say is wrong with a text."""
         refused = [seen.text for seen in run.a if seen.call.name == tool.name]
         base = Recipe(tool.name)
-        found: list[Recipe] = []
+        found = [replace(base, example=True, existing=True, handles=0, optional=True)]
         if any(NO_FILE.search(text) for text in refused):
             found += [replace(base, existing=True), replace(base, existing=True, optional=True)]
         if any(TOO_SHORT.search(text) for text in refused):
@@ -419,7 +419,7 @@ class Script:
 
     def _worked(self, tool: Tool, fixed: dict[str, object]) -> Recipe:
         known = self._case.learned.get(tool.name)
-        return replace(known[0] if known else Recipe(tool.name), fixed=fixed, handles=-1)
+        return replace(known[0] if known else Recipe(tool.name), fixed=fixed)
 
     def _paths_of(self, run: Run) -> list[str]:
         """Return the paths that A used with success, the last ones first."""

@@ -27,6 +27,16 @@ _UNBOUNDED: Final = re.compile(r"[*+]|\{\d*,\}")
 _MOST_UNBOUNDED: Final = 3
 _EXAMPLE: Final = re.compile(r"\{[^{}]{3,2000}")
 _KEY: Final = re.compile(r"[{,]\s*['\"]?(\w+)['\"]?\s*:\s*(\S)")
+_SHOWN: Final = re.compile(
+    r"(?:\be\.g\.?|\bexamples?:?|\bsuch as|\blike|\bformat:?)[,:\s]*[('\"`]*([^\s'\"`,;()]{1,60})[.'\"`]?",
+    re.IGNORECASE,
+)
+
+
+def example_of(about: str) -> str:
+    """Return the first example that a description shows, or an empty text."""
+    shown = _SHOWN.search(about)
+    return shown[1].rstrip(".") if shown else ""
 
 
 def fitted(text: str, schema: Mapping[str, Any], *, long: bool) -> str:

@@ -73,6 +73,7 @@ class Recipe:
         relative: Give paths relative to the first root.
         handles: Take values that earlier answers mentioned, the n-th fitting one; -1 for none.
         existing: Give files that are there already, also to tools that make some.
+        example: Give names and ids as the descriptions show them.
         long: Make texts long.
         as_json: Give JSON where a text is wanted, of the shape that the description shows.
         fixed: Values of single parameters.
@@ -85,6 +86,7 @@ class Recipe:
     relative: bool = False
     handles: int = -1
     existing: bool = False
+    example: bool = False
     long: bool = False
     as_json: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -370,6 +372,10 @@ class _Composer:
                 return default
             if isinstance(examples, list) and examples and isinstance(examples[0], str):
                 return examples[0]
+        if self._recipe.example and kind in {Kind.NAME, Kind.IDENTIFIER}:
+            shown = shapes.example_of(str(schema.get("description", "")))
+            if shown:
+                return shown
         if self._recipe.as_json and kind in {Kind.CONTENT, Kind.NAME, Kind.QUERY}:
             told = str(schema.get("description", ""))
             return shapes.json_like(told, lambda: self._mark(name, kind, handle=False))
