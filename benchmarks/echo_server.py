@@ -1,7 +1,7 @@
 """The cheapest possible stdio MCP server: one tool, `echo`. Standard library only.
 
 Measures what stands in front of it, not itself: it reads what is there, answers every line, and
-writes once. With `--modern` it speaks 2026-07-28 only, else the legacy revisions only.
+writes once. A second tool, `flood`, writes notifications that nobody asked for before its answer. With `--modern` it speaks 2026-07-28 only, else the legacy revisions only.
 """
 
 import json
@@ -21,6 +21,7 @@ TOOLS = [
         },
     }
 ]
+NOISE = b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":0,"progress":1}}\n'
 COMPLETE = {"resultType": "complete"} if MODERN else {}
 LISTED = {"ttlMs": 0, "cacheScope": "private"} | COMPLETE if MODERN else {}
 
@@ -32,6 +33,10 @@ def answer(line: bytes) -> bytes | None:
         return None
     method, params = message["method"], message.get("params") or {}
     reply = {"jsonrpc": "2.0", "id": message["id"]}
+    if method == "tools/call" and params["name"] == "flood":
+        reply["result"] = {"content": []} | COMPLETE
+        flood = NOISE * params["arguments"]["lines"]
+        return flood + json.dumps(reply, separators=(",", ":")).encode()
     if method == "tools/call":
         text = params["arguments"]["text"]
         reply["result"] = {"content": [{"type": "text", "text": text}], "isError": False} | COMPLETE

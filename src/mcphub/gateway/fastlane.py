@@ -28,7 +28,7 @@ from mcphub.gateway.calls import Call
 from mcphub.gateway.heads import Heads
 from mcphub.gateway.http import Receive, Reply, Scope, Send
 from mcphub.gateway.intake import Inbound
-from mcphub.gateway.relay import Begun, Cancelled, relay
+from mcphub.gateway.relay import LARGE, Begun, Cancelled, relay
 from mcphub.gateway.replies import status_of
 from mcphub.wire import envelope, eras
 
@@ -114,7 +114,7 @@ class FastLane(HttpToolsProtocol):
         if len(data) == cut + 4 + size:
             if not self._send(inbound, data[cut + 4 :]):
                 self._to_uvicorn(data)
-        elif size > self._plane.limits.body_bytes:
+        elif size > min(self._plane.limits.body_bytes, LARGE):
             self._to_uvicorn(data)
         else:
             self._head, self._inbound = data[: cut + 4], inbound

@@ -4,6 +4,7 @@ What Streamable HTTP (`gateway.endpoint`) and the old HTTP+SSE (`gateway.old_sse
 Sources: MCP 2025-11-25 transports, 2026-07-28 streamable-http and versioning.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from mcphub.gateway import asking
 from mcphub.gateway.calls import Call, Target
 from mcphub.gateway.http import Disconnected, Receive, Reply, TooLarge, read_body
 from mcphub.gateway.plane import DataPlane
-from mcphub.gateway.relay import Cancelled
+from mcphub.gateway.relay import LARGE, Cancelled
 from mcphub.gateway.replies import Protocol, error_reply
 from mcphub.gateway.sessions import Session
 from mcphub.policy.model import Principal
@@ -90,6 +91,8 @@ async def body_of(
         if not is_json(headers):
             await refuse(reply, 415, "The body must be application/json.")
             return None
+        if len(body) > LARGE:
+            await asyncio.sleep(0)
         batch = envelope.split_batch(body)
         return (batch if batch is not None else envelope.parse(body)), len(body)
     except TooLarge:

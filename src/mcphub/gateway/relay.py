@@ -12,13 +12,21 @@ from typing import Final, NamedTuple
 import msgspec
 
 from mcphub.audit.records import Outcome, RequestRecord
-from mcphub.errors import Denied, HubError, LimitExceeded, MissingCredential, NotFound, Unavailable
+from mcphub.errors import (
+    Denied,
+    HubError,
+    LimitExceeded,
+    MissingCredential,
+    NotFound,
+    Unavailable,
+    UpstreamFailed,
+)
 from mcphub.gateway import answers, asking
 from mcphub.gateway.calls import Call
 from mcphub.gateway.onward import outgoing
 from mcphub.gateway.plane import DataPlane, Route, lease, route
 from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
-from mcphub.gateway.shaping import shaped
+from mcphub.gateway.shaping import shaped, spliced
 from mcphub.gateway.starting import leased
 from mcphub.gateway.watching import SUBSCRIBE, UNSUBSCRIBE
 from mcphub.spawn.instance import Instance
@@ -26,6 +34,8 @@ from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.upstream import TimedOut
 from mcphub.wire import envelope, translate
 
+LARGE: Final = 2 * 1024 * 1024
+"""Bytes of a message whose steps take turns with other callers' (it is read, and written, in one step each)."""
 _FURTHER_S: Final = 0.1
 
 
@@ -60,6 +70,8 @@ async def relay(plane: DataPlane, call: Call, begun: Begun | None = None) -> byt
     if begun is None:
         plane.in_flight[user] += 1
     try:
+        if call.bytes_in > LARGE:
+            await asyncio.sleep(0)
         if begun is None and plane.in_flight[user] > plane.limits.calls_per_user:
             raise LimitExceeded(
                 "You have as many calls in flight as you may.", hint="Wait for some to end."
@@ -93,14 +105,22 @@ def ended(plane: DataPlane, call: Call, outcome: Outcome, code: int | None, byte
     plane.metrics.ended(call.server, call.method, outcome, record.duration_ms / 1000)
 
 
-def answered(
-    plane: DataPlane, call: Call, begun: Begun, answer: envelope.Message
-) -> tuple[bytes, Outcome, int | None]:
+def answered(plane: DataPlane, call: Call, begun: Begun) -> tuple[bytes, Outcome, int | None]:
     """Take a server's answer: remember what follows from it, and shape it for the caller's era.
 
     Raises:
         HubError: The caller cannot have it.
     """
+    plain = begun.exchange.plain
+    whole = spliced(call, begun.instance, plain) if plain is not None else None
+    if whole is not None:
+        return whole, Outcome.OK, None
+    try:
+        answer = begun.exchange.answer
+    except envelope.Malformed:
+        text = f"Server '{begun.instance.server}' answered what is no JSON."
+        raise UpstreamFailed(text) from None
+    assert answer is not None
     plane.task_owners.take(call.principal.user_id, begun.instance.server, answer)
     return shaped(plane.states, call, begun.instance, begun.exchange, answer)
 
@@ -123,9 +143,9 @@ async def _exchange(
     try:
         call.instance_id = instance.id
         if not questions:
-            answer = await _answer(call, instance, exchange, questions)
-            if answer is not None:
-                return answered(plane, call, begun, answer)
+            await _answer(call, instance, exchange, questions)
+            if exchange.answered:
+                return answered(plane, call, begun)
         result = plane.parked.park(call, instance, exchange, questions, plane.pool.now())
         waits = True
         return envelope.result(call.message.id, result), Outcome.OK, None
@@ -180,11 +200,10 @@ async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcom
 
 async def _answer(
     call: Call, instance: Instance, exchange: Exchange, questions: dict[str, envelope.Message]
-) -> envelope.Message | None:
+) -> None:
     """Wait for the answer and pass on what comes before it; a caller that goes away cancels.
 
-    Returns:
-        The answer, or None when the server asks a modern client something: see `questions`.
+    Returns without an answer when the server asks a modern client something: see `questions`.
     """
     watched = passed = False
     asked: list[bytes] = []
@@ -206,9 +225,9 @@ async def _answer(
             await _pass_on(call, instance, exchange, events, asked, questions)
             if questions:
                 await _further(call, instance, exchange, asked, questions)
-                return exchange.answer
-            if exchange.answer is not None and not events:
-                return exchange.answer
+                return
+            if exchange.answered and not events:
+                return
     finally:
         if session is not None:
             session.calls.pop(call.message.id, None)

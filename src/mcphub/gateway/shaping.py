@@ -14,7 +14,7 @@ from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import MISSING_CAPABILITY, Era
 from mcphub.wire.envelope import Message
 from mcphub.wire.extensions import TASK, TASKS, declares
-from mcphub.wire.splicing import PlainResult
+from mcphub.wire.splicing import PlainResult, says_error
 
 
 def shaped(
@@ -118,7 +118,7 @@ def _bound(
 
 
 def _outcome(call: Call, raw_result: msgspec.Raw) -> Outcome:
-    if call.method == "tools/call" and b'"isError"' in bytes(raw_result):
+    if call.method == "tools/call" and says_error(bytes(raw_result)):
         is_error = envelope.object_of(raw_result).get("isError")
         if is_error is not None and bytes(is_error) == b"true":
             return Outcome.TOOL_ERROR

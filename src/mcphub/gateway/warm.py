@@ -9,15 +9,13 @@ nothing by itself. A call that turns out to need more goes on in `relay`.
 from typing import Final
 
 from mcphub.audit.records import Outcome
-from mcphub.errors import HubError, UpstreamFailed
+from mcphub.errors import HubError
 from mcphub.gateway import answers
 from mcphub.gateway.calls import Call
 from mcphub.gateway.onward import outgoing
 from mcphub.gateway.plane import DataPlane, ready_instance, route
 from mcphub.gateway.relay import Begun, answered, ended, refused
-from mcphub.gateway.shaping import spliced
 from mcphub.gateway.watching import LISTEN, SUBSCRIBE, UNSUBSCRIBE
-from mcphub.wire import envelope
 
 _NEVER: Final = frozenset({*answers.LOCAL, SUBSCRIBE, UNSUBSCRIBE, LISTEN})
 """Methods that are not a request to one server and its answer."""
@@ -54,17 +52,7 @@ def complete(plane: DataPlane, call: Call, begun: Begun) -> bytes:
     """Return the answer to a call whose exchange has one and whose server said nothing before it."""
     reply, outcome, code = b"", Outcome.ERROR, None
     try:
-        plain, answer = begun.exchange.plain, begun.exchange.answer
-        whole = spliced(call, begun.instance, plain) if plain is not None else None
-        if whole is not None:
-            reply, outcome = whole, Outcome.OK
-        else:
-            answer = envelope.parse(plain.line) if plain is not None else answer
-            assert answer is not None
-            reply, outcome, code = answered(plane, call, begun, answer)
-    except envelope.Malformed:
-        error = UpstreamFailed(f"Server '{begun.instance.server}' answered what is no JSON.")
-        reply, outcome, code = refused(plane, call, error)
+        reply, outcome, code = answered(plane, call, begun)
     except HubError as error:
         reply, outcome, code = refused(plane, call, error)
     finally:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mcphub.upstream.outgoing import Outgoing
+from mcphub.wire import envelope
 from mcphub.wire.envelope import Message
 from mcphub.wire.splicing import PlainResult
 
@@ -29,13 +30,13 @@ class Exchange:
         armed: The sweeper has told the relay that this call is slow.
         questions: Raw ids of the server's questions that its client has yet to answer.
         asked: How many questions were given a key for a modern client; no key is used twice.
-        plain: The answer as it came, when it is a plain result and nobody had to read it.
+        plain: The answer as it came, when it is a plain result of a tool and nobody had to read it.
         on_wake: Called instead of waking `next()`, or None; must not raise.
         refused: What the server asked in vain, since the client cannot be asked that; or "".
     """
 
     __slots__ = (
-        "_events", "_wake", "answer", "armed", "asked", "deadline", "dropped", "failure", "on_wake",
+        "_answer", "_events", "_wake", "armed", "asked", "deadline", "dropped", "failure", "on_wake",
         "outgoing", "plain",
         "progress_token", "questions", "refused", "started", "upstream_id",
     )  # fmt: skip
@@ -51,7 +52,7 @@ class Exchange:
         self.asked = 0
         self.refused = ""
         self.dropped = 0
-        self.answer: Message | None = None
+        self._answer: Message | None = None
         self.failure: Exception | None = None
         self._events: deque[Message] = deque()
         self.plain: PlainResult | None = None
@@ -61,7 +62,23 @@ class Exchange:
     @property
     def done(self) -> bool:
         """Whether the answer or a failure is here."""
-        return self.answer is not None or self.failure is not None or self.plain is not None
+        return self.answered or self.failure is not None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answer is here."""
+        return self._answer is not None or self.plain is not None
+
+    @property
+    def answer(self) -> Message | None:
+        """The answer, None before it is here; one that came unread is read now.
+
+        Raises:
+            envelope.Malformed: It is no message.
+        """
+        if self._answer is None and self.plain is not None:
+            self._answer = envelope.parse(self.plain.line)
+        return self._answer
 
     @property
     def quiet(self) -> bool:
@@ -87,7 +104,7 @@ class Exchange:
     def finish(self, answer: Message) -> None:
         """Set the answer."""
         if not self.done:
-            self.answer = answer
+            self._answer = answer
             self.wake()
 
     def finish_plain(self, answer: PlainResult) -> None:
@@ -135,6 +152,6 @@ class Exchange:
         Raises:
             Exception: The failure.
         """
-        while self.answer is None:
+        while (answer := self.answer) is None:
             await self.next()
-        return self.answer
+        return answer

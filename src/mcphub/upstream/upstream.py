@@ -291,7 +291,7 @@ class Upstream(ABC):
         self._on_end()
 
     def _line(self, line: bytes, origin: int = 0) -> None:
-        """Take one message; a plain result for somebody who takes it as it is stays unread.
+        """Take one message; a tool's plain result stays unread.
 
         Args:
             line: The message.
@@ -302,7 +302,7 @@ class Upstream(ABC):
             exchange = self._pending.get(plain.id)
             if (
                 exchange is not None
-                and exchange.on_wake is not None
+                and exchange.outgoing.method == "tools/call"
                 and self._ends(exchange, plain)
             ):
                 del self._pending[plain.id]

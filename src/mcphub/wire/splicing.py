@@ -13,6 +13,7 @@ from typing import Final
 _FIRST: Final = re.compile(rb'\{"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15}), ?"result": ?(?=\{["}])')
 _LAST: Final = re.compile(rb'\}, ?"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15})\}')
 _LAST_SIZE: Final = 64
+_LARGE: Final = 64 * 1024
 _SECOND: Final = re.compile(rb'\{"result": ?(?=\{["}])')
 _IS_ERROR, _TRUE = b'"isError"', re.compile(rb'"isError"\s*:\s*true')
 _TYPE, _COMPLETE = b'"resultType"', re.compile(rb'"resultType"\s*:\s*"complete"')
@@ -46,7 +47,7 @@ class PlainResult:
     @property
     def is_tool_error(self) -> bool:
         """Whether it may be a tool's error."""
-        return self._says(_IS_ERROR, _TRUE, True)
+        return says_error(self.line)
 
     @property
     def is_complete(self) -> bool:
@@ -56,16 +57,7 @@ class PlainResult:
         """
         if _ESCAPE in self.line and _LETTER.search(self.line) is not None:
             return False
-        return not self._says(_TYPE, _COMPLETE, False)
-
-    def _says(self, name: bytes, value: re.Pattern[bytes], expected: bool) -> bool:
-        """Whether a name in quotes somewhere has this value (`expected`), or has another one."""
-        at = self.line.find(name)
-        while at >= 0:
-            if (value.match(self.line, at) is not None) is expected:
-                return True
-            at = self.line.find(name, at + 1)
-        return False
+        return not _says(self.line, _TYPE, _COMPLETE, False)
 
     def answer(self, raw_id: bytes, members: bytes = b"") -> bytes:
         """Return the line with another id, and further members at the start of its result.
@@ -74,10 +66,12 @@ class PlainResult:
             raw_id: Raw JSON text of the id.
             members: Raw members without braces and without a comma at the end, or b"".
         """
-        line, (start, end), at = self.line, self.id_at, self.result_at + 1
+        (start, end), at = self.id_at, self.result_at + 1
+        comma = b"" if self.line[at : at + 1] == b"}" else b","
+        # a part of a view is no copy
+        line = self.line if len(self.line) < _LARGE else memoryview(self.line)
         if not members:
             return b"".join((line[:start], raw_id, line[end:]))
-        comma = b"" if line[at : at + 1] == b"}" else b","
         if start < at:
             parts = (line[:start], raw_id, line[end:at], members, comma, line[at:])
         else:
@@ -99,3 +93,18 @@ def plain_result(line: bytes) -> PlainResult | None:
     if last is None or last.end() != len(line):
         return None
     return PlainResult(line, int(last[1]), last.span(1), found.end())
+
+
+def says_error(text: bytes) -> bool:
+    """Whether a result may be a tool's error: somewhere `isError` is true."""
+    return _says(text, _IS_ERROR, _TRUE, True)
+
+
+def _says(text: bytes, name: bytes, value: re.Pattern[bytes], expected: bool) -> bool:
+    """Whether a name in quotes somewhere has this value (`expected`), or has another one."""
+    at = text.find(name)
+    while at >= 0:
+        if (value.match(text, at) is not None) is expected:
+            return True
+        at = text.find(name, at + 1)
+    return False
