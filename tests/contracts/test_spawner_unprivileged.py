@@ -17,6 +17,7 @@ from tests.unprivileged import needs_plain_user, place_of_a_plain_user
         ("security/test_sandbox_programs.py", "not lock and not tests-python"),
         ("security/test_zygote.py", "proc_shows or random or cannot_import or at_once or end_of"),
         ("security/test_warm.py", "own_home or serves_one or looks_like or writes_while"),
+        ("security/test_native_builds.py", "reaches_nothing"),
         ("chaos/test_orphans.py", "fork_bomb or killing_the_hub"),
     ],
 )
@@ -27,6 +28,7 @@ def test_the_contract_holds_for_a_hub_without_root(suite, some):
         "tests/forked.py",
         "tests/memory.py",
         "tests/polling.py",
+        "tests/registry.py",
         "tests/warmed.py",
     )
     files = (f"tests/{suite}", *own, "pyproject.toml")

@@ -34,6 +34,7 @@ _INTERMEDIATE: Final = frozenset({"obj.target", ".deps", "node_gyp_bins"})
 _MANIFEST: Final = "package.json"
 _MOST_BYTES: Final = 512 * 1024 * 1024
 _MOST_FILES: Final = 50_000
+_DEEPEST: Final = 64  # whoever removes or copies a tree again may do so recursively
 _DISCARD_S: Final = 60.0
 
 
@@ -82,11 +83,11 @@ def unbuilt(work: Path, note: Callable[[str], None]) -> list[str]:
     """
     found: list[str] = []
     for path, entry in _packages(work):
-        if not entry.get("hasInstallScript") or entry.get("optional"):
+        if not path or entry.get("optional"):
             continue
-        if _lacks_build(work / path):
+        if _lacks_build(work / path, work):
             found.append(path)
-        else:
+        elif entry.get("hasInstallScript"):
             note(f"Note: the install script of {_name(path)} was not run")
     return found
 
@@ -148,7 +149,7 @@ async def build(
             await asyncio.to_thread(_take, made, package, label)
         finally:
             await _discard(scratch, toolchain)
-        if _lacks_build(package):
+        if _lacks_build(package, work):
             raise UpstreamFailed(
                 f"The install script of {label} ended without an error, but built nothing.",
                 hint="Use another version of the server.",
@@ -166,16 +167,30 @@ def _name(path: str) -> str:
     return path.rpartition("node_modules/")[2]
 
 
-def _lacks_build(directory: Path) -> bool:
-    manifest = directory / _MANIFEST
-    if not manifest.is_file():
+def _lacks_build(directory: Path, work: Path) -> bool:
+    """Tell whether a package compiles something at installation that is not there.
+
+    npm compiles a `binding.gyp` also where no script says so (`gypfile`), and no lock tells that.
+    """
+    file = directory / _MANIFEST
+    if not file.is_file():
         return False
-    scripts = json.loads(manifest.read_text()).get("scripts") or {}
+    manifest = json.loads(file.read_text())
+    scripts = manifest.get("scripts") or {}
     text = " ".join(str(scripts.get(name, "")) for name in ("preinstall", "install", "postinstall"))
-    native = (directory / "binding.gyp").exists() or bool(_NATIVE.search(text))
-    return native and not any(
-        _is_for_here(path.relative_to(directory)) for path in directory.rglob("*.node")
+    gyp = (directory / "binding.gyp").exists() and manifest.get("gypfile") is not False
+    if not gyp and not _NATIVE.search(text):
+        return False
+    return not _has_module(directory) and not any(
+        "linux" in name and _has_module(base / "node_modules" / name)
+        for name in manifest.get("optionalDependencies") or {}  # ready-made, one for each platform
+        for base in (directory, *directory.parents)
+        if base.is_relative_to(work)
     )
+
+
+def _has_module(directory: Path) -> bool:
+    return any(_is_for_here(path.relative_to(directory)) for path in directory.rglob("*.node"))
 
 
 def _is_for_here(module: Path) -> bool:
@@ -261,14 +276,14 @@ def _take(made: Path, package: Path, label: str) -> None:
         if not _copy(made, fresh):
             raise UpstreamFailed(
                 f"What the build of {label} made is too large "
-                f"(at most {_MOST_BYTES // 1024**2} MiB and {_MOST_FILES} files).",
+                f"(at most {_MOST_BYTES // 1024**2} MiB, {_MOST_FILES} files, {_DEEPEST} levels).",
                 hint="Use another server, or install this one yourself.",
                 code=CODE,
             )
         shutil.copyfile(package / _MANIFEST, fresh / _MANIFEST)  # as pinned, whatever the build did
         shutil.rmtree(package)
         fresh.rename(package)
-    except (OSError, RecursionError) as error:  # names too long, directories too deep, disk full
+    except OSError as error:  # names too long, files unreadable, disk full
         raise UpstreamFailed(
             f"What the build of {label} made cannot be taken over ({type(error).__name__}).",
             hint="Check the free space of the hub's directory; else use another server.",
@@ -286,7 +301,10 @@ def _copy(made: Path, fresh: Path) -> bool:
     size, count = 0, 0
     for directory, names, files in os.walk(made, onerror=_raise):
         here = Path(directory)
-        there = fresh / here.relative_to(made)
+        inside = here.relative_to(made)
+        if len(inside.parts) > _DEEPEST:
+            return False
+        there = fresh / inside
         there.mkdir()
         links = [name for name in names if (here / name).is_symlink()]
         names[:] = [name for name in names if name not in links and name not in _INTERMEDIATE]
