@@ -45,7 +45,7 @@ _log = structlog.get_logger()
 
 _FORMAT = 2  # of the directory; a change makes every package be installed anew
 _MANIFEST = "mcphub-package.json"
-_LOCK_WAIT_S = 2700.0  # the longest build of a native part, and a slow download
+_LOCK_WAIT_S = 4500.0  # the longest build of a native part, and a slow download
 _LOCK_POLL_S = 0.1
 
 

@@ -23,7 +23,7 @@ from mcphub.spawn.spawner import Launch
 
 _NUMBER: Final = 4  # of builds, see `spawner.Launch.number`
 _LEAST_LEVEL: Final = 3  # below it there is no own view of the files
-_TIMEOUT_S: Final = 1800.0
+_TIMEOUT_S: Final = 3600.0  # a minute of work may take long on a machine that serves many instances
 _LOOK_S: Final = 1.0
 _TELL_EVERY_S: Final = 30
 _MEMORY_MB: Final = 2048
@@ -108,8 +108,10 @@ async def _ended(process: ChildProcess, build: NativeBuild, progress: Callable[[
     loop = asyncio.get_running_loop()
     started = loop.time()
     told = _TELL_EVERY_S
-    while not process.exited.done():
+    while True:
         await asyncio.wait([process.exited], timeout=_LOOK_S)
+        if process.exited.done():
+            return ""
         seconds = loop.time() - started
         if seconds > _TIMEOUT_S:
             return f"it took longer than {_TIMEOUT_S / 60:.0f} minutes"
@@ -119,7 +121,6 @@ async def _ended(process: ChildProcess, build: NativeBuild, progress: Callable[[
         used = await asyncio.to_thread(used_bytes, build.scratch)
         if used > _DISK_MB * 1024 * 1024:
             return f"it wrote more than {_DISK_MB} MiB"
-    return ""
 
 
 def _limit(process: ChildProcess) -> str:
