@@ -19,6 +19,7 @@ from mcphub.catalog.settings_file import parse_settings
 from mcphub.errors import NotFound
 from mcphub.identity.directory import Directory
 from mcphub.ids import system_clock
+from mcphub.oauth.keeping import GrantStore
 from mcphub.policy.decide import decide
 from mcphub.policy.model import Denial, HostFacts, Permit, Principal
 from mcphub.store.database import Database
@@ -79,6 +80,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         guide=guide_of,
         vault=vault,
         audit=audit.write,
+        end_grant=GrantStore(vault, lambda: specs, system_clock).end,
         changed=changed,
     )
     app = Starlette(routes=[Mount("/api", routes=user_routes(services))])

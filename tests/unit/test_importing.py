@@ -263,3 +263,25 @@ def test_an_unknown_client_is_told_the_known_ones() -> None:
         client_config("emacs", URL)
     with pytest.raises(InvalidInput):
         client_config("vscode", URL, name="a b")
+
+
+@pytest.mark.parametrize(
+    ("written", "entry"),
+    [
+        ({"oauth": {}}, {}),
+        ({"oauth": {"clientId": "abc", "callbackPort": 8080}}, {"clientId": "abc"}),
+        (
+            {"auth": {"CLIENT_ID": "abc", "CLIENT_SECRET": "canary", "scopes": ["read", "write"]}},
+            {"clientId": "abc", "scopes": ["read", "write"]},
+        ),
+        ({"oauth": {}, "headers": {"Authorization": "Bearer ${TOKEN}"}}, None),
+        ({"oauth": {}, "url": "https://a.example/?api_key=canary1canary1"}, None),
+    ],
+)
+def test_a_login_of_the_client_becomes_one_of_each_user(written, entry) -> None:
+    server = {"url": "https://notes.example.com/mcp", **written}
+    found = import_client_text(json.dumps({"mcpServers": {"notes": server}}))
+    assert found.entries["notes"].get("oauth") == entry
+    assert "canary" not in json.dumps([found.entries, found.notes])
+    loaded = parse_settings(json.dumps({"mcpServers": found.entries}), {"TOKEN": "x"})
+    assert loaded.specs["notes"].slot_names

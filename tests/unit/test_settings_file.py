@@ -212,6 +212,19 @@ HTTP_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a header with a line break": ({"headers": {"A": "b\r\nC: d"}}, "one line"),
     "an impossible header": ({"headers": {"A b": "c"}}, "HTTP header"),
     "an environment": ({"env": {"A": "b"}}, "means nothing"),
+    "OAuth in clear": ({"url": "http://a.example/mcp", "oauth": {}}, "in clear"),
+    "OAuth and a header": ({"headers": {"authorization": "x"}, "oauth": {}}, "sets this header"),
+    "OAuth and a user's URL": (
+        {"url": "https://a.example/${USER_ID}", "oauth": {}},
+        "same for all",
+    ),
+    "OAuth that is shared": ({"isolation": "shared", "oauth": {}}, "cannot be shared"),
+    "a secret of no client": ({"oauth": {"clientSecret": "x"}}, "without a client"),
+    "scopes in one text": ({"oauth": {"scopes": ["a b"]}}, "no scope"),
+    "a private URL": ({"oauth": {"privateHosts": ["https://a.example"]}}, "no host"),
+    "a user's client": ({"oauth": {"clientId": "${USER_CLIENT}"}}, "Nothing of a user"),
+    "another slot OAUTH": ({"credentialSlots": ["OAUTH"], "oauth": {}}, "authorization itself"),
+    "an unknown key of OAuth": ({"oauth": {"clientid": "x"}}, "unknown"),
 }
 
 

@@ -26,7 +26,9 @@ _TAKEN = frozenset(
     {"title", "type", "transport", "command", "args", "env", "cwd", "url", "headers"}
 )
 _URLS = ("serverUrl", "httpUrl")
-_SILENT = frozenset({"enabled", "disabled", "autoApprove", "alwaysAllow", "timeout", *_URLS})
+_SILENT = frozenset(
+    {"enabled", "disabled", "autoApprove", "alwaysAllow", "timeout", "oauth", "auth", *_URLS}
+)
 
 
 @dataclass(slots=True)
@@ -173,12 +175,35 @@ def _entry(name: str, raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         entry["url"] = finder.text(entry["url"], "url", f"{name.upper().replace('-', '_')}_TOKEN")
     for place, slot in [*own, *finder.found]:
         notes.append(f"{place} is now the credential {slot}: each user sets an own value.")
+    _oauth(raw, entry, notes)
     _switches(raw, entry, notes)
     _known_advice(known, entry, notes)
     dropped = sorted(key for key in raw if key not in _TAKEN | _SILENT)
     if dropped:
         notes.append(f"left out, as the client's own: {', '.join(key[:40] for key in dropped)}.")
     return entry, notes
+
+
+def _oauth(raw: dict[str, Any], entry: dict[str, Any], notes: list[str]) -> None:
+    """Let each user connect an own account where the client did (Claude Code, VS Code; Cursor: `auth`)."""
+    written = raw.get("oauth", raw.get("auth"))
+    url, headers = entry.get("url"), entry.get("headers", {})
+    if not isinstance(written, dict) or not isinstance(url, str) or "$" in url:
+        return
+    if any(str(header).lower() == "authorization" for header in headers):
+        return
+    oauth: dict[str, Any] = {}
+    client, scopes = written.get("clientId", written.get("CLIENT_ID")), written.get("scopes")
+    if isinstance(client, str) and client and "$" not in client:
+        oauth["clientId"] = client
+    if _all_text(scopes):
+        oauth["scopes"] = [word for text in scopes or [] for word in text.split()]
+    entry["oauth"] = oauth
+    hint = (
+        "; its client has to know the redirect URI <URL of the hub>/oauth/callback, and a secret is "
+        "written as ${NAME} into oauth.clientSecret."
+    )
+    notes.append(f"each user connects an own account (OAuth){hint if 'clientId' in oauth else '.'}")
 
 
 def _translated(entry: dict[str, Any], known: KnownServer | None) -> list[tuple[str, str]]:

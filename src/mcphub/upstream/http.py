@@ -127,7 +127,7 @@ class HttpPipe:
                 UpstreamFailed(f"Server '{self._name}' ended the session.", hint="Call again.")
             )
             return ""
-        problem = posting.refusal(response.status)
+        problem = posting.refusal(response.status, response.headers.get("WWW-Authenticate", ""))
         if problem:
             return await self._refused(response, message, problem)
         if message.method == "initialize":

@@ -104,7 +104,7 @@ class ModernHttpPipe:
 
     async def _take(self, response: aiohttp.ClientResponse, message: envelope.Message) -> str:
         """Hand on what a response holds; returns what is wrong with it, or ""."""
-        problem = posting.refusal(response.status)
+        problem = posting.refusal(response.status, response.headers.get("WWW-Authenticate", ""))
         if response.status in {401, 403} or 300 <= response.status < 400:
             return problem
         if problem:

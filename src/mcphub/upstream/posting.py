@@ -131,8 +131,13 @@ class Posts:
             await asyncio.wait(list(self._open.values()), return_when=asyncio.FIRST_COMPLETED)
 
 
-def refusal(status: int) -> str:
-    """Return what a status says that holds no message, or ""."""
+def refusal(status: int, challenge: str = "") -> str:
+    """Return what a status says that holds no message, or ""; `challenge` is `WWW-Authenticate`."""
+    if status == 401 and "resource_metadata" in challenge:
+        return (
+            "It requires that each user logs in there (OAuth, HTTP 401). An administrator writes "
+            '"oauth": {} into its settings, instead of other credentials.'
+        )
     if status in {401, 403}:
         return (
             f"It refused your credentials (HTTP {status}). Set them again: "
