@@ -39,6 +39,7 @@ _HTTP = "interaction/test_http_upstream.py::"
 _IDENTITY = "security/test_rules_identity.py::"
 _ISOLATION = "security/test_rules_isolation.py::"
 _MODERN = "interaction/test_modern_upstream.py::"
+_OAUTH = "interaction/test_oauth.py::"
 _OPENING = "interaction/test_opening_servers.py::"
 _RULES = "interaction/test_modern_rules.py::"
 _RULES_HTTP = "security/test_rules_http.py::"
@@ -327,6 +328,16 @@ REQUIREMENTS: Final = (
             _TRANSLATION + "test_a_state_opens_for_the_same_user_and_request_only",
             _VANISHING
             + "test_a_thousand_calls_wait_for_their_clients_and_each_gets_its_own_answer",
+        ),
+    ),
+    Requirement(
+        "33", "Towards servers the hub is an OAuth client; each grant is its own user's, sealed.",
+        "MCP 2026-07-28 basic/authorization",
+        (
+            "conformance/test_client_auth.py::test_the_hub_conforms_as_a_client",
+            _OAUTH + "test_two_users_work_with_their_own_accounts",
+            _OAUTH + "test_an_answer_in_another_browser_connects_nothing",
+            _OAUTH + "test_no_token_code_or_key_is_told_to_anybody",
         ),
     ),
     Requirement(
