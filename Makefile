@@ -8,7 +8,7 @@ ARGS ?=
 REALITY := .venv/bin/mcphub check --dir .cache/reality-check/hub --manifest docs/reference/reality-check.servers.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check serve bench bench-starts reality-check lock clean
+.PHONY: help demo test check serve bench bench-starts bench-instances reality-check lock clean
 
 help:
 	@echo 'MCPHub: one MCP endpoint for a team, each user isolated.'
@@ -23,6 +23,7 @@ help:
 	@echo '  make bench   measure a call through the hub, nginx, other gateways and none (ten minutes);'
 	@echo '               ARGS=--docs writes table and chart into docs/reference'
 	@echo '  make bench-starts   measure what the start of an instance costs, by its program and by the hub'
+	@echo '  make bench-instances   measure what 10 to 1,000 live instances cost (15 GB of memory; an hour when busy)'
 	@echo '  make reality-check   check the published servers of the manifest, shared and behind the hub, and write'
 	@echo '               the page about them; ARGS=--resume goes on with a run that was ended'
 	@echo '  make lock    resolve pyproject.toml into requirements/ again (ARGS=--upgrade for newer versions)'
@@ -56,6 +57,10 @@ bench:
 bench-starts:
 	@scripts/setup bench
 	@$(PYTHON) benchmarks/starts.py $(ARGS)
+
+bench-instances:
+	@scripts/setup bench
+	@$(PYTHON) benchmarks/instances.py $(ARGS)
 
 reality-check:
 	@scripts/setup test

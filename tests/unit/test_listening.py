@@ -23,3 +23,18 @@ def test_the_hub_may_open_as_many_files_as_the_machine_lets_it():
     )
     said, soft, hard, again = json.loads(done.stdout)
     assert said == soft == hard == again == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def test_doctor_tells_when_the_open_files_do_not_suffice_for_the_instances(tmp_path):
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000))
+
+    cli = [sys.executable, "-c", "import sys; from mcphub.cli import main; sys.exit(main())"]
+    where = ["--dir", str(tmp_path / "hub"), "--json"]
+    subprocess.run([*cli, "init", *where], capture_output=True, check=True)
+    done = subprocess.run(
+        [*cli, "doctor", *where], preexec_fn=few, capture_output=True, text=True, check=False
+    )
+    (found,) = [one for one in json.loads(done.stdout)["checks"] if one["name"] == "open files"]
+    assert not found["ok"] and not found["matters"]
+    assert "1000 at most" in found["detail"] and "LimitNOFILE" in found["hint"]

@@ -1,6 +1,7 @@
 """`mcphub doctor`: what works here, found by trying it; exit status 1 when something that matters fails."""
 
 import asyncio
+import resource
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,9 @@ from mcphub.spawn.selftest import Row, report
 from mcphub.store.database import Database
 
 _LONG_AGO = 1_760_000_000.0  # October 2025: a clock before it is wrong
+_FILES_EACH = 6
+"""Descriptors of an instance (pipes, process, namespace) and of its user's connection."""
+_FILES_BESIDE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,19 @@ async def _clock(_: Cli) -> Check:
     )
 
 
+async def _open_files(cli: Cli) -> Check:
+    """Tell whether the hub could run all the instances that it may; it raises its own limit to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = cli.settings().limits.instances * _FILES_EACH + _FILES_BESIDE
+    return Check(
+        "open files",
+        hard == resource.RLIM_INFINITY or hard >= wanted,
+        False,
+        f"{hard} at most, {wanted} wanted for limits.instances",
+        "Raise the hard limit (LimitNOFILE= of a service) or lower limits.instances in mcphub.toml.",
+    )
+
+
 async def _servers(cli: Cli) -> Check:
     settings = cli.settings()
     live = LiveSettings(settings.servers_file, settings.operator_env)
@@ -221,6 +238,7 @@ _CHECKS: tuple[tuple[str, Callable[[Cli], Awaitable[Check]]], ...] = (
     ("database", _database),
     ("vault key", _key_file),
     ("clock", _clock),
+    ("open files", _open_files),
     ("mcp_settings.json", _servers),
     ("node and uv", _tools),
     ("running hub", _control),
