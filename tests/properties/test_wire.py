@@ -40,8 +40,10 @@ def test_params_reach_a_legacy_server_but_for_what_the_hop_owns(params, meta, nu
     given_params = {**params, "_meta": {**meta, **owned}}
     raw = envelope.object_of(json.dumps(given_params, **layout).encode())
     arrived = json.loads(
-        translate.for_legacy_server(
-            translate.onward_to_legacy(raw, ("name", "own")), progress_id=number
+        envelope.join(
+            translate.for_legacy_server(
+                translate.onward_to_legacy(raw, ("name", "own")), progress_id=number
+            )
         )
     )
     kept = {key: value for key, value in meta.items() if key not in codes.HOP_META}
@@ -77,7 +79,8 @@ def test_of_a_repeated_member_exactly_one_is_passed_on():
     )
     params = envelope.object_of(message.members["params"])
     assert envelope.text(params["name"]) == "denied"
-    assert translate.for_legacy_server(params, progress_id=None) == b'{"name":"denied"}'
+    written = translate.for_legacy_server(params, progress_id=None)
+    assert envelope.join(written) == b'{"name":"denied"}'
 
 
 def test_a_deep_message_is_refused_and_not_a_crash():
@@ -121,7 +124,7 @@ def test_what_belongs_to_no_hop_arrives_at_a_modern_server(params, meta):
     sent = params | {"_meta": meta | {"progressToken": "mine", "dev.mcphub/user-context": "x"}}
     raw = envelope.object_of(json.dumps(sent).encode())
     written = translate.for_modern_server(raw, capabilities=b"{}", client_info=b"{}", progress_id=7)
-    arrived = json.loads(written)
+    arrived = json.loads(envelope.join(written))
     own = arrived.pop("_meta")
     assert arrived == params
     assert {key: own[key] for key in meta} == meta

@@ -104,7 +104,7 @@ class LegacyUpstream(Upstream):
             return False
         return not self._level or LOG_LEVELS.index(self._level) > LOG_LEVELS.index(level)
 
-    def _written(self, exchange: Exchange, params: Members) -> tuple[bytes, Mapping[str, str]]:
+    def _written(self, exchange: Exchange, params: Members) -> tuple[Members, Mapping[str, str]]:
         outgoing = exchange.outgoing
         onward = translate.onward_to_legacy(params, outgoing.rename)
         meta, headers = outgoing.additions(onward)

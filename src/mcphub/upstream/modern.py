@@ -153,7 +153,7 @@ class ModernUpstream(Upstream):
         """Return an id for a request (rule R2)."""
         return self._next_id()
 
-    def _written(self, exchange: Exchange, params: Members) -> tuple[bytes, Mapping[str, str]]:
+    def _written(self, exchange: Exchange, params: Members) -> tuple[Members, Mapping[str, str]]:
         outgoing = exchange.outgoing
         onward = translate.onward_to_modern(
             params, outgoing.rename, from_legacy=outgoing.one_by_one

@@ -211,7 +211,7 @@ class Upstream(ABC):
     # ------------------------------------------------------------------ for the eras
 
     @abstractmethod
-    def _written(self, exchange: Exchange, params: Members) -> tuple[bytes, Mapping[str, str]]:
+    def _written(self, exchange: Exchange, params: Members) -> tuple[Members, Mapping[str, str]]:
         """Return params in the server's era and the HTTP headers that go with them."""
 
     @abstractmethod

@@ -137,15 +137,16 @@ def text(raw: bytes | msgspec.Raw | None) -> str:
         return ""
 
 
-def join(members: Members) -> bytes:
-    """Write an object from raw members, on one line."""
-    parts = [b"{"]
+def join(members: Members, before: bytes = b"", after: bytes = b"") -> bytes:
+    """Write an object from raw members, on one line; `before` and `after` stand around it."""
+    parts = [before, b"{"]
     for name, raw in members.items():
         parts += (_quoted(name), b":", raw, b",")
     if members:
         parts[-1] = b"}"
     else:
         parts.append(b"}")
+    parts.append(after)
     return one_line(b"".join(parts))
 
 
@@ -166,10 +167,10 @@ def one_line(data: bytes) -> bytes:
     return data
 
 
-def request(upstream_id: int, method: str, params: bytes | None) -> bytes:
+def request(upstream_id: int, method: str, params: Members) -> bytes:
     """Write a request of the hub's own, one line without its end."""
-    head = b'{"jsonrpc":"2.0","id":%d,"method":%b' % (upstream_id, _quoted(method))
-    return head + b"}" if params is None else b"".join((head, b',"params":', params, b"}"))
+    head = b'{"jsonrpc":"2.0","id":%d,"method":%b,"params":' % (upstream_id, _quoted(method))
+    return join(params, head, b"}")
 
 
 def notification(method: str, params: bytes | None) -> bytes:

@@ -87,8 +87,10 @@ def onward_to_modern(
     return out
 
 
-def for_legacy_server(params: Members, *, progress_id: int | None, meta: Members = _EMPTY) -> bytes:
-    """Return a request's params as a legacy server wants them, on one line.
+def for_legacy_server(
+    params: Members, *, progress_id: int | None, meta: Members = _EMPTY
+) -> Members:
+    """Return a request's params as a legacy server wants them.
 
     Hop-owned `_meta` keys go, unknown ones stay; the progress token becomes the hub's own number
     (rule R2).
@@ -99,7 +101,7 @@ def for_legacy_server(params: Members, *, progress_id: int | None, meta: Members
         meta: Keys of `_meta` that this hop adds.
     """
     if "_meta" not in params and progress_id is None and not meta:
-        return envelope.join(params)
+        return params
     out = dict(params)
     kept = _passed_meta(params) | meta
     if progress_id is not None:
@@ -108,7 +110,7 @@ def for_legacy_server(params: Members, *, progress_id: int | None, meta: Members
         out["_meta"] = msgspec.Raw(envelope.join(kept))
     else:
         out.pop("_meta", None)
-    return envelope.join(out)
+    return out
 
 
 def for_modern_server(
@@ -119,8 +121,8 @@ def for_modern_server(
     log_level: str = "",
     progress_id: int | None = None,
     meta: Members = _EMPTY,
-) -> bytes:
-    """Return a request's params as a modern server wants them, on one line.
+) -> Members:
+    """Return a request's params as a modern server wants them.
 
     Args:
         params: Raw members, from `onward_to_modern`; not changed.
@@ -140,7 +142,7 @@ def for_modern_server(
     if progress_id is not None:
         kept["progressToken"] = msgspec.Raw(b"%d" % progress_id)
     out["_meta"] = msgspec.Raw(envelope.join(kept))
-    return envelope.join(out)
+    return out
 
 
 def routing_headers(method: str, params: Members) -> dict[str, str]:
