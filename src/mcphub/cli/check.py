@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -31,9 +32,11 @@ from mcphub.isolation.check import BUDGET_S, Options, check
 from mcphub.isolation.manifest import Entry, subject
 from mcphub.isolation.model import Result, Verdict
 from mcphub.isolation.page import page
+from mcphub.isolation.remote import RemoteLab
 from mcphub.isolation.report import as_json
 from mcphub.isolation.sarif import sarif
 from mcphub.isolation.subject import Subject
+from mcphub.isolation.through import check_through
 from mcphub.spawn.native import SandboxedBuilds
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 
@@ -48,6 +51,13 @@ _NUMBER = 3  # of the check's processes, see `spawner.Launch.number`
 Env = Annotated[
     list[str] | None,
     typer.Option("--env", metavar="K=V", help="Environment of the server; secrets are replaced."),
+]
+UserHeader = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="K=V",
+        help="What this user proves to a running server; env:NAME takes V from the environment.",
+    ),
 ]
 Egress = Annotated[
     list[str] | None,
@@ -82,11 +92,15 @@ async def check_servers(
     url: Annotated[
         str,
         typer.Option(
-            "--url", metavar="URL", help="Where COMMAND listens: http://127.0.0.1:{port}/mcp"
+            "--url",
+            metavar="URL",
+            help="Where COMMAND listens: http://127.0.0.1:{port}/mcp; or a running server.",
         ),
     ] = "",
     env: Env = None,
     allow_egress: Egress = None,
+    header_a: UserHeader = None,
+    header_b: UserHeader = None,
     manifest: Annotated[
         Path | None,
         typer.Option("--manifest", metavar="FILE", help="Check every server of a manifest."),
@@ -152,10 +166,6 @@ async def check_servers(
     given = dict(_pair(text) for text in env or [])
     then = _Then(apply, compare, yes)
     try:
-        if resume and results_file is None:
-            raise InvalidInput(
-                "--resume needs the file to go on with.", hint="Give --results FILE."
-            )
         if manifest is not None:
             way = _of_manifest_behind_hub if through_hub else _of_manifest
             series = Series(manifest, tuple(only or ()), results_file, resume, jobs, total)
@@ -166,6 +176,9 @@ async def check_servers(
         elif everything or _names_a_server(cli, words or [], url):
             name = None if everything else (words or [""])[0]
             results = await _of_settings(cli, name, given, options, then)
+        elif url and not words:
+            headers = {"A": _headers(cli, header_a), "B": _headers(cli, header_b)}
+            results = await _of_remote(cli, url, headers, budget, yes=yes)
         elif words:
             results = await _of_command(cli, words, url, given, options)
         else:
@@ -220,6 +233,45 @@ async def _of_command(
         result = await _one(cli, subject, spawner, options)
     _print(cli, result)
     return [result]
+
+
+async def _of_remote(
+    cli: Cli, url: str, headers: Mapping[str, Mapping[str, str]], budget: float, *, yes: bool
+) -> list[Result]:
+    """Check a running server at its address, after asking: it is no throw-away copy."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "{" in url:
+        raise InvalidInput(
+            "This is no address of a running server.",
+            hint="Give https://HOST/PATH, or the command that listens there: --url URL -- COMMAND",
+        )
+    cli.note(
+        "This calls the tools of a running server as two users. Those that make or change something "
+        "are called too; only those that look destructive are not."
+    )
+    cli.confirm(f"Call the tools of {parts.hostname}?", yes=yes)
+    subject = Subject(parts.hostname, "", (url,), url=url)
+    with tempfile.TemporaryDirectory(prefix="mcphub-check-", ignore_cleanup_errors=True) as place:
+        lab = RemoteLab(subject, Path(place), headers)
+        result = await check_through(
+            lab, budget, lambda step: cli.note(f"{parts.hostname}: {step}")
+        )
+    _print(cli, result)
+    return [result]
+
+
+def _headers(cli: Cli, given: list[str] | None) -> dict[str, str]:
+    """Return what a user proves; a value `env:NAME` stands for a variable, so that no secret is in argv."""
+    found: dict[str, str] = {}
+    for name, value in (_pair(text) for text in given or []):
+        variable = value.removeprefix("env:")
+        if variable == value:
+            found[name] = value
+        elif variable in (environment := cli.settings().operator_env):
+            found[name] = environment[variable]
+        else:
+            raise InvalidInput(f"There is no variable {variable} in the environment.")
+    return found
 
 
 def _names_a_server(cli: Cli, words: list[str], url: str) -> bool:

@@ -50,7 +50,13 @@ class Series:
 async def go_through(
     cli: Cli, series: Series, check: Callable[[Entry], Awaitable[Result]]
 ) -> list[Result]:
-    """Check the entries; `check` raises HubError for what cannot be checked."""
+    """Check the entries; `check` raises HubError for what cannot be checked.
+
+    Raises:
+        InvalidInput: The manifest cannot be read, or there is nothing to go on with.
+    """
+    if series.resume and series.results is None:
+        raise InvalidInput("--resume needs the file to go on with.", hint="Give --results FILE.")
     entries = [entry for entry in read(series.file) if not series.only or entry.id in series.only]
     known = _known(series)
     waiting = [entry for entry in entries if entry.id not in known]

@@ -5,27 +5,24 @@ new users, so nothing of an earlier run is theirs. The hub itself is the caller'
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from mcphub.errors import UpstreamFailed
 from mcphub.isolation.backends import Backend, detect
 from mcphub.isolation.backends.kubeconfig import kubeconfig
 from mcphub.isolation.canaries import Canaries, mint
-from mcphub.isolation.channel import Channel, Ended, HttpChannel, opened
 from mcphub.isolation.credentials import Credential, Disguise
-from mcphub.isolation.lab import LEAVE_S, Running
+from mcphub.isolation.lab import LEAVE_S
 from mcphub.isolation.model import USERS
+from mcphub.isolation.sessions import Sessions
 from mcphub.isolation.subject import Subject, mentioned_paths
 from mcphub.isolation.territory import Territory, give
 from mcphub.isolation.witness.server import Witness
 from mcphub.tasks import Tasks
-
-_START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,83 +42,6 @@ class Team(Protocol):
         ...
 
 
-class HubRunning(Running):
-    """Both users' sessions with the hub."""
-
-    def __init__(self, lab: "HubLab", members: Mapping[str, Member], tasks: Tasks) -> None:
-        self._members, self._hub_tasks, self._hub = members, tasks, lab
-        self._connections: dict[str, Channel] = {}
-        self._called: set[str] = set()
-        self.calls = 0
-        self.dead = False
-        self.initialized = {}
-
-    @property
-    def witness(self) -> Witness:
-        """Where the server's connections end."""
-        return self._hub.witness
-
-    @property
-    def stderr(self) -> list[str]:
-        """Nothing: a server's stderr is its user's, behind the hub."""
-        return []
-
-    async def join(self, user: str, headers: Mapping[str, str] | None = None) -> Channel:
-        """Open a session with the user's own key; what else the user claims to be is sent too.
-
-        Raises:
-            UpstreamFailed: The hub refuses.
-        """
-        known = self._connections.get(user)
-        if known is not None:
-            return known
-        own = {**(headers or {}), "Authorization": f"Bearer {self._members[user].key}"}
-        channel = HttpChannel("", self._hub.subject.url, own, self._hub_tasks)
-        try:
-            self.initialized = await opened(channel, _START_S)
-        except (TimeoutError, Ended) as error:
-            channel.close()
-            raise UpstreamFailed(f"The hub does not answer: {error}.") from None
-        except UpstreamFailed:
-            channel.close()
-            raise
-        self._connections[user] = channel
-        return channel
-
-    def leave(self, user: str) -> None:
-        """End a user's session."""
-        channel = self._connections.pop(user, None)
-        if channel is not None:
-            channel.close()
-
-    def part(self, user: str) -> Channel:
-        """Return a user's session, which is the caller's to close: the user can join anew beside it."""
-        return self._connections.pop(user)
-
-    def channel(self, user: str) -> Channel:
-        """Return a user's connection."""
-        return self._connections[user]
-
-    def patience(self, user: str, timeout_s: float) -> float:
-        """Return a longer time for a user's first call: it waits for the start of the instance."""
-        first = user not in self._called
-        self._called.add(user)
-        return max(timeout_s, _START_S) if first else timeout_s
-
-    async def _gone(self) -> None:
-        """Wait for nothing: the hub stays."""
-
-    @property
-    def ended(self) -> bool:
-        """Never: the hub starts an instance again."""
-        return False
-
-    async def aclose(self) -> None:
-        """End both sessions."""
-        for user in list(self._connections):
-            self.leave(user)
-
-
 class HubLab:
     """A server of a hub, in the form of a `Lab`.
 
@@ -133,6 +53,8 @@ class HubLab:
     """
 
     behind_hub = True
+    starts_anew = True
+    proves = True
 
     def __init__(
         self, subject: Subject, witness: Witness, secrets: Canaries[str], team: Team
@@ -145,6 +67,7 @@ class HubLab:
         self.starts = 0
         self.calls = 0
         self.backends: list[Backend] = []
+        self.notes: tuple[str, ...] = ()
         self.disguise = Disguise((), {}, ())
         line = " ".join(subject.argv).lower()
         mentioned = mentioned_paths([*subject.argv, *subject.env.values()])
@@ -170,7 +93,7 @@ class HubLab:
         await self._tasks.__aexit__(kind, error, trace)
 
     @asynccontextmanager
-    async def start(self, *, with_a: bool) -> AsyncIterator[HubRunning]:
+    async def start(self, *, with_a: bool) -> AsyncIterator[Sessions]:
         """Make two new users, fill their homes, and end their sessions at the end."""
         members: dict[str, Member] = {}
         for user in USERS:
@@ -186,7 +109,10 @@ class HubLab:
             await asyncio.to_thread(plan.lay_for, home, owner)
             give(home, members[user].uid)
         self.starts += 1
-        running = HubRunning(self, members, self._tasks)
+        keys = {user: {"Authorization": f"Bearer {m.key}"} for user, m in members.items()}
+        running = Sessions(
+            self.witness, self.subject.url, keys, self._tasks, who="The hub", waits=True
+        )
         try:
             yield running
         finally:

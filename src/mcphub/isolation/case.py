@@ -12,12 +12,13 @@ from typing import Final
 
 from mcphub.isolation.behind import HubLab
 from mcphub.isolation.budget import Budget
-from mcphub.isolation.canaries import Canaries
+from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
-from mcphub.isolation.identity import Identity
+from mcphub.isolation.identity import Identity, claims
 from mcphub.isolation.lab import Lab, Running
 from mcphub.isolation.model import Call, Finding, Observation
 from mcphub.isolation.oracle import READ_ONLY, UNWRITABLE, worked
+from mcphub.isolation.remote import RemoteLab
 from mcphub.isolation.surface import Rank, Surface
 from mcphub.isolation.synthesis import Planted, Recipe, Words, Writer
 
@@ -59,13 +60,15 @@ class Case:
         treatment, control: The first run with A, the first one without.
         identities: What each user proves to be on HTTP.
         stderr: What the server said there while A was active.
+        names: User -> the name by which it claims to be known.
+        claiming: Every call says in `_meta` who calls: the server does nothing without.
         heard: Notifications on B's own session while only A was active.
         findings: Of the probes that ran already.
         step: What is being done.
         open: What ends with the check.
     """
 
-    lab: Lab | HubLab
+    lab: Lab | HubLab | RemoteLab
     budget: Budget
     progress: Callable[[str], None] = lambda _: None
     dice: Random = field(default_factory=SystemRandom)
@@ -79,6 +82,8 @@ class Case:
     treatment: Run = field(default_factory=Run)
     control: Run = field(default_factory=Run)
     identities: Mapping[str, Identity] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=lambda: {user: mint() for user in _TITLES})
+    claiming: bool = False
     notes: list[str] = field(default_factory=list)
     stderr: list[str] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
@@ -131,6 +136,8 @@ class Case:
 
     async def join(self, running: Running, *users: str) -> None:
         """Open sessions, each with the user's identity."""
+        if self.claiming:
+            running.claims = {user: claims(name) for user, name in self.names.items()}
         for user in users or _TITLES:
             identity = self.identities.get(user)
             await running.join(user, identity.headers if identity else None)

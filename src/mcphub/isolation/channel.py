@@ -55,6 +55,10 @@ class Channel(Protocol):
         """End the connection."""
         ...
 
+    async def gone(self) -> None:
+        """End the connection, and wait for its end; at most some seconds."""
+        ...
+
 
 class Notifications:
     """What a server said by itself on one connection, as JSON texts; bounded."""
@@ -120,6 +124,10 @@ class StdioChannel:
     def close(self) -> None:
         """Stop reading and writing."""
         self._pipe.close()
+
+    async def gone(self) -> None:
+        """Stop reading and writing."""
+        self.close()
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._ended:
@@ -215,6 +223,12 @@ class HttpChannel:
         if self._stream is not None:
             self._stream.cancel()
         self._tasks.start("isolation.close", self._leave())
+
+    async def gone(self) -> None:
+        """End the session, also while tasks are being cancelled because something failed."""
+        if self._stream is not None:
+            self._stream.cancel()
+        await self._leave()
 
     async def _leave(self) -> None:
         try:

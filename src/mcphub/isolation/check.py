@@ -21,6 +21,7 @@ from mcphub.isolation.model import Call, Coverage, Result, Verdict
 from mcphub.isolation.oracle import UNWRITABLE, worked
 from mcphub.isolation.probes import Probe
 from mcphub.isolation.probes.cache import CacheProbe
+from mcphub.isolation.probes.claims import ClaimsProbe
 from mcphub.isolation.probes.interference import InterferenceProbe
 from mcphub.isolation.probes.notifications import NotificationProbe
 from mcphub.isolation.probes.openness import OpennessProbe
@@ -47,7 +48,7 @@ def reading(planted: PlantedProbe) -> list[Probe]:
 
 def acting() -> list[Probe]:
     """Return the probes that call the server again, the most telling first."""
-    return [InterferenceProbe(), CacheProbe(), OpennessProbe(), RaceProbe()]
+    return [InterferenceProbe(), CacheProbe(), OpennessProbe(), ClaimsProbe(), RaceProbe()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,9 @@ async def checked(case: Case, began: float) -> Result:
     async with case.open:
         async with _in_time(case):
             await _rehearse(case)
-            case.begin("B alone")
-            await _alone(case)
+            if case.lab.starts_anew:
+                case.begin("B alone")
+                await _alone(case)
         for probe in reading(planted):
             await _run(case, probe, ran)
         waiting = acting()
@@ -143,6 +145,8 @@ async def _run(case: Case, probe: Probe, ran: list[str]) -> None:
 
 async def _shorten(case: Case, planted: PlantedProbe) -> None:
     """Look for the shortest traces of what was found; the findings stand without."""
+    if not case.lab.starts_anew:
+        return
     case.begin("shortest traces")
     time = case.budget.slice(_SHORTEN_S)
     for index, finding in enumerate(case.findings):
@@ -180,6 +184,11 @@ async def _rehearsed(case: Case) -> None:
             case.begin(f"A tries {len(case.surface.tools)} tools")
             before = running.channel("B").notifications.mark()
             await script.explore(run)
+            if not case.learned and not case.claiming and not running.dead:
+                case.claiming = True  # it may want to be told who calls
+                await case.join(running)
+                await script.explore(run)
+                case.claiming = bool(case.learned)
             if case.lab.subject.is_http:
                 case.heard += running.channel("B").notifications.since(before)
             if running.dead and attempt + 1 < _MOST_STARTS:
@@ -224,11 +233,11 @@ async def _again(case: Case, running: Running) -> None:
 
 async def _joined(case: Case, running: Running) -> None:
     """Open both users' sessions with the first identity that the server takes."""
-    if not case.lab.subject.is_http or case.lab.behind_hub:
+    if not case.lab.subject.is_http or case.lab.proves:
         await case.join(running)
         return
     known = case.lab.disguise.credentials
-    ways = {user: identity.attempts(user, known) for user in ("A", "B")}
+    ways = {user: identity.attempts(user, name, known) for user, name in case.names.items()}
     problem: UpstreamFailed | None = None
     for index in range(len(ways["A"])):
         case.identities = {user: ways[user][index] for user in ways}
@@ -265,7 +274,10 @@ async def _scoped(case: Case, running: Running, surface: Surface, index: int) ->
     for user in ("A", "B"):
         running.leave(user)
     scopes = sorted(set(wanted))
-    case.identities = {u: identity.attempts(u, known, scopes)[index] for u in ("A", "B")}
+    case.identities = {
+        user: identity.attempts(user, name, known, scopes)[index]
+        for user, name in case.names.items()
+    }
     await case.join(running)
 
 

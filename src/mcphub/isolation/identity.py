@@ -7,7 +7,7 @@ one a server takes, and what it does without any, is seen by the witness and by 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from mcphub.isolation import credentials
 from mcphub.isolation.canaries import mint
@@ -31,11 +31,32 @@ class Identity:
     sentinel: str = ""
 
 
-def attempts(user: str, known: Sequence[Credential], scopes: Sequence[str] = ()) -> list[Identity]:
+def claims(name: str) -> dict[str, Any]:
+    """Return what a caller may say of itself in `_meta`, without any proof."""
+    person = {"id": name, "userId": name, "email": f"{name}@example.com", "tenantId": name}
+    return {**person, "user_id": name, "tenant_id": name, "user": person}
+
+
+def claim_headers(name: str) -> dict[str, str]:
+    """Return headers in which a caller may say who it is, without any proof."""
+    ids = dict.fromkeys(
+        ("X-User-Id", "X-User", "X-Tenant-Id", "X-Forwarded-User", "X-Remote-User"), name
+    )
+    return {
+        **ids,
+        "X-User-Email": f"{name}@example.com",
+        "X-Forwarded-Email": f"{name}@example.com",
+    }
+
+
+def attempts(
+    user: str, name: str, known: Sequence[Credential], scopes: Sequence[str] = ()
+) -> list[Identity]:
     """Return a user's attempts, the likeliest first; without identity last.
 
     Args:
         user: `A` or `B`.
+        name: By which it claims to be known.
         known: Credentials of the launch line.
         scopes: What signed claims ask for.
     """
@@ -46,7 +67,7 @@ def attempts(user: str, known: Sequence[Credential], scopes: Sequence[str] = ())
     headers = {
         "Authorization": f"Bearer {token}",
         "X-Api-Key": token,
-        "X-User-Id": sentinel,
+        **claim_headers(name),
         **dict.fromkeys(credentials.header_names(given), token),
     }
     found = [

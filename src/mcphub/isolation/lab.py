@@ -44,7 +44,7 @@ _NUMBER: Final = 3
 _START_S: Final = 45.0
 _CALL_S: Final = 8.0
 _SETTLE_S: Final = 0.05
-LEAVE_S: Final = 4.0
+LEAVE_S: Final = 15.0
 """Seconds that connections have to be closed in the end."""
 
 
@@ -70,6 +70,7 @@ class Running:
     """One started subject and its sessions. Made by `Lab.start`.
 
     Attributes:
+        claims: User -> what its calls say of their user in `_meta`; nothing by default.
         calls: Calls so far.
         dead: The process ended by itself.
     """
@@ -81,6 +82,7 @@ class Running:
         self._process = process
         self._connect = connect
         self._channels: dict[str, Channel] = {}
+        self.claims: dict[str, Mapping[str, Any]] = {}
         self.calls = 0
         self.dead = False
         self.initialized: dict[str, Any] = {}
@@ -120,14 +122,14 @@ class Running:
             try:
                 self.initialized = await opened(channel, _START_S)
             except (TimeoutError, Ended) as error:
-                channel.close()
+                await channel.gone()
                 said = " / ".join(self.stderr[-3:])
                 raise UpstreamFailed(
                     f"The server does not get ready: {error or 'time limit'}.",
                     hint=f"It said: {said[:600]}" if said else "",
                 ) from None
             except UpstreamFailed:
-                channel.close()
+                await channel.gone()
                 raise
         self._channels[user] = channel
         return channel
@@ -151,7 +153,7 @@ class Running:
         ok, text, late = False, "", False
         try:
             answer = await channel.request(
-                call.method, call.params(), self.patience(user, timeout_s)
+                call.method, self._claimed(user, call), self.patience(user, timeout_s)
             )
             ok, text = told(answer)
         except TimeoutError:
@@ -170,6 +172,10 @@ class Running:
             timed_out=late,
             died=self.dead,
         )
+
+    def _claimed(self, user: str, call: Call) -> dict[str, Any]:
+        claims = self.claims.get(user)
+        return {**call.params(), "_meta": dict(claims)} if claims else call.params()
 
     def patience(self, user: str, timeout_s: float) -> float:  # noqa: ARG002  by user, behind a hub
         """Return how long an answer to a user is waited for, in seconds."""
@@ -192,7 +198,7 @@ class Running:
     async def aclose(self) -> None:
         """End everything of it."""
         for channel in set(self._channels.values()):
-            channel.close()
+            await channel.gone()
         self._channels.clear()
         await self._process.stop(0.2)
 
@@ -211,12 +217,17 @@ class Lab:
         witness: Stands in for HTTP services.
         disguise: The launch line with sentinels.
         territory: Whose files are where.
+        starts_anew: Each start is a fresh process.
+        proves: The users prove who they are, and nothing else has to be tried.
+        notes: What the report says of it.
         starts: Processes started so far.
         calls: Calls so far, of all processes that have ended.
         own_package: Each start has a fresh copy of the package's directory that it may write to.
     """
 
     behind_hub = False
+    starts_anew = True
+    proves = False
 
     def __init__(
         self,
@@ -230,6 +241,7 @@ class Lab:
         self.subject = subject
         self.secrets: Canaries[str] = Canaries()
         self.witness = Witness(directory / "witness", self.secrets)
+        self.notes: tuple[str, ...] = ()
         self.starts = 0
         self.calls = 0
         self.own_package = subject.own_package

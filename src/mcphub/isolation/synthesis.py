@@ -210,7 +210,7 @@ def handle_parameters(tool: Tool) -> list[tuple[str, Kind]]:
     return [
         (name, kind)
         for name, kind, _ in parameters(tool)
-        if kind in PATHS or kind in {Kind.IDENTIFIER, Kind.NAME, Kind.URL}
+        if kind in PATHS or kind in {Kind.IDENTIFIER, Kind.NAME, Kind.URL, Kind.EMAIL}
     ]
 
 

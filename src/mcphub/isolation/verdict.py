@@ -30,7 +30,7 @@ def judged(case: Case, findings: Sequence[Finding], coverage: Coverage, seconds:
         seconds=round(seconds, 1),
         recommendation=_recommended(case, worst_first, safe),
         identity=_identity(case),
-        notes=(*subject.notes, *dict.fromkeys(case.notes)),
+        notes=(*subject.notes, *case.lab.notes, *dict.fromkeys(case.notes)),
     )
 
 
@@ -47,7 +47,7 @@ def _verdict(
             None,
             f"Only {len(coverage.succeeded)} of {coverage.tools} tools could be called with success.",
         )
-    if not case.control.b:
+    if case.lab.starts_anew and not case.control.b:
         return Verdict.INCONCLUSIVE, None, "The run without A failed."
     if coverage.undone:
         left = "; ".join(coverage.undone[:3])
@@ -64,7 +64,7 @@ def _verdict(
         return Verdict.INCONCLUSIVE, None, text
     return (
         Verdict.NO_LEAK_SEEN,
-        True,
+        True if case.lab.starts_anew else None,  # a fresh process may show more
         f"No leak was seen in {coverage.calls} calls; {len(coverage.succeeded)} of "
         f"{coverage.tools} tools were called with success.",
     )

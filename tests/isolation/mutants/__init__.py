@@ -6,6 +6,7 @@ variant is a class: its tools are methods whose parameters are texts unless `sch
 """
 
 from . import (
+    claims,
     databases,
     files,
     history,
@@ -21,6 +22,7 @@ from .server import Variant
 from .slow import Slow
 
 MODULES = (
+    claims,
     databases,
     files,
     history,

@@ -35,6 +35,10 @@ class Variant:
         return getattr(self.local, "session", "")
 
     @property
+    def meta(self):
+        return getattr(self.local, "meta", None) or {}
+
+    @property
     def headers(self):
         return getattr(self.local, "headers", {})
 
@@ -50,6 +54,9 @@ class Variant:
 
     def listed(self):
         return list(self.resources)
+
+    def joined(self):
+        """Take a new session, or refuse it."""
 
     def ended(self, session):
         """Forget a session."""
@@ -81,8 +88,10 @@ def tools_of(variant):
 def answer(variant, message):
     """Return the result of a request, or an error."""
     method, params = message["method"], message.get("params") or {}
+    variant.local.meta = params.get("_meta")
     tools = tools_of(variant)
     if method == "initialize":
+        variant.joined()
         return {
             "protocolVersion": "2025-06-18",
             "capabilities": {"tools": {}, "resources": {"subscribe": True}, "logging": {}},
