@@ -259,7 +259,7 @@ def test_signed_claims_ask_for_the_scopes_that_a_refusal_names():
     assert identity.scopes_in(refused) == ["tool:notes:write"]
     assert identity.scopes_in("at http://x.test:80 nothing was found") == []
     made = credentials.disguise([], {"AUTH_SECRET_KEY": "k" * 40}, canary="X")
-    last = identity.attempts("A", made.credentials, ["tool:notes:write"])[-2]
+    last = identity.attempts("A", "a", made.credentials, ["tool:notes:write"])[-2]
     assert last.way == "signed"
     claims = last.headers["Authorization"].split(".")[1]
     assert "tool:notes:write" in base64.urlsafe_b64decode(claims + "==").decode()
