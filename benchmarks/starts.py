@@ -3,9 +3,9 @@
 For each server all ways take turns in shuffled order, in one run, so that noise of the machine meets
 all of them; figures are medians. Times are from the first system call until `initialize` is answered.
 Processor time is that of the instance's processes and of what the hub, the zygote and the preparing
-process spend on it; short helpers that are gone by then (some milliseconds) are not in it. For a warm
-worker, which is waited for before the clock starts, it includes what it spent before it was taken. The
-memory is what one more instance costs (private pages, USS) with many of them running.
+process spend on it; short helpers that are gone by then (some milliseconds) are not in it. What a warm
+worker, which is waited for before the clock starts, has spent before it was taken is told apart. The memory
+is what one more instance costs (private pages, USS) with many of them running.
 
     python benchmarks/starts.py                 all servers, 7 rounds
     python benchmarks/starts.py --burst 20      also 20 starts at once
@@ -105,7 +105,10 @@ class Ways:
                 await asyncio.sleep(0.1)
 
     async def start(self, server: Server, way: str):
-        """Start one; returns its process once `initialize` was answered, seconds, processor seconds."""
+        """Start one; returns its process once `initialize` was answered, seconds, processor seconds.
+
+        Last, the processor seconds that it had spent as a worker before it was taken.
+        """
         self.count += 1
         launch = {"hub": server.launch, "sandboxed": server.launch}.get(way, server.direct)
         launch = server.launcher if way == "launcher" else launch
@@ -117,6 +120,10 @@ class Ways:
             launch = replace(launch, argv=(*launch.argv[:-1], spawner.home_inside(home)))
         others = self.others()
         before = cpu_s(others)
+        earlier = {
+            worker.process.pid: cpu_s([*descendants(worker.process.pid)])
+            for worker in self.warm.workers()
+        }
         begun = time.perf_counter()
         process = await spawner.start(launch)
         os.write(process.stdin, LINE)
@@ -132,7 +139,8 @@ class Ways:
         assert b'"result"' in data, data
         taken = time.perf_counter() - begun
         own = [pid for pid in (process.pid, *descendants(process.pid)) if pid not in others]
-        return process, taken, cpu_s(own) + cpu_s(others) - before
+        loaded = earlier.get(process.pid, 0.0)
+        return process, taken, cpu_s(own) + cpu_s(others) - before - loaded, loaded
 
 
 def cpu_s(pids: list[int]) -> float:
@@ -211,18 +219,22 @@ async def prepared(names: list[str], state: Path) -> AsyncIterator[tuple[Ways, l
 
 async def compare(
     ways: Ways, server: Server, columns: list[str], rounds: int
-) -> dict[str, tuple[float, float]]:
-    """Return the median seconds of each way, and its median processor seconds."""
-    found: dict[str, list[tuple[float, float]]] = {way: [] for way in columns}
+) -> dict[str, tuple[float, float, float]]:
+    """Return medians for each way: seconds, processor seconds, and those spent before."""
+    found: dict[str, list[list[float]]] = {way: [] for way in columns}
     for number in range(rounds + 1):  # the first round warms caches
         for way in random.sample(columns, len(columns)):
             await ways.stocked(server)
             process, *figures = await ways.start(server, way)
             await process.stop(0)
             if number:
-                found[way].append((figures[0], figures[1]))
+                found[way].append(figures)
     return {
-        way: (statistics.median(t for t, _ in values), statistics.median(c for _, c in values))
+        way: (
+            statistics.median(each[0] for each in values),
+            statistics.median(each[1] for each in values),
+            statistics.median(each[2] for each in values),
+        )
         for way, values in found.items()
     }
 
@@ -257,15 +269,15 @@ async def run(options: argparse.Namespace) -> None:
     columns = options.ways
     async with prepared(options.servers, options.state) as (ways, servers):
         heads = "".join(f" {way} ms (CPU) |" for way in columns)
-        print(f"| server | mode |{heads} hub ÷ direct | CPU hub ÷ direct |")
-        print(f"|---|---|{'--:|' * (len(columns) + 2)}")
+        print(f"| server | mode |{heads} hub ÷ direct | CPU hub ÷ direct | CPU before, ms |")
+        print(f"|---|---|{'--:|' * (len(columns) + 3)}")
         for server in servers:
             found = await compare(ways, server, columns, options.rounds)
             cells = "".join(
                 f" {found[way][0] * 1000:.0f} ({found[way][1] * 1000:.0f}) |" for way in columns
             )
             ratios = [found["hub"][each] / found["direct"][each] for each in (0, 1)]
-            told = f"{cells} {ratios[0]:.3f} | {ratios[1]:.3f} |"
+            told = f"{cells} {ratios[0]:.3f} | {ratios[1]:.3f} | {found['hub'][2] * 1000:.0f} |"
             print(f"| {server.name} | {server.mode} |{told}", flush=True)
         if options.burst:
             print(
