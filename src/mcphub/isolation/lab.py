@@ -125,7 +125,7 @@ class Running:
                 await channel.gone()
                 said = " / ".join(self.stderr[-3:])
                 raise UpstreamFailed(
-                    f"The server does not get ready: {error or 'time limit'}.",
+                    f"The server does not get ready: {str(error) or 'time limit'}.",
                     hint=f"It said: {said[:600]}" if said else "",
                 ) from None
             except UpstreamFailed:

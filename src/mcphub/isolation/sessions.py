@@ -68,7 +68,9 @@ class Sessions(Running):
             self.initialized = await opened(channel, _START_S)
         except (TimeoutError, Ended) as error:
             await channel.gone()
-            raise UpstreamFailed(f"{self._who} does not answer: {error}.") from None
+            raise UpstreamFailed(
+                f"{self._who} does not answer: {str(error) or 'time limit'}."
+            ) from None
         except UpstreamFailed:
             await channel.gone()
             raise

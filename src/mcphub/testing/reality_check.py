@@ -178,8 +178,9 @@ def _evidence(row: Row) -> str:
 
 def _plain(text: str, size: int = 200) -> str:
     """Return text of a server's without what Markdown would read."""
-    text = "".join(" " if char in "|\n\r`<>[]*_\\" else char for char in text)
-    return text if len(text) <= size else f"{text[:size]}…"
+    text = "".join(" " if char in "|\n\r`<>[]\\" else char for char in text)
+    text = text if len(text) <= size else f"{text[:size]}…"
+    return text.replace("_", "\\_").replace("*", "\\*")
 
 
 _LEAK: Final = "#c0392b"
