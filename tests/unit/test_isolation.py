@@ -19,7 +19,7 @@ from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
 from mcphub.isolation.model import Call, Observation
-from mcphub.isolation.oracle import normal, same
+from mcphub.isolation.oracle import normal, refused_endpoints, same
 from mcphub.isolation.surface import Rank, Tool, looks_destructive
 from mcphub.isolation.synthesis import Planted, Recipe, Words, Writer, recipes
 from mcphub.isolation.territory import Territory
@@ -195,6 +195,19 @@ def test_a_tool_gets_a_file_of_the_format_that_it_speaks_of(about, extension):
     who, _ = writer("B")
     given = who.compose(tool, Recipe("read_file"))["file_path"]
     assert given == str(who.territory.b.file(extension))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HTTPSConnectionPool(host='127.0.0.1', port=27124): Max retries exceeded: Connection refused",
+        "connect ECONNREFUSED 127.0.0.1:27124",
+        "Cannot connect to host 127.0.0.1:27124 ssl:default",
+        "[Connect call failed ('127.0.0.1', 27124)]",
+    ],
+)
+def test_a_local_service_that_nobody_named_is_learned_from_the_refusal(text):
+    assert refused_endpoints([text, "fine: 127.0.0.1:80"]) == [("127.0.0.1", 27124)]
 
 
 def test_every_format_holds_the_note(tmp_path):

@@ -18,7 +18,7 @@ from mcphub.isolation.budget import Budget
 from mcphub.isolation.case import Case
 from mcphub.isolation.lab import Lab, Running, Sandbox
 from mcphub.isolation.model import Call, Coverage, Result, Verdict
-from mcphub.isolation.oracle import UNWRITABLE, worked
+from mcphub.isolation.oracle import UNWRITABLE, refused_endpoints, worked
 from mcphub.isolation.probes import Probe
 from mcphub.isolation.probes.cache import CacheProbe
 from mcphub.isolation.probes.claims import ClaimsProbe
@@ -36,6 +36,7 @@ from mcphub.isolation.surface import Rank, Surface
 from mcphub.isolation.verdict import judged
 
 _MOST_STARTS: Final = 3
+_MOST_CONDITIONS: Final = 3
 _ASKED: Final = 40
 _SHORTEN_S: Final = 45.0
 BUDGET_S: Final = 150.0
@@ -156,24 +157,26 @@ async def _shorten(case: Case, planted: PlantedProbe) -> None:
 
 
 async def _rehearse(case: Case) -> None:
-    """Run A and then B in a first process; again with an own package where it needs one to write."""
-    try:
-        await _rehearsed(case)
-        again = bool(case.kept_from_writing) and case.lab.open_package()
-    except UpstreamFailed as failure:
-        said = f"{failure.message} {failure.hint}"
-        if not (UNWRITABLE.search(said) and case.lab.open_package()):
-            raise
-        again = True
-    if again:
+    """Run A and then B in a first process; again under the conditions that it turns out to need."""
+    for _ in range(_MOST_CONDITIONS):
+        try:
+            met = await _rehearsed(case)
+        except UpstreamFailed as failure:
+            if not _adapted(case, f"{failure.message} {failure.hint}"):
+                raise
+            met = False
+        if met:
+            break
         case.start_over()
-        await _rehearsed(case)
     if case.lab.own_package:
         case.notes.append("It keeps data in its package's directory: it was given an own copy.")
 
 
-async def _rehearsed(case: Case) -> None:
-    """Start it, let A explore and B look; again without a call that ended it."""
+async def _rehearsed(case: Case) -> bool:
+    """Start it, let A explore and B look; again without a call that ended it.
+
+    Returns False as soon as A's calls show that it needs other conditions, which the next start has.
+    """
     for attempt in range(_MOST_STARTS):
         case.begin("starting")
         run = case.treatment
@@ -198,8 +201,8 @@ async def _rehearsed(case: Case) -> None:
                 run.a.clear()
                 continue
             case.stderr += running.stderr
-            if case.kept_from_writing and case.lab.can_open_package:
-                return
+            if _adapted(case):
+                return False
             await settle()
             case.begin("B looks around")
             await script.look(run.b)
@@ -208,7 +211,21 @@ async def _rehearsed(case: Case) -> None:
             if case.lab.subject.is_http and not running.dead:
                 case.begin("B comes again")
                 await _again(case, running)
-        return
+        break
+    return True
+
+
+def _adapted(case: Case, failure: str = "") -> bool:
+    """Change what the next start finds, by what failed; returns whether that is anything new.
+
+    A server that cannot write gets an own copy of its package; one that calls a service on this machine
+    which nobody named finds the stand-in there.
+    """
+    changed = bool(UNWRITABLE.search(failure) or case.kept_from_writing) and case.lab.open_package()
+    refused = [seen.text for seen in case.treatment.a if not worked(seen)]
+    for host, port in refused_endpoints([failure, *refused, *case.stderr]):
+        changed |= case.lab.stand_in(host, port)
+    return changed
 
 
 async def _again(case: Case, running: Running) -> None:

@@ -41,6 +41,7 @@ from mcphub.tasks import Tasks
 
 _OWNER: Final = "check"
 _NUMBER: Final = 3
+_MOST_REDIRECTS: Final = 32
 _START_S: Final = 45.0
 _CALL_S: Final = 8.0
 _SETTLE_S: Final = 0.05
@@ -346,16 +347,19 @@ class Lab:
             for place in (home, copies.beside(home)):
                 await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
 
-    @property
-    def can_open_package(self) -> bool:
-        """Whether there is a package's directory that starts cannot write to yet."""
-        return not self.own_package and self.subject.source is not None
-
     def open_package(self) -> bool:
         """Let later starts write beside the server's code; returns whether that is anything new."""
-        opened = self.can_open_package
-        self.own_package |= opened
-        return opened
+        new = not self.own_package and self.subject.source is not None
+        self.own_package |= new
+        return new
+
+    def stand_in(self, host: str, port: int) -> bool:
+        """Let later starts find the stand-in at a local address; returns whether that is anything new."""
+        named = f"{host}:{port}"
+        if port == self._port or named in self.redirect or len(self.redirect) >= _MOST_REDIRECTS:
+            return False
+        self.redirect[named] = f"127.0.0.1:{self.witness.port}"
+        return True
 
     def heard(self, event: EgressEvent) -> None:
         """Take what the egress gateway tells: which backends were reached."""

@@ -5,6 +5,7 @@ those two runs, not here.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from mcphub.isolation.model import Observation
@@ -51,6 +52,23 @@ _REFUSAL: Final = re.compile(
     r"|unexpected token|not valid json",
     re.IGNORECASE | re.DOTALL,
 )
+_PORTS: Final = 65_536
+_NO_CONNECTION: Final = re.compile(
+    r"ECONNREFUSED|connection refused|connect call failed|cannot connect|errno 111", re.IGNORECASE
+)
+_LOCAL: Final = re.compile(r"\b(127\.0\.0\.1|localhost)\W{1,4}(?:port\W{1,3})?(\d{2,5})\b")
+
+
+def refused_endpoints(texts: Iterable[str]) -> list[tuple[str, int]]:
+    """Return the (host, port) of this machine that texts say nobody answers at, each once."""
+    found = [
+        (host, int(port))
+        for text in texts
+        if _NO_CONNECTION.search(text)
+        for host, port in _LOCAL.findall(text)
+        if 0 < int(port) < _PORTS
+    ]
+    return list(dict.fromkeys(found))
 
 
 def worked(seen: Observation) -> bool:
