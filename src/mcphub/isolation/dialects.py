@@ -88,6 +88,21 @@ def statements(kind: Kind, user: str, about: str) -> tuple[str, ...]:
         return _SHELL_PLANT if plants else _SHELL_OBSERVE
     if kind is Kind.EXPRESSION:
         return _EXPRESSION_PLANT if plants else _EXPRESSION_OBSERVE
-    if _JAVASCRIPT.search(about) and "python" not in about.lower():
+    if _is_script(about):
         return _SCRIPT_PLANT if plants else _SCRIPT_OBSERVE
     return _PYTHON_PLANT if plants else _PYTHON_OBSERVE
+
+
+def reading(kind: Kind, about: str, path: str) -> str:
+    """Return what reads a file in a language; nothing where the language has no files."""
+    if kind is Kind.COMMAND:
+        return f"cat {path}"
+    if kind is not Kind.CODE:
+        return ""
+    if _is_script(about):
+        return f"console.log(require('fs').readFileSync('{path}', 'utf8'))"
+    return f"print(open('{path}').read())"
+
+
+def _is_script(about: str) -> bool:
+    return bool(_JAVASCRIPT.search(about)) and "python" not in about.lower()

@@ -10,12 +10,13 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Final
 
-from mcphub.isolation import samples
+from mcphub.isolation import dialects, samples
 from mcphub.isolation.budget import Slice
 from mcphub.isolation.case import Case, Run
-from mcphub.isolation.kinds import PATHS
+from mcphub.isolation.kinds import PATHS, Kind, kind_of
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.oracle import NO_FILE, NO_JSON, TOO_SHORT, worked
@@ -36,6 +37,7 @@ from mcphub.isolation.synthesis import (
     handle_parameters,
     language,
     recipes,
+    spoken,
 )
 
 _LISTS: Final = (
@@ -241,6 +243,7 @@ class Script:
                 else:
                     values = foreign.fitting(parameter, tool.name)[:2] + self._names_for(parameter)
                 wanted.append((tool, parameter, list(dict.fromkeys(values))[:_FOREIGN]))
+        wanted += self._reading(territory.a.file(), territory.outside)
         # every tool once, then every tool again: a short time still says something of each
         for turn in range(_FOREIGN):
             for tool, parameter, values in wanted:
@@ -252,6 +255,18 @@ class Script:
                     return
                 fixed = {parameter: _typed(tool, parameter, values[turn])}
                 run.foreign.append(await self._perform(writer, tool, self._worked(tool, fixed)))
+
+    def _reading(self, *files: PurePosixPath) -> list[tuple[Tool, str, list[str]]]:
+        """Return the statements with which B reads files where a tool speaks a language."""
+        found: list[tuple[Tool, str, list[str]]] = []
+        for tool in ordered(self._case):
+            parameter = spoken(tool)
+            if parameter is None or tool.name in self._case.avoided:
+                continue
+            name, kind = parameter
+            told = [dialects.reading(kind, about(tool), str(file)) for file in files]
+            found.append((tool, name, [text for text in told if text]))
+        return found
 
     async def _try(
         self, run: Run, writer: Writer, tool: Tool, ways: Sequence[Recipe], time: Slice
@@ -473,4 +488,6 @@ def _typed(tool: Tool, parameter: str, value: str) -> object:
         given = next((kind for kind in given if kind != "null"), None)
     if given in ("integer", "number") and value.lstrip("-").isdigit():
         return int(value)
-    return [value] if given == "array" else value
+    if given == "array":
+        return value.split() if kind_of(parameter, {}, tool.name, "") is Kind.COMMAND else [value]
+    return value

@@ -202,7 +202,14 @@ def uses_paths(arguments: Mapping[str, Any], tool: Tool) -> bool:
 
 def language(tool: Tool) -> Kind | None:
     """Return the kind of its parameter that is a small language."""
-    return next((kind for _, kind, _ in parameters(tool) if kind in TEMPLATES), None)
+    found = spoken(tool)
+    return found[1] if found else None
+
+
+def spoken(tool: Tool) -> tuple[str, Kind] | None:
+    """Return its parameter that is a small language, and which kind of one."""
+    texts = parameters(tool)
+    return next(((name, kind) for name, kind, _ in texts if kind in TEMPLATES), None)
 
 
 def handle_parameters(tool: Tool) -> list[tuple[str, Kind]]:
@@ -316,6 +323,9 @@ class _Composer:
         least = schema.get("minItems")
         count = max(1, least if isinstance(least, int) else 1)
         items = self._resolved(schema.get("items"))
+        kind = kind_of(name, items, self._tool.name, self._tool.description)
+        if kind is Kind.COMMAND and items.get("type") == "string":
+            return self._statement(kind, name).split()
         return [self.value(name, items, depth + 1) for _ in range(min(count, 4))]
 
     def _number(self, name: str, schema: Mapping[str, Any]) -> float | int:

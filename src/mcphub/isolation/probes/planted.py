@@ -99,7 +99,10 @@ def _order(sighting: Sighting[Planted], seen: Observation) -> int:
 
 def _class_of(case: Case, seen: Observation, found: list[Sighting[Planted]]) -> LeakClass:
     tool = case.surface.tools.get(seen.call.name)
-    by_path = tool is not None and uses_paths(seen.call.arguments, tool)
+    said = str(dict(seen.call.arguments))
+    territory = case.lab.territory
+    named = str(territory.a.directory) in said or str(territory.outside) in said
+    by_path = named or (tool is not None and uses_paths(seen.call.arguments, tool))
     given = [sighting for sighting in found if sighting.about.tool]
     kept = [s for s in given if not s.about.reads and _succeeded(case, s)]
     if len(kept) < len(given) and not by_path:
