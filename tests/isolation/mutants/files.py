@@ -50,3 +50,23 @@ class FileUrl(Variant):
             return Path(file_path).read_text() if self.leaky else "nothing there"
         except OSError as error:
             raise Refused(str(error)) from error
+
+
+class CommandWords(Variant):
+    """Runs a command that is given word by word; only two are allowed."""
+
+    classes = ("filesystem",)
+    schemas = {"execute": {"command": {"type": "array", "items": {"type": "string"}}}}
+
+    def execute(self, command):
+        name, *rest = command
+        if name == "pwd":
+            return "/"
+        if name != "cat" or not rest:
+            raise Refused("command not allowed")
+        if not self.leaky:
+            return "no file is shown"
+        try:
+            return Path(rest[0]).read_text()
+        except OSError as error:
+            raise Refused(str(error)) from error

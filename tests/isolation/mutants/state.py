@@ -229,3 +229,60 @@ class Lock(Variant):
             raise Refused("somebody holds the lock")
         self.held = self.leaky
         return "locked"
+
+
+class JsonInText(Variant):
+    """Takes a list as JSON in a text, shown by an example only, and long texts at that."""
+
+    classes = ("state",)
+    schemas = {
+        "plan_steps": {
+            "steps": {
+                "type": "string",
+                "description": "All steps: [{name: 'short', detail: 'at least 30 letters', after: ['x']}]",
+            }
+        }
+    }
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.kept = []
+
+    def plan_steps(self, steps):
+        try:
+            given = json.loads(steps)
+        except ValueError as error:
+            raise Refused(f"steps is not valid JSON: {error}") from error
+        if any(len(step["detail"]) < 30 or len(step["name"]) > 60 for step in given):
+            raise Refused("detail is too short, or name too long")
+        if self.leaky:
+            self.kept += given
+        return f"{len(given)} steps planned"
+
+    def list_steps(self):
+        return json.dumps(self.kept)
+
+
+class StrictIds(Variant):
+    """Takes UUIDs only, as its schema says."""
+
+    classes = ("state",)
+    schemas = {
+        "open_case": {
+            "case": {
+                "type": "string",
+                "pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
+            }
+        }
+    }
+    case = "none"
+
+    def open_case(self, case):
+        if len(case) != 36:
+            raise Refused("invalid UUID")
+        if self.leaky:
+            self.case = case
+        return "opened"
+
+    def current_case(self):
+        return f"case: {self.case}"
