@@ -51,7 +51,7 @@ class RemoteLab:
         self.backends: list[Backend] = []
         self.disguise = Disguise((), {}, ())
         self.territory = Territory.plan([], repository=False)
-        self.own_package = self.can_open_package = False
+        self.own_package = False
         self.proves = any(headers.values())
         self.notes = (_NOTE,)
         self._headers = headers
@@ -60,6 +60,10 @@ class RemoteLab:
 
     def open_package(self) -> bool:
         """Change nothing: the package is somebody else's."""
+        return False
+
+    def stand_in(self, host: str, port: int) -> bool:  # noqa: ARG002  the lab's names them
+        """Change nothing: what it calls is somebody else's."""
         return False
 
     async def __aenter__(self) -> Self:
