@@ -141,7 +141,7 @@ UUID4 = "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
         ({"format": "uuid"}, lambda text: len(text) == 36),
         ({"pattern": "^[A-Z]+-[0-9]+$"}, lambda text: text == "ABC-123"),
     ],
-    ids=str,
+    ids=["between", "short", "uuid pattern", "uuid", "pattern"],
 )
 @pytest.mark.parametrize("user", ["A", "B"])
 def test_a_text_keeps_to_the_bounds_of_its_schema(schema, fits, user):
