@@ -81,7 +81,8 @@ class InterferenceProbe:
         return [
             finding
             for finding in findings.values()
-            if finding.reproduced or finding.confidence > 0.5
+            # what a stand-in answered may differ by itself: then only a trace is worth something
+            if finding.confidence > 0.5 or not finding.trace[-1].egress
         ]
 
 
