@@ -358,7 +358,9 @@ class WarmSpawner:
     async def _fill(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), _SWEEP_S)
+                # not `wait_for`: it swallows a cancellation that comes together with the event
+                async with asyncio.timeout(_SWEEP_S):
+                    await self._wanted.wait()
                 self._wanted.clear()
                 await asyncio.sleep(_CALM_S)  # what was just started needs the processor first
             await self._sweep()
