@@ -46,19 +46,24 @@ async def test_listing_starts_no_process_of_the_user(hub_of, mode):
 
 @ERAS
 async def test_progress_reaches_the_call_that_asked_for_it_and_no_other(hub_of, mode):
-    seen = {"alice": [], "bob": []}
+    seen = {f"{user} {number}": [] for user in ("alice", "bob") for number in (1, 2)}
+
+    async def ask(client, text):
+        async def progress(done, total, message):
+            if message in seen:  # not that the server starts
+                seen[text].append((done, message))
+
+        await client.call_tool("progress", {"text": text}, progress_callback=progress)
 
     async def run(hub, user):
-        async def progress(done, total, message):
-            seen[user].append((done, message))
-
-        async with connected(hub, user, mode=mode) as client:
-            await client.call_tool("progress", {"text": user}, progress_callback=progress)
+        async with connected(hub, user, mode=mode) as client, anyio.create_task_group() as calls:
+            for number in (1, 2):
+                calls.start_soon(ask, client, f"{user} {number}")
 
     async with hub_of({"plain": plain()}) as hub, anyio.create_task_group() as group:
-        for user in seen:
+        for user in ("alice", "bob"):
             group.start_soon(run, hub, user)
-    assert seen == {user: [(1, user), (2, user), (3, user)] for user in seen}
+    assert seen == {text: [(1, text), (2, text), (3, text)] for text in seen}
 
 
 @ERAS
