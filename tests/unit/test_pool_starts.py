@@ -21,6 +21,7 @@ from mcphub.errors import HubError, LimitExceeded, Unavailable, UpstreamFailed
 from mcphub.ids import system_clock
 from mcphub.policy.decide import decide
 from mcphub.policy.model import HostFacts, Isolation, Permit, Principal, Role, Transport
+from mcphub.spawn import copies
 from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.opening import Opener
@@ -153,6 +154,19 @@ async def test_a_neutral_instance_that_never_gets_ready_delays_nobody(tmp_path):
         with anyio.fail_after(10):
             assert (await lease(pool, "bob", spec())).owner == "u_bob"
         group.cancel_scope.cancel()
+
+
+async def test_nothing_is_left_of_a_neutral_instance(tmp_path):
+    class Copying(ThreadSpawner):
+        async def start(self, launch):
+            launch.home.mkdir(parents=True)
+            (copies.beside(launch.home) / "copy").mkdir(parents=True)
+            return await super().start(launch)
+
+    async with pool_of(tmp_path, Copying()) as pool:
+        async with pool.neutral(spec()):
+            assert len(list((tmp_path / "homes" / "neutral").iterdir())) == 2
+        assert list((tmp_path / "homes" / "neutral").iterdir()) == []
 
 
 def _neutral_aside(other: ThreadSpawner) -> SpawnerByServer:

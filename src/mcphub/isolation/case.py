@@ -17,7 +17,7 @@ from mcphub.isolation.handles import Handles
 from mcphub.isolation.identity import Identity, claims
 from mcphub.isolation.lab import Lab, Running
 from mcphub.isolation.model import Call, Finding, Observation
-from mcphub.isolation.oracle import READ_ONLY, UNWRITABLE, worked
+from mcphub.isolation.oracle import READ_ONLY, TOLD, UNWRITABLE, worked
 from mcphub.isolation.remote import RemoteLab
 from mcphub.isolation.surface import Rank, Surface
 from mcphub.isolation.synthesis import Planted, Recipe, Words, Writer
@@ -116,7 +116,7 @@ class Case:
             for seen in self.treatment.a
             if seen.call.name not in done
             and self.surface.tools[seen.call.name].rank is not Rank.OBSERVE
-            and UNWRITABLE.search(seen.text)
+            and UNWRITABLE.search(seen.text[:TOLD])
         ]
         if any(READ_ONLY.search(line) for line in self.stderr):
             kept.append("")

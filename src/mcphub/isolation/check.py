@@ -18,7 +18,7 @@ from mcphub.isolation.budget import Budget
 from mcphub.isolation.case import Case
 from mcphub.isolation.lab import Lab, Running, Sandbox
 from mcphub.isolation.model import Call, Coverage, Result, Verdict
-from mcphub.isolation.oracle import UNWRITABLE, refused_endpoints, worked
+from mcphub.isolation.oracle import TOLD, UNWRITABLE, refused_endpoints, worked
 from mcphub.isolation.probes import Probe
 from mcphub.isolation.probes.cache import CacheProbe
 from mcphub.isolation.probes.claims import ClaimsProbe
@@ -36,7 +36,7 @@ from mcphub.isolation.surface import Rank, Surface
 from mcphub.isolation.verdict import judged
 
 _MOST_STARTS: Final = 3
-_MOST_CONDITIONS: Final = 3
+_MOST_CONDITIONS: Final = 2  # an own package and services; a server could ask for more without end
 _ASKED: Final = 40
 _SHORTEN_S: Final = 45.0
 BUDGET_S: Final = 150.0
@@ -158,11 +158,11 @@ async def _shorten(case: Case, planted: PlantedProbe) -> None:
 
 async def _rehearse(case: Case) -> None:
     """Run A and then B in a first process; again under the conditions that it turns out to need."""
-    for _ in range(_MOST_CONDITIONS):
+    for changes in range(_MOST_CONDITIONS, -1, -1):
         try:
-            met = await _rehearsed(case)
+            met = await _rehearsed(case, adapt=changes > 0)
         except UpstreamFailed as failure:
-            if not _adapted(case, f"{failure.message} {failure.hint}"):
+            if not (changes and _adapted(case, f"{failure.message} {failure.hint}")):
                 raise
             met = False
         if met:
@@ -172,10 +172,11 @@ async def _rehearse(case: Case) -> None:
         case.notes.append("It keeps data in its package's directory: it was given an own copy.")
 
 
-async def _rehearsed(case: Case) -> bool:
+async def _rehearsed(case: Case, *, adapt: bool) -> bool:
     """Start it, let A explore and B look; again without a call that ended it.
 
-    Returns False as soon as A's calls show that it needs other conditions, which the next start has.
+    With `adapt` returns False as soon as A's calls show that it needs other conditions, which the next
+    start has.
     """
     for attempt in range(_MOST_STARTS):
         case.begin("starting")
@@ -201,7 +202,7 @@ async def _rehearsed(case: Case) -> bool:
                 run.a.clear()
                 continue
             case.stderr += running.stderr
-            if _adapted(case):
+            if adapt and _adapted(case):
                 return False
             await settle()
             case.begin("B looks around")
@@ -222,7 +223,7 @@ def _adapted(case: Case, failure: str = "") -> bool:
     which nobody named finds the stand-in there.
     """
     changed = bool(UNWRITABLE.search(failure) or case.kept_from_writing) and case.lab.open_package()
-    refused = [seen.text for seen in case.treatment.a if not worked(seen)]
+    refused = [seen.text[:TOLD] for seen in case.treatment.a if not worked(seen)]
     for host, port in refused_endpoints([failure, *refused, *case.stderr]):
         changed |= case.lab.stand_in(host, port)
     return changed

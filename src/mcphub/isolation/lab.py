@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import json
 import secrets
-import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -35,6 +34,7 @@ from mcphub.isolation.territory import Territory, give
 from mcphub.isolation.witness.authority import TRUST_VARIABLES
 from mcphub.isolation.witness.server import Witness
 from mcphub.spawn import copies
+from mcphub.spawn.discarding import discard
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.spawner import Launch, Process
 from mcphub.tasks import Tasks
@@ -345,7 +345,7 @@ class Lab:
             else:
                 await process.stop(0)
             for place in (home, copies.beside(home)):
-                await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+                await asyncio.to_thread(discard, place)
 
     def open_package(self) -> bool:
         """Let later starts write beside the server's code; returns whether that is anything new."""

@@ -26,6 +26,8 @@ _NOISE: Final = (
 RATE_LIMITED: Final = re.compile(
     r"rate.?limit|too many requests|quota exceeded|throttl|slow down|\b429\b", re.IGNORECASE
 )
+TOLD: Final = 4000
+"""Characters of an answer in which a reason is sought: the server chose how many there are."""
 READ_ONLY: Final = re.compile(r"\bEROFS\b|read-?only (?:file ?system|database)", re.IGNORECASE)
 UNWRITABLE: Final = re.compile(
     rf"{READ_ONLY.pattern}|\bEACCES\b|permission denied|unable to open database file",

@@ -19,7 +19,7 @@ from mcphub.isolation.case import Case, Run
 from mcphub.isolation.kinds import PATHS, Kind, kind_of
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
-from mcphub.isolation.oracle import NO_FILE, NO_JSON, TOO_SHORT, worked
+from mcphub.isolation.oracle import NO_FILE, NO_JSON, TOLD, TOO_SHORT, worked
 from mcphub.isolation.surface import (
     Rank,
     Surface,
@@ -342,7 +342,7 @@ class Script:
 
     def _corrected(self, run: Run, tool: Tool) -> list[Recipe]:
         """Return recipes that heed what the tool's refusals say is wrong with a text."""
-        refused = [seen.text for seen in run.a if seen.call.name == tool.name]
+        refused = [seen.text[:TOLD] for seen in run.a if seen.call.name == tool.name]
         base = Recipe(tool.name)
         found = [replace(base, example=True, existing=True, handles=0, optional=True)]
         if any(NO_FILE.search(text) for text in refused):

@@ -27,6 +27,7 @@ from mcphub.catalog.versions import exact_version
 from mcphub.errors import InvalidInput
 from mcphub.ids import instance_id as new_id
 from mcphub.policy.model import Isolation, Permit, Transport
+from mcphub.spawn import copies
 from mcphub.spawn.discarding import discard
 from mcphub.spawn.modes import Prover, StartMode, mode_of, plain
 from mcphub.spawn.program import readable_of
@@ -210,9 +211,10 @@ class Launcher:
         )
 
     async def discard(self, launch: Launch | Dial) -> None:
-        """Remove the home of a neutral instance that is gone."""
+        """Remove the home of a neutral instance that is gone, and its copies."""
         if isinstance(launch, Launch) and launch.owner == NEUTRAL:
-            await asyncio.to_thread(discard, launch.home)
+            for place in (launch.home, copies.beside(launch.home)):
+                await asyncio.to_thread(discard, place)
 
     def home(self, owner: str, server: str) -> Path:
         """Return the host path of a home; both parts are opaque or of a checked grammar (rule R23)."""

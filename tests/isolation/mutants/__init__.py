@@ -5,35 +5,18 @@ variant is a class: its tools are methods whose parameters are texts unless `sch
 `python -m mutants NAME leaky|clean` serves one.
 """
 
-from . import (
-    claims,
-    databases,
-    files,
-    history,
-    identifiers,
-    notifications,
-    races,
-    secrets,
-    sessions,
-    state,
-    tokens,
-)
+from importlib import import_module
+
 from .server import Variant
 from .slow import Slow
 
-MODULES = (
-    claims,
-    databases,
-    files,
-    history,
-    identifiers,
-    notifications,
-    races,
-    secrets,
-    sessions,
-    state,
-    tokens,
-)
+MODULES = [
+    import_module(f"{__name__}.{name}")
+    for name in (
+        "claims", "databases", "files", "history", "identifiers", "notifications", "races", "secrets",
+        "sessions", "state", "tokens",
+    )
+]  # fmt: skip
 VARIANTS = {
     kind.__name__: kind
     for module in MODULES
