@@ -9,20 +9,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
-from mcphub.isolation.backends import Backend, detect
+from mcphub.isolation.backends import detect
 from mcphub.isolation.backends.kubeconfig import kubeconfig
 from mcphub.isolation.canaries import Canaries, mint
-from mcphub.isolation.credentials import Credential, Disguise
-from mcphub.isolation.lab import LEAVE_S
+from mcphub.isolation.credentials import Credential
 from mcphub.isolation.model import USERS
+from mcphub.isolation.place import Place
 from mcphub.isolation.sessions import Sessions
 from mcphub.isolation.subject import Subject, mentioned_paths
 from mcphub.isolation.territory import Territory, give
 from mcphub.isolation.witness.server import Witness
-from mcphub.tasks import Tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Team(Protocol):
         ...
 
 
-class HubLab:
+class HubLab(Place):
     """A server of a hub, in the form of a `Lab`.
 
     Args:
@@ -53,48 +51,17 @@ class HubLab:
     """
 
     behind_hub = True
-    starts_anew = True
     proves = True
 
     def __init__(
         self, subject: Subject, witness: Witness, secrets: Canaries[str], team: Team
     ) -> None:
-        self.subject = subject
-        self.witness = witness
-        self.secrets = secrets
-        # what servers may write behind a hub is the settings' business
-        self.own_package = False
-        self.starts = 0
-        self.calls = 0
-        self.backends: list[Backend] = []
-        self.notes: tuple[str, ...] = ()
-        self.disguise = Disguise((), {}, ())
         line = " ".join(subject.argv).lower()
         mentioned = mentioned_paths([*subject.argv, *subject.env.values()])
-        self.territory = Territory.plan(mentioned, repository="git" in line or "repo" in line)
+        territory = Territory.plan(mentioned, repository="git" in line or "repo" in line)
+        # what servers may write or reach behind a hub is the settings' business
+        super().__init__(subject, witness, secrets, territory)
         self._team = team
-        self._tasks = Tasks()
-
-    async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
-        return self
-
-    def open_package(self) -> bool:
-        """Never."""
-        return False
-
-    def stand_in(self, host: str, port: int) -> bool:  # noqa: ARG002  the lab's names them
-        """Never."""
-        return False
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        asyncio.get_running_loop().call_later(LEAVE_S, self._tasks.cancel_all)
-        await self._tasks.__aexit__(kind, error, trace)
 
     @asynccontextmanager
     async def start(self, *, with_a: bool) -> AsyncIterator[Sessions]:

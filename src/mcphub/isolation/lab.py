@@ -16,19 +16,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from mcphub.catalog.spec import SandboxSpec
 from mcphub.errors import Unavailable, UpstreamFailed
 from mcphub.isolation import credentials
-from mcphub.isolation.backends import Backend, detect
+from mcphub.isolation.backends import detect
 from mcphub.isolation.backends.kubeconfig import kubeconfig
 from mcphub.isolation.backends.starting import started
 from mcphub.isolation.canaries import Canaries
 from mcphub.isolation.channel import Channel, Ended, HttpChannel, StdioChannel, opened
-from mcphub.isolation.credentials import Disguise
 from mcphub.isolation.model import Call, Observation
+from mcphub.isolation.place import Place
 from mcphub.isolation.subject import Subject, filled, mentioned_paths
 from mcphub.isolation.territory import Territory, give
 from mcphub.isolation.witness.authority import TRUST_VARIABLES
@@ -37,7 +36,6 @@ from mcphub.spawn import copies
 from mcphub.spawn.discarding import discard
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.spawner import Launch, Process
-from mcphub.tasks import Tasks
 
 _OWNER: Final = "check"
 _NUMBER: Final = 3
@@ -45,8 +43,6 @@ _MOST_REDIRECTS: Final = 32
 _START_S: Final = 45.0
 _CALL_S: Final = 8.0
 _SETTLE_S: Final = 0.05
-LEAVE_S: Final = 15.0
-"""Seconds that connections have to be closed in the end."""
 
 
 class Sandbox(Protocol):
@@ -204,7 +200,7 @@ class Running:
         await self._process.stop(0.2)
 
 
-class Lab:
+class Lab(Place):
     """Everything around one subject. An async context manager.
 
     Args:
@@ -213,22 +209,7 @@ class Lab:
         directory: Private, empty directory of the check on the host.
         uid: Kernel uid of a started process on this host, for its files.
         real_egress: Hosts that may really be reached; none by default.
-
-    Attributes:
-        witness: Stands in for HTTP services.
-        disguise: The launch line with sentinels.
-        territory: Whose files are where.
-        starts_anew: Each start is a fresh process.
-        proves: The users prove who they are, and nothing else has to be tried.
-        notes: What the report says of it.
-        starts: Processes started so far.
-        calls: Calls so far, of all processes that have ended.
-        own_package: Each start has a fresh copy of the package's directory that it may write to.
     """
-
-    behind_hub = False
-    starts_anew = True
-    proves = False
 
     def __init__(
         self,
@@ -239,32 +220,32 @@ class Lab:
         uid: int,
         real_egress: tuple[str, ...] = (),
     ) -> None:
-        self.subject = subject
-        self.secrets: Canaries[str] = Canaries()
-        self.witness = Witness(directory / "witness", self.secrets)
-        self.notes: tuple[str, ...] = ()
-        self.starts = 0
-        self.calls = 0
-        self.own_package = subject.own_package
         self._sandbox = sandbox
         self._directory = directory
         self._uid = uid
         self._real_egress = real_egress
         self._port = 20_000 + secrets.randbelow(20_000)
         self._numbers = itertools.count(1)
-        self._tasks = Tasks()
-        self._stack = contextlib.AsyncExitStack()
         args = [filled(arg, self._port) for arg in subject.argv[1:]]
         env = {name: filled(value, self._port) for name, value in subject.env.items()}
-        self.disguise: Disguise = credentials.disguise(
-            args, env, canary=secrets.choice(("BILLING_API_KEY", "BACKUP_TOKEN", "REPORT_SECRET"))
+        line = " ".join(subject.argv).lower()
+        known: Canaries[str] = Canaries()
+        super().__init__(
+            subject,
+            Witness(directory / "witness", known),
+            known,
+            Territory.plan(
+                mentioned_paths([*args, *env.values()]), repository="git" in line or "repo" in line
+            ),
+            credentials.disguise(
+                args,
+                env,
+                canary=secrets.choice(("BILLING_API_KEY", "BACKUP_TOKEN", "REPORT_SECRET")),
+            ),
         )
+        self.own_package = subject.own_package
         for credential in self.disguise.credentials:
             self.secrets.plant(credential.label, credential.sentinel)
-        line = " ".join(subject.argv).lower()
-        self.territory = Territory.plan(
-            mentioned_paths([*args, *env.values()]), repository="git" in line or "repo" in line
-        )
         ca = str(self.witness.authority.ca_file)
         for path in detect.kubeconfigs(self.disguise.args, self.disguise.env):
             credential = credentials.sentinel_like("token", "file:kubeconfig")
@@ -274,10 +255,9 @@ class Lab:
             )
             self.territory = self.territory.with_file(path, kubeconfig(credential, ca))
         self.redirect: dict[str, str] = {}
-        self.backends: list[Backend] = []
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self._tasks)
+        await super().__aenter__()
         try:
             self._stack.enter_context(self.witness)
             here = f"127.0.0.1:{self.witness.port}"
@@ -296,15 +276,6 @@ class Lab:
             await self.__aexit__(*sys.exc_info())
             raise
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        asyncio.get_running_loop().call_later(LEAVE_S, self._tasks.cancel_all)
-        await self._stack.__aexit__(kind, error, trace)
 
     @asynccontextmanager
     async def start(self, *, with_a: bool) -> AsyncIterator[Running]:
