@@ -70,7 +70,8 @@ async def test_a_file_that_is_replaced_by_renaming_takes_effect(path: Path) -> N
             other = path.with_suffix(".new")
             write(other, text(name))
             other.replace(path)
-            await until(lambda name=name: list(live.current.specs) == [name])
+            await until(lambda name=name: bool(changes) and changes[-1][1] == [name])
+        assert list(live.current.specs) == ["c"]
         assert changes == [(["a"], ["b"]), (["b"], ["c"])]
 
 
