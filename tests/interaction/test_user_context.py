@@ -85,6 +85,20 @@ async def test_a_server_of_either_era_knows_each_user_and_keeps_them_apart(aware
             assert await text_of(aggregated, "notes__recall") == "hers"
 
 
+async def test_a_list_is_asked_for_its_own_user(aware):
+    async with aware() as (hub, notes):
+        subjects = []
+        for user in ("alice", "bob"):
+            async with connected(hub, user, "notes") as client:
+                await client.list_tools()
+            headers, params = notes.calls("tools/list")[-1]
+            claims = peek_claims(token_of(params))
+            assert claims["request"]["method"] == "tools/list"
+            assert headers["x-mcphub-user-id"] == claims["sub"]
+            subjects.append(claims["sub"])
+        assert len(set(subjects)) == 2
+
+
 @ERAS
 async def test_each_request_tells_its_own_user_in_headers_and_in_the_signed_context(
     aware, mode, era
@@ -377,5 +391,7 @@ async def test_users_of_one_shared_program_are_kept_apart_by_it(hub_of):
         ):
             await text_of(alice, "remember", {"text": "hers"})
             hers, his = [json.loads(await text_of(c, "recall")) for c in (alice, bob)]
+            lists = [[r.uri for r in (await c.list_resources()).resources] for c in (alice, bob)]
+            assert lists == [[f"note://{hers[1]}/"], [f"note://{his[1]}/"]], "kept for nobody else"
         assert hers[0] == his[0], "one process"
         assert (hers[2], his[2]) == ("hers", None)

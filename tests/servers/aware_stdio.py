@@ -4,11 +4,22 @@ import json
 import secrets
 
 from mcp.server.mcpserver import MCPServer
+from mcp_types import Resource
 
-from mcphub_sdk import current_user, user_aware
+from mcphub_sdk import current_user, current_user_or_none, user_aware
 
 PROCESS = secrets.token_hex(8)  # a pid is the same in every sandbox
-server = user_aware(MCPServer("notebook", log_level="CRITICAL"), without_user="refuse")
+
+
+class Notebook(MCPServer):
+    """Lists its user's notebook only."""
+
+    async def list_resources(self) -> list[Resource]:
+        user = current_user_or_none()
+        return [Resource(uri=f"note://{user.id}/", name="Yours")] if user else []
+
+
+server = user_aware(Notebook("notebook", log_level="CRITICAL"), without_user="refuse")
 
 
 @server.tool()

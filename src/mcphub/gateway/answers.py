@@ -247,7 +247,9 @@ async def _unfiltered(
         return offer.lists[kind.method]  # listing many servers starts none of the user's processes
     instance = await lease(plane, call, spec, permit)
     try:
-        return await plane.catalogs.items(instance, kind)
+        tell = plane.contexts.teller(call, spec, instance, kind.method)
+        owned = instance.owner == call.principal.user_id
+        return await plane.catalogs.items(instance, kind, tell=tell, owned=owned)
     finally:
         plane.pool.release(instance)
 

@@ -23,7 +23,7 @@ from mcphub.spawn.instance import Instance
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.pool import InstancePool
 from mcphub.tasks import Tasks
-from mcphub.upstream.outgoing import Outgoing
+from mcphub.upstream.outgoing import Outgoing, Tell
 from mcphub.upstream.upstream import Upstream
 from mcphub.wire import envelope
 from mcphub.wire.codes import Era
@@ -195,11 +195,23 @@ class Catalogs:
         offer = self.known(spec)
         return offer.lists.get(kind.method, ()) if offer is not None else ()
 
-    async def items(self, instance: Instance, kind: Kind) -> tuple[Item, ...]:
-        """Return a list as the caller's own instance gives it, kept until it says that it changed."""
+    async def items(
+        self, instance: Instance, kind: Kind, *, tell: Tell | None, owned: bool
+    ) -> tuple[Item, ...]:
+        """Return a list as the caller's instance gives it, kept until it says that it changed.
+
+        Args:
+            instance: Where the caller's calls go.
+            kind: Which list.
+            tell: Says who the caller is, where the server is told.
+            owned: The instance is the caller's alone. If not, what it lists for a user that it was
+                told of is that user's, and is not kept.
+        """
+        if tell is not None and not owned:
+            return await read_list(instance.upstream, kind, tell)
         known = self._own.get((instance.id, kind.method))
         if known is None:
-            known = await read_list(instance.upstream, kind)
+            known = await read_list(instance.upstream, kind, tell)
             self._own[(instance.id, kind.method)] = known
             if kind is TOOLS and any(item.mirrored for item in known):
                 key = (instance.owner, instance.server)
@@ -258,8 +270,8 @@ class Catalogs:
             return StoredCatalog(initialize=b"{}", at=self._clock(), per_user=True, **_columns({}))
 
 
-async def read_list(upstream: Upstream, kind: Kind) -> tuple[Item, ...]:
-    """Read all pages of a list from a server.
+async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) -> tuple[Item, ...]:
+    """Read all pages of a list from a server, told of a user or of none.
 
     Raises:
         HubError: The server failed or did not answer in time. A JSON-RPC error counts as an empty
@@ -269,7 +281,7 @@ async def read_list(upstream: Upstream, kind: Kind) -> tuple[Item, ...]:
     cursor: msgspec.Raw | None = None
     for _ in range(_MAX_PAGES):
         params: Members = {"cursor": cursor} if cursor is not None else {}
-        exchange = await upstream.send(Outgoing(kind.method, params, _LIST_TIMEOUT_S))
+        exchange = await upstream.send(Outgoing(kind.method, params, _LIST_TIMEOUT_S, tell=tell))
         result = envelope.object_of((await exchange.settled()).members.get("result"))
         raws = envelope.array_of(result.get(kind.member))
         if kind is TOOLS and upstream.era is Era.MODERN:

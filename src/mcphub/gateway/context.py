@@ -41,8 +41,15 @@ class UserContexts:
     clock: Clock
     lifetime_s: int = 60
 
-    def teller(self, call: Call, spec: ServerSpec, instance: Instance) -> Tell | None:
-        """Return what says who the user of a call is, for each writing of its request; None for nothing."""
+    def teller(self, call: Call, spec: ServerSpec, instance: Instance, method: str) -> Tell | None:
+        """Return what says who the user of a call is, for each writing of a request; None for nothing.
+
+        Args:
+            call: Whose request it is.
+            spec: The server.
+            instance: Where it goes.
+            method: Of the request: the call's own, or that of a list that the call needs.
+        """
         if spec.user_context is None and (
             spec.transport is not Transport.HTTP or not spec.request_slots
         ):
@@ -53,7 +60,7 @@ class UserContexts:
         def tell(written: Members) -> tuple[Members, dict[str, str]]:
             if not signed:
                 return {}, headers
-            token = self.assertion(call, spec, instance, call.method, written)
+            token = self.assertion(call, spec, instance, method, written)
             meta = {META_USER_CONTEXT: envelope.raw({"assertion": token})}
             mirrored = {HEADER: token} if spec.transport is Transport.HTTP else {}
             return meta, {**headers, **mirrored}

@@ -51,7 +51,7 @@ def outgoing(
         capabilities=_capabilities(call, to, instance) if modern else b"{}",
         one_by_one=call.modern is None,
         headers=_headers(plane, call, to, instance) if modern else NO_HEADERS,
-        tell=plane.contexts.teller(call, to.spec, instance),
+        tell=plane.contexts.teller(call, to.spec, instance, call.method),
     )
 
 
