@@ -9,7 +9,7 @@ from mcphub.secret import OAUTH_SLOT
 from tests.interaction.accounts import REMOTE, Browser, begin, confirm, connect, protected
 from tests.interaction.clients import MODERN, connected, raw_client, request, text_of
 from tests.polling import until
-from tests.servers.oauth_http import protected_server
+from tests.servers.oauth_http import ProtectedStream, protected_server
 
 pytestmark = pytest.mark.anyio
 CALL = request("tools/call", {"name": "recall", "arguments": {}})
@@ -36,6 +36,23 @@ async def test_two_users_work_with_their_own_accounts(hub, server, mode):
             assert await text_of(alice, "recall") == "you are alice@example"
             assert await text_of(bob, "recall") == "you are bob@example"
             assert await text_of(alice, "recall") == "you are alice@example"
+
+
+@pytest.mark.parametrize("mode", ["legacy", MODERN])
+async def test_streams_of_the_first_transport_carry_the_token_of_their_user(hub_of, mode):
+    async with protected_server(ProtectedStream) as server:
+        async with hub_of({REMOTE: protected(server, type="sse")}) as hub:
+            for user in ("alice", "bob"):
+                assert (await connect(hub, user)).status_code == 204
+            async with (
+                connected(hub, "alice", REMOTE, mode) as alice,
+                connected(hub, "bob", REMOTE, mode) as bob,
+            ):
+                assert await text_of(alice, "get") == "you are alice@example"
+                assert await text_of(bob, "get") == "you are bob@example"
+                expired(server, "alice@example")
+                assert await text_of(alice, "get") == "you are alice@example"
+        assert len(refreshes(server)) == 1
 
 
 async def test_the_page_connects_whose_key_was_given(hub, server):

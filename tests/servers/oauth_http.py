@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from tests.servers.recording_http import RecordingServer
+from tests.servers.sse_http import SseServer
 
 
 class AuthorizationServer:
@@ -158,27 +159,30 @@ class AuthorizationServer:
         return [token for token, grant in self.access.items() if grant["account"] == account]
 
 
-class ProtectedServer(RecordingServer):
-    """The recording server, for accounts that bring a token of its own authorization server.
+class Protected:
+    """Put before a server's class: it answers accounts that bring a token of its own authorization server.
 
     Attributes:
+        paths: Where it is; the first is its resource.
         scopes: What it asks for in its challenge.
         needs: Tool -> scope that it needs.
         resource: Its name in its metadata.
         on_token: Called with each valid token before its request is answered.
-        remembered: Account -> what it remembered, whatever the session.
+        account: Whose the request is that is being answered.
     """
+
+    paths = ("/mcp",)
 
     def __init__(self, authority):
         super().__init__()
         self.authority = authority
-        self.scopes, self.needs, self.remembered = "notes:read", {}, {}
+        self.scopes, self.needs = "notes:read", {}
         self.resource, self.on_token = None, None
 
     def routes(self):
         return [
-            Route("/.well-known/oauth-protected-resource/mcp", self.describe),
-            Route("/mcp", self.handle, methods=["GET", "POST", "DELETE"]),
+            Route(f"/.well-known/oauth-protected-resource{self.paths[0]}", self.describe),
+            *(Route(path, self.handle, methods=["GET", "POST", "DELETE"]) for path in self.paths),
         ]
 
     async def describe(self, request):
@@ -205,15 +209,31 @@ class ProtectedServer(RecordingServer):
         return await super().handle(request)
 
     def challenge(self, status, rest):
-        place = self.url.replace("/mcp", "/.well-known/oauth-protected-resource/mcp")
+        path = self.paths[0]
+        place = f"{self.url.removesuffix(path)}/.well-known/oauth-protected-resource{path}"
         header = f'Bearer resource_metadata="{place}", {rest}'
         return Response(status_code=status, headers={"WWW-Authenticate": header})
+
+
+class ProtectedServer(Protected, RecordingServer):
+    """Streamable HTTP."""
 
     def answer(self, message, session):
         if message["method"] == "tools/call" and message["params"]["name"] == "recall":
             content = [{"type": "text", "text": f"you are {self.account}"}]
             return self.json(message, {"content": content})
         return super().answer(message, session)
+
+
+class ProtectedStream(Protected, SseServer):
+    """HTTP with SSE, the transport of 2024-11-05."""
+
+    paths = ("/sse", "/messages")
+
+    def answer(self, session, message):
+        if message["method"] == "tools/call" and message["params"]["name"] == "get":
+            return {"content": [{"type": "text", "text": f"you are {self.account}"}]}
+        return super().answer(session, message)
 
 
 @asynccontextmanager
@@ -236,8 +256,8 @@ async def serving(state, path=""):
 
 
 @asynccontextmanager
-async def protected_server():
+async def protected_server(kind=ProtectedServer):
     """Serve both; yields the MCP server, whose `authority` is the authorization server."""
     async with serving(AuthorizationServer()) as authority:
-        async with serving(ProtectedServer(authority), "/mcp") as server:
+        async with serving(kind(authority), kind.paths[0]) as server:
             yield server
