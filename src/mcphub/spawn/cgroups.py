@@ -18,6 +18,10 @@ from mcphub.catalog.spec import SandboxSpec
 _ROOT: Final = Path("/sys/fs/cgroup")
 _WANTED: Final = ("memory", "pids", "cpu")
 _PERIOD_US: Final = 100_000
+_WEIGHTS: Final = (
+    ("cpu.shares", 1024, 262_144),
+    ("cpu.weight", 100, 10_000),
+)  # v1, v2: of one, most
 _EMPTY_WAIT_S: Final = 5.0
 _STALE_S: Final = 120.0
 _EVENTS: Final = (
@@ -117,7 +121,9 @@ class Cgroups:
                 self._v2 = self._v2 or version == 2
                 found += missing
         self.controllers: frozenset[str] = frozenset(found)
-        for base in self._bases:
+        for base, names in self._bases.items():
+            if "cpu" in names:
+                _weigh(base)
             _sweep(base)
 
     @classmethod
@@ -220,6 +226,18 @@ def _limit(path: Path, controller: str, spec: SandboxSpec) -> None:
     elif controller == "cpu":
         (path / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
         (path / "cpu.cfs_quota_us").write_text(str(quota))
+
+
+def _weigh(base: Path) -> None:
+    """Let all instances together weigh, on each core, as much as one other process: no more, no less.
+
+    The kernel spreads the weight of a group over the cores on which it runs. With the default, that of
+    one process, a start on a busy machine would get a part of a part; without a group, a thousand
+    instances would leave the hub a thousandth.
+    """
+    for file, one, most in _WEIGHTS:
+        if (base / file).exists():
+            _try_write(base / file, str(min(most, one * (os.cpu_count() or 1))))
 
 
 def _sweep(base: Path) -> None:

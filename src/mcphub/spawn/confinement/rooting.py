@@ -12,7 +12,8 @@ from typing import Final
 from mcphub.spawn.confinement import kernel
 from mcphub.spawn.confinement.profile import Bind, Profile
 
-_BASE: Final = "/tmp"  # noqa: S108  covered in the own mount namespace only
+_STAGE: Final = "/tmp"  # noqa: S108  covered in the own mount namespace only
+_BASE: Final = f"{_STAGE}/root"
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS: Final = (
     ("fd", "/proc/self/fd"),
@@ -24,8 +25,7 @@ _DEVICE_LINKS: Final = (
 # Parts of /proc that steer the machine. The uid has no right on them; read-only holds also for uid 0.
 _PROC_READ_ONLY: Final = ("sys", "sysrq-trigger", "irq", "bus", "fs")
 _PLAIN: Final = kernel.MS_NOSUID | kernel.MS_NODEV
-_STAGE: Final = "stage"
-_EMPTY: Final = "var/empty"  # an overlay that is only read needs a second layer
+_EMPTY: Final = f"{_STAGE}/empty"  # an overlay that is only read needs a second layer
 
 
 def make_root(profile: Profile) -> None:
@@ -38,10 +38,15 @@ def make_root(profile: Profile) -> None:
     kernel.mount("", "/", kernel.MS_REC | kernel.MS_SLAVE)
     trees = [(bind, _take(bind)) for bind in profile.binds]
     devices = [(name, kernel.clone_tree(f"/dev/{name}")) for name in _DEVICES]
+    os.umask(0o022)
+    # What overlays are made of lies beside the new root and is left behind with the old one: to unmount
+    # it one by one would wait for all processors each time.
+    kernel.mount("tmpfs", _STAGE, _PLAIN, "size=64k,mode=0755")
+    for place in (_BASE, _EMPTY):
+        os.mkdir(place)
     kernel.mount("tmpfs", _BASE, _PLAIN, "size=1m,mode=0755")
     os.chdir(_BASE)
-    os.umask(0o022)
-    for place in ("proc", "dev", "tmp", "run", "run/mcp", "var", "var/empty"):
+    for place in ("proc", "dev", "tmp", "run", "run/mcp", "var"):
         os.mkdir(place)
     _fill_proc()
     _fill_dev(devices, profile.tmp_bytes)
@@ -55,7 +60,7 @@ def make_root(profile: Profile) -> None:
         os.symlink(target, place.lstrip("/"))
     kernel.set_attributes_of("dev", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID)
     kernel.pivot_root_here()
-    kernel.unmount(".")  # the host's root, which now lies on top
+    kernel.unmount(".")  # the host's root, which now lies on top, and the stage in it
     os.chdir("/")
     kernel.set_attributes_of("/", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
 
@@ -96,13 +101,11 @@ def _write(file: str, text: str, place: str) -> None:
 
 def _overlay(tree: int, place: str, index: int) -> None:
     """Show a tree through an overlay of its own. The lower mounts live on inside it, unreachable."""
-    lower = f"{_STAGE}{index}"
+    lower = f"{_STAGE}/{index}"
     os.mkdir(lower)
     kernel.attach(tree, lower)
-    data = f"lowerdir={_BASE}/{lower}:{_BASE}/{_EMPTY}"
+    data = f"lowerdir={lower}:{_EMPTY}"
     kernel.mount("overlay", place, kernel.MS_RDONLY | _PLAIN, data)
-    kernel.unmount(lower)
-    os.rmdir(lower)
 
 
 def _fill_proc() -> None:

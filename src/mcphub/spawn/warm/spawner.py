@@ -29,6 +29,7 @@ from mcphub.spawn import bubblewrap
 from mcphub.spawn.building import environment
 from mcphub.spawn.discarding import discard
 from mcphub.spawn.egress.events import EgressEvent
+from mcphub.spawn.layered import Layered
 from mcphub.spawn.process import ChildProcess, children, readable
 from mcphub.spawn.sandboxed import SandboxedSpawner
 from mcphub.spawn.spawner import Launch, Process, Warm
@@ -108,7 +109,7 @@ class _Stock:
         return len(self.waiting) < wanted and now - self.failed_at > _PAUSE_S
 
 
-class WarmSpawner:
+class WarmSpawner(Layered):
     """Implements `spawner.Spawner` on top of two others. Enter it after them.
 
     Args:
@@ -117,7 +118,7 @@ class WarmSpawner:
     """
 
     def __init__(self, plain: SandboxedSpawner, following: ZygoteSpawner) -> None:
-        self._plain = plain
+        super().__init__(plain)
         self._following = following
         self._root = os.geteuid() == 0
         self._homes = plain.settings.state / "waiting"
@@ -151,25 +152,6 @@ class WarmSpawner:
         await self._stack.aclose()
         await asyncio.gather(*(worker.process.stop(0) for worker in self.workers()))
         await asyncio.to_thread(discard, self._homes)
-
-    @property
-    def level(self) -> int:
-        """Sandbox level; that of the plain spawner."""
-        return self._plain.level
-
-    @property
-    def warning(self) -> str:
-        """Sentence that every page shows, or empty."""
-        return self._plain.warning
-
-    @property
-    def means(self) -> str:
-        """What builds the sandboxes."""
-        return self._plain.means
-
-    def home_inside(self, launch_home: Path) -> str:
-        """Return the path at which the instance sees its home."""
-        return self._plain.home_inside(launch_home)
 
     def workers(self) -> list[Worker]:
         """Return the workers that wait for a user."""

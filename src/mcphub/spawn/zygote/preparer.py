@@ -28,6 +28,39 @@ _BOOT: Final = (
 )
 
 
+class Asked:
+    """A request that is on its way: take its answer, or forget it.
+
+    Args:
+        future: Gets the descriptors of the answer.
+    """
+
+    def __init__(self, future: "asyncio.Future[list[int]]") -> None:
+        self._future = future
+        self._taken = False
+
+    async def answer(self) -> list[int]:
+        """Return the descriptors, owned by the caller from then on.
+
+        Raises:
+            Unavailable: The process is gone, refused, or takes too long.
+        """
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                fds = await self._future
+        except TimeoutError:
+            raise Unavailable("The instance cannot be prepared now.", retry_after_s=5) from None
+        self._taken = True
+        return fds
+
+    def forget(self) -> None:
+        """Want it no more: what has come and was not taken is closed, as will be what comes. Idempotent."""
+        if not self._future.cancel() and not self._taken:
+            self._taken = True
+            if not self._future.cancelled() and self._future.exception() is None:
+                close_all(self._future.result())
+
+
 class Preparer:
     """Owns the process. Use on one event loop only, on its main thread."""
 
@@ -41,10 +74,8 @@ class Preparer:
         """Pid of the process, once it was needed."""
         return self._popen.pid if self._popen is not None else None
 
-    async def prepare(
-        self, name: str, namespace: int, home: Path, ports: Sequence[int] | None
-    ) -> list[int]:
-        """Return descriptors, owned by the caller: the home's mount, then, with ports, the network's.
+    def prepare(self, name: str, namespace: int, home: Path, ports: Sequence[int] | None) -> Asked:
+        """Ask for the home's mount, then, with ports, the network's descriptors.
 
         Args:
             name: Id of the instance.
@@ -53,10 +84,10 @@ class Preparer:
             ports: Ports to listen on in a new network namespace; None makes none.
 
         Raises:
-            Unavailable: The process is gone, refused, or takes too long.
+            Unavailable: The process cannot be asked.
         """
         asked = {"home": str(home), "ports": None if ports is None else list(ports)}
-        return await self._asked(name, asked, namespace)
+        return self._ask(name, asked, namespace)
 
     async def attach(
         self, name: str, mounts: int, home: Path, owners: tuple[int, int] | None
@@ -71,23 +102,24 @@ class Preparer:
                 they are the same.
 
         Raises:
-            Unavailable: As `prepare`.
+            Unavailable: The process is gone, refused, or takes too long.
         """
-        await self._asked(name, {"home": str(home), "owners": owners}, mounts)
+        asked = self._ask(name, {"home": str(home), "owners": owners}, mounts)
+        try:
+            await asked.answer()
+        finally:
+            asked.forget()
 
-    async def _asked(self, name: str, asked: dict[str, object], fd: int) -> list[int]:
+    def _ask(self, name: str, asked: dict[str, object], fd: int) -> Asked:
         sock = self._started()
+        try:
+            socket.send_fds(sock, [json.dumps(asked | {"id": name}).encode()], [fd])
+        except OSError:
+            raise Unavailable("The instance cannot be prepared now.", retry_after_s=5) from None
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._waiting[name] = future
-        asked["id"] = name
-        try:
-            socket.send_fds(sock, [json.dumps(asked).encode()], [fd])
-            async with asyncio.timeout(_ANSWER_S):
-                return await future
-        except OSError:  # TimeoutError is one
-            raise Unavailable("The instance cannot be prepared now.", retry_after_s=5) from None
-        finally:
-            self._waiting.pop(name, None)
+        future.add_done_callback(lambda _: self._waiting.pop(name, None))
+        return Asked(future)
 
     def close(self) -> None:
         """End the process and fail who waits. Idempotent."""

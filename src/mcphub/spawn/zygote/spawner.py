@@ -28,6 +28,7 @@ from mcphub.spawn.confined import Confined
 from mcphub.spawn.confinement import landlock
 from mcphub.spawn.confinement.profile import HOME, Profile
 from mcphub.spawn.egress.client import Network
+from mcphub.spawn.layered import Layered
 from mcphub.spawn.process import ChildProcess
 from mcphub.spawn.sandboxed import SandboxedSpawner, limit_reached
 from mcphub.spawn.spawner import Launch, Preload, Process
@@ -64,7 +65,7 @@ class _Nest:
     why: str = ""
 
 
-class ZygoteSpawner:
+class ZygoteSpawner(Layered):
     """Implements `spawner.Spawner` on top of a sandboxed one. Enter it after that one.
 
     Args:
@@ -75,7 +76,7 @@ class ZygoteSpawner:
     """
 
     def __init__(self, plain: SandboxedSpawner) -> None:
-        self._plain = plain
+        super().__init__(plain)
         self._root = os.geteuid() == 0
         self._confined = Confined(
             plain.etc, namespaces=True, overlay=True, landlock=landlock.abi() > 0
@@ -100,25 +101,6 @@ class ZygoteSpawner:
         for zygote in self.zygotes():
             await zygote.close()
         self.preparer.close()
-
-    @property
-    def level(self) -> int:
-        """Sandbox level; that of the plain spawner."""
-        return self._plain.level
-
-    @property
-    def warning(self) -> str:
-        """Sentence that every page shows, or empty."""
-        return self._plain.warning
-
-    @property
-    def means(self) -> str:
-        """What builds the sandboxes of plain starts."""
-        return self._plain.means
-
-    def home_inside(self, launch_home: Path) -> str:
-        """Return the path at which the instance sees its home."""
-        return self._plain.home_inside(launch_home)
 
     def zygotes(self) -> list[Zygote]:
         """Return the zygotes that run."""
@@ -216,27 +198,38 @@ class ZygoteSpawner:
         self._plain.prepare_home(launch)
         async with contextlib.AsyncExitStack() as undo:
             ports = self._plain.egress.ports(launch.sandbox)
-            made = await self.preparer.prepare(
-                launch.instance_id, zygote.namespace, launch.home, ports
-            )
+            group = self._plain.make_group(launch)
+            undo.push_async_callback(group.remove)
+            child = zygote.fork()
+            undo.callback(_end, child)
+            # while the zygote forks and the child joins its groups, the preparer works
+            asked = self.preparer.prepare(launch.instance_id, zygote.namespace, launch.home, ports)
+            undo.callback(asked.forget)
+            await self._joined(child, group)
+            made = await asked.answer()
             undo.callback(close_all, made)
             network = await self._plain.egress.register(
                 launch.instance_id, launch.sandbox, made[1:]
             )
             undo.push_async_callback(network.close)
-            group = self._plain.make_group(launch)
-            undo.push_async_callback(group.remove)
-            child = zygote.fork()
-            undo.callback(child.sock.close)
-            try:
-                process = await self._raised(zygote, child, launch, places, made[0], network, group)
-            except BaseException:
-                _kill(child)
-                raise
+            process = await self._raised(zygote, child, launch, places, made[0], network, group)
             undo.pop_all()
         child.sock.close()
         close_all(made)
         return process
+
+    @staticmethod
+    async def _joined(child: Child, group: cgroups.Group) -> None:
+        """Put a child into its groups before it hears anything, and so all that comes from it.
+
+        The kernel may take a hundredth of a second for it, in which the hub has others to serve.
+
+        Raises:
+            ZygoteFailed: It did not come up.
+        """
+        while not child.outer:
+            await hear(child)
+        await asyncio.to_thread(group.join, child.outer)
 
     async def _raised(
         self,
@@ -253,9 +246,6 @@ class ZygoteSpawner:
         Raises:
             ZygoteFailed: It did not come up.
         """
-        while not child.outer:
-            await hear(child)
-        group.join(child.outer)
         with contextlib.ExitStack() as theirs:
             pipes: list[int] = []
             for _ in range(3):
@@ -384,8 +374,9 @@ def _terminate(pid: int, pidfd: int) -> None:
         return  # it is gone
 
 
-def _kill(child: Child) -> None:
+def _end(child: Child) -> None:
     """End a child that did not come up."""
+    child.sock.close()
     for pid in (child.pid, child.outer):
         if pid:
             with contextlib.suppress(ProcessLookupError, PermissionError):
