@@ -219,6 +219,7 @@ class Hub:
                 if polls % _EGRESS_POLLS == 0:
                     await self.note_egress()
                 if polls % _DUE_POLLS == 0:
+                    self._drain_what_is_over()  # a membership may have expired
                     await self._remove_who_is_due()
             except HubError as error:
                 _log.warning("store.unavailable", error=str(error))
@@ -256,16 +257,20 @@ class Hub:
         self.outlets.changed(name)
 
     def _end_what_is_over(self) -> None:
-        """Stop instances of users who are gone, drain those of old revisions, end streams of dead keys."""
+        """Stop instances of users who are gone, drain what may not run so, end streams of dead keys."""
         active = self.access.active_users
         self.pool.drain(self._is_orphan, at_once=True)
-        self.pool.drain(
-            lambda found: not self.access.is_current(found.owner, found.server, found.revision)
-        )
+        self._drain_what_is_over()
         self.outlets.recheck()
         for user_id in self.sessions.users():
             if user_id not in active:
                 self.sessions.end_of_user(user_id)
+
+    def _drain_what_is_over(self) -> None:
+        """Drain instances of old revisions, and of users who may not use the server any more."""
+        self.pool.drain(
+            lambda found: not self.access.is_current(found.owner, found.server, found.revision)
+        )
 
     def _is_orphan(self, instance: Instance) -> bool:
         return instance.owner.startswith("u_") and instance.owner not in self.access.active_users

@@ -44,6 +44,24 @@ GUARDS: Final = (
         "interaction/test_gateway.py::test_progress_reaches_the_call_that_asked_for_it_and_no_other",
     ),
     Guard(
+        "R2", "a server's plain answer has one id and is one message", "wire/splicing.py",
+        "return len(_WHOLE.decode(line).result) == end - start",
+        "return True",
+        "security/test_hostile_answers.py::test_a_server_answers_no_request_but_the_one_it_got",
+    ),
+    Guard(
+        "R9", "a stream follows the groups of its user", "gateway/streams.py",
+        "covers=lambda server: _covers(plane, caller(), target, server),\n        log_level",
+        "covers=lambda server, first=caller(): _covers(plane, first, target, server),\n        log_level",
+        "interaction/test_withdrawn.py::test_an_open_stream_tells_no_more_of_a_server_once_its_user_left_the_group",
+    ),
+    Guard(
+        "R1", "an instance ends with its owner's right to its server", "gateway/access.py",
+        "return self._revision(owner, spec) == revision and self._may_have(owner, server)",
+        "return self._revision(owner, spec) == revision",
+        "interaction/test_withdrawn.py::test_an_instance_ends_when_its_user_may_not_use_its_server_any_more",
+    ),
+    Guard(
         "R3", "a session is found by its owner only", "gateway/sessions.py",
         "session is None or session.user_id != principal.user_id or",
         "session is None or",

@@ -55,6 +55,24 @@ async def test_each_user_has_an_own_connection_with_own_credentials(hub_of, mode
         assert sessions["Bearer token-of-alice"] != sessions["Bearer token-of-bob"]
 
 
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "of one line\n", "bell \x07"])
+async def test_a_credential_that_no_header_can_carry_is_told_at_once(hub_of, value):
+    async with recording_server() as server, hub_of({"remote": remote(server.url)}) as hub:
+        await tokens(hub, "bob")
+        async with (
+            raw_client(hub, "alice", "remote") as alice,
+            raw_client(hub, "bob", "remote") as bob,
+        ):
+            path = f"{hub.url}/api/me/credentials/remote/REMOTE_TOKEN"
+            assert (await alice.http.put(path, json={"value": value})).status_code == 204
+            with anyio.fail_after(20):
+                told = (await alice.modern("tools/call", {"name": "recall"})).json()["result"]
+            assert told["isError"] and "REMOTE_TOKEN" in told["content"][0]["text"]
+            assert "line break" in told["content"][0]["text"]
+            assert value not in told["content"][0]["text"] and not server.requests
+            assert "result" in (await bob.modern("tools/call", {"name": "recall"})).json()
+
+
 async def test_nothing_of_the_clients_headers_passes_through(hub_of):
     inbound = {
         "Cookie": "a=b",

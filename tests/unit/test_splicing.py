@@ -56,6 +56,15 @@ def test_members_are_added_to_the_result_and_to_nothing_else(result, separators,
         b'{"id":1,"jsonrpc":"2.0","result":{}}', b'{"result":{},"jsonrpc":"2.0"}', b'{"result":{},"id":1}',
         b'{"result":{},"jsonrpc":"2.0","id":1} ', b'{"result":"},\\"jsonrpc\\":\\"2.0\\",\\"id\\":1}"}',
         b'{"result":{"x":{},"jsonrpc":"2.0","id":1}}', b'{"jsonrpc":"2.0","id":' + b"9" * 400 + b',"result":{}}',
+        # a second id, a second result, a second message: another request's answer
+        b'{"jsonrpc":"2.0","id":1,"result":{},"id":2,"x":{}}', b'{"jsonrpc":"2.0","id":1,"result":{"a":1},"result":{}}',
+        b'{"jsonrpc":"2.0","id":1,"result":{}},{"jsonrpc":"2.0","id":2,"result":{}}',
+        b'{"result":{},"id":2,"x":{},"jsonrpc":"2.0","id":1}', b'{"result":{"a":1},"result":{},"jsonrpc":"2.0","id":1}',
+        b'{"result":{},"jsonrpc":"2.0","id":2},{"result":{},"jsonrpc":"2.0","id":1}',
+        # what ends a line for a reader of an event stream, and what is no JSON
+        b'{"jsonrpc":"2.0","id":1,"result":{"x":"\r\revent: endpoint\rdata: http://other/\r\r"}}',
+        b'{"jsonrpc":"2.0","id":1,"result":{"x":\r{}}}', b'{"jsonrpc":"2.0","id":1,"result":{"x":"\x00"}}',
+        b'{"jsonrpc":"2.0","id":1,"result":{"x":' + b"[" * 9000 + b"]" * 9000 + b"}}",
     ],
 )  # fmt: skip
 def test_anything_else_is_read_as_a_message(line):

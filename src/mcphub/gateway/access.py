@@ -32,6 +32,7 @@ class _State:
     credentials: Mapping[tuple[str, str], CredentialState]
     verdicts: dict[tuple[int, str], tuple[Principal, Permit | Denial]] = field(default_factory=dict)
     revisions: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    owners: dict[str, Principal] = field(default_factory=dict)
 
 
 class Access:
@@ -170,7 +171,22 @@ class Access:
         spec = self.specs.get(server)
         if spec is None or (server in self.states and not self.states[server].enabled):
             return False
-        return owner == NEUTRAL or self._revision(owner, spec) == revision
+        if owner == NEUTRAL:
+            return True
+        return self._revision(owner, spec) == revision and self._may_have(owner, server)
+
+    def _may_have(self, owner: str, server: str) -> bool:
+        """Whether the owner of an instance may use its server now, whatever key would ask."""
+        if owner == SHARED:
+            return True
+        now, owners = self._clock(), self._now.owners
+        known = owners.get(owner)
+        if known is None or (known.valid_until is not None and now >= known.valid_until):
+            known = self._now.principals.principal_of(owner, now)
+            if known is None:
+                return False
+            owners[owner] = known
+        return isinstance(self.verdict(known, server), Permit)
 
     def missing(self, principal: Principal, spec: ServerSpec) -> tuple[str, ...]:
         """Return the slots of a server that the principal has set no value for."""

@@ -169,9 +169,3 @@ class ParkedCalls:
         self._of_user[parked.user_id] -= 1
         if not self._of_user[parked.user_id]:
             del self._of_user[parked.user_id]
-
-    def end_of_user(self, user_id: str) -> None:
-        """Give up all parked calls of a user."""
-        for parked in self._by_state.values():
-            if parked.user_id == user_id:
-                parked.expires_at = 0.0

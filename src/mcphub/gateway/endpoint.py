@@ -6,7 +6,7 @@ Sources: MCP 2025-11-25 transports, 2026-07-28 streamable-http.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -61,8 +61,8 @@ class McpEndpoint:
         else:
             await reply.plain(405, b"", [(b"allow", b"GET, POST, DELETE")])
 
-    def _alive(self, headers: Mapping[str, str]) -> Callable[[], bool]:
-        return lambda: intake.authenticated(self._plane, headers) is not None
+    def _caller(self, headers: Mapping[str, str]) -> streams.Caller:
+        return lambda: intake.authenticated(self._plane, headers)
 
     async def _post(self, inbound: Inbound, receive: Receive) -> None:
         body = await intake.body_of(self._plane, inbound, receive)
@@ -85,7 +85,7 @@ class McpEndpoint:
             intake.one_way(call)
             await reply.plain(202)
         elif message.method == "subscriptions/listen" and call.modern is not None:
-            await streams.listen(self._plane, call, reply, self._alive(inbound.headers))
+            await streams.listen(self._plane, call, reply, self._caller(inbound.headers))
         elif message.method == "initialize":
             await self._initialize(reply, call)
         else:
@@ -150,10 +150,9 @@ class McpEndpoint:
         await streams.session_stream(
             self._plane,
             session,
-            inbound.principal,
+            self._caller(inbound.headers),
             inbound.target,
             inbound.reply,
-            self._alive(inbound.headers),
         )
 
     async def _delete(self, inbound: Inbound) -> None:

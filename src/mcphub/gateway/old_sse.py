@@ -82,10 +82,9 @@ class SseEndpoint:
             await streams.session_stream(
                 self._plane,
                 session,
-                inbound.principal,
+                lambda: intake.authenticated(self._plane, inbound.headers),
                 inbound.target,
                 inbound.reply,
-                lambda: intake.authenticated(self._plane, inbound.headers) is not None,
             )
         finally:
             del self._streams[session.id]

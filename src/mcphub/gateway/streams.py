@@ -23,24 +23,26 @@ _ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 _MAX_URIS: Final = 256
 _UNSUBSCRIBE_S: Final = 10.0
 
+Caller = Callable[[], Principal | None]
+"""Who the key that opened a stream proves now, with the groups of now; None when it counts no more."""
+
 
 async def session_stream(
     plane: DataPlane,
     session: Session,
-    principal: Principal,
+    caller: Caller,
     target: Target,
     reply: Reply,
-    alive: Callable[[], bool],
 ) -> None:
     """Serve a session's GET stream until the client leaves or the session ends; a new one replaces the old."""
     if session.outlet is not None:
         session.outlet.close()
     outlet = Outlet(
         user_id=session.user_id,
-        covers=lambda server: _covers(plane, principal, target, server),
+        covers=lambda server: _covers(plane, caller(), target, server),
         log_level=lambda: session.log_level or "debug",
         watches=lambda server, uri: (server, uri) in session.watched,
-        alive=alive,
+        alive=lambda: caller() is not None,
     )
     session.outlet = outlet
     try:
@@ -50,7 +52,7 @@ async def session_stream(
             session.outlet = None
 
 
-async def listen(plane: DataPlane, call: Call, reply: Reply, alive: Callable[[], bool]) -> None:
+async def listen(plane: DataPlane, call: Call, reply: Reply, caller: Caller) -> None:
     """Serve `subscriptions/listen`, as many for one user as calls in flight."""
     user = call.principal.user_id
     if plane.listening[user] >= plane.limits.calls_per_user:
@@ -63,14 +65,14 @@ async def listen(plane: DataPlane, call: Call, reply: Reply, alive: Callable[[],
         return
     plane.listening[user] += 1
     try:
-        await _listen(plane, call, reply, alive)
+        await _listen(plane, call, reply, caller)
     finally:
         plane.listening[user] -= 1
         if not plane.listening[user]:
             del plane.listening[user]
 
 
-async def _listen(plane: DataPlane, call: Call, reply: Reply, alive: Callable[[], bool]) -> None:
+async def _listen(plane: DataPlane, call: Call, reply: Reply, caller: Caller) -> None:
     """Acknowledge first, then send what was asked for (MCP 2026-07-28)."""
     wanted = envelope.object_of(call.params.get("notifications"))
     methods = [
@@ -90,11 +92,11 @@ async def _listen(plane: DataPlane, call: Call, reply: Reply, alive: Callable[[]
             honoured["resourceSubscriptions"] = [uri for _, uri in watched]
         outlet = Outlet(
             user_id=call.principal.user_id,
-            covers=lambda server: _covers(plane, call.principal, call.target, server),
+            covers=lambda server: _covers(plane, caller(), call.target, server),
             methods={*methods, *([UPDATED] if watched else [])},
             watches=lambda server, uri: (server, uri) in watched,
             subscription=call.message.id,
-            alive=alive,
+            alive=lambda: caller() is not None,
         )
         meta = envelope.join({META_SUBSCRIPTION: msgspec.Raw(call.message.id)})
         acknowledged = envelope.join(
@@ -174,11 +176,11 @@ async def _close_when_gone(reply: Reply, outlet: Outlet) -> None:
     outlet.close()
 
 
-def _covers(plane: DataPlane, principal: Principal, target: Target, server: str) -> bool:
-    """Whether a server belongs to the endpoint and its owner may use it now."""
-    if target.server and target.server != server:
+def _covers(plane: DataPlane, caller: Principal | None, target: Target, server: str) -> bool:
+    """Whether a server belongs to the endpoint and the caller may use it now."""
+    if caller is None or (target.server and target.server != server):
         return False
     spec = plane.access.specs.get(server)
     if spec is None or (target.group and target.group not in spec.groups):
         return False
-    return isinstance(plane.access.verdict(principal, server), Permit)
+    return isinstance(plane.access.verdict(caller, server), Permit)

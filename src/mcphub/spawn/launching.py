@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from mcphub.catalog.identity import header_of
+from mcphub.catalog.identity import REQUEST_PLACE, header_of
 from mcphub.catalog.launchers import satisfies
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.pins import Pin
@@ -24,7 +24,7 @@ from mcphub.catalog.spec import FactName, ServerSpec
 from mcphub.catalog.states import ServerStates
 from mcphub.catalog.templates import expand
 from mcphub.catalog.versions import exact_version
-from mcphub.errors import InvalidInput
+from mcphub.errors import InvalidInput, MissingCredential
 from mcphub.ids import instance_id as new_id
 from mcphub.policy.model import Isolation, Permit, Transport
 from mcphub.spawn import copies
@@ -313,9 +313,9 @@ class Launcher:
         told = self._told(spec, owner, secrets)
         if spec.transport is Transport.HTTP:
             dial = _dial(spec, instance_id, owner, values)
-            return replace(
-                dial, headers={**dial.headers, **self._identity(spec, owner, secrets)}, told=told
-            )
+            headers = {**dial.headers, **self._identity(spec, owner, secrets)}
+            _check_headers(spec, headers)
+            return replace(dial, headers=headers, told=told)
         program = await self.program(spec)
         cwd = expand(spec.cwd, values) if spec.cwd else ""
         own = self._own(spec, program)
@@ -403,6 +403,27 @@ def _dial(
         )
     headers = {name: expand(text, values) for name, text in spec.headers.items()}
     return Dial(instance_id=instance_id, owner=owner, url=url, headers=headers)
+
+
+def _check_headers(spec: ServerSpec, headers: Mapping[str, str | Secret]) -> None:
+    """Refuse what no header can carry (RFC 9110 §5.5): it would begin another header, or never be sent.
+
+    Raises:
+        MissingCredential: A value has a line break or another control character; says which slot.
+    """
+    for name, value in headers.items():
+        plain = value.reveal() if isinstance(value, Secret) else value
+        if not any((char < " " and char != "\t") or char == "\x7f" for char in plain):
+            continue
+        places = (f"headers.{name}", REQUEST_PLACE)
+        slots = [slot.name for slot in spec.slots if any(place in slot.places for place in places)]
+        raise MissingCredential(
+            f"The header {name} of server '{spec.name}' would hold a line break or another control "
+            "character.",
+            hint=f"Set {' or '.join(slots)} again, as one line: mcphub credential set {spec.name} …"
+            if slots
+            else "An administrator corrects the server's settings.",
+        )
 
 
 def _unique(*groups: Iterable[Path]) -> tuple[Path, ...]:

@@ -148,7 +148,8 @@ class Upstream(ABC):
     def server_info(self) -> bytes:
         """Raw `serverInfo` of the opening, b"" when there is none."""
         if self._server_info is None:
-            self._server_info = bytes(envelope.object_of(self.opening).get("serverInfo", b""))
+            info = bytes(envelope.object_of(self.opening).get("serverInfo", b""))
+            self._server_info = envelope.one_line(info)
         return self._server_info
 
     @property
@@ -313,7 +314,11 @@ class Upstream(ABC):
         try:
             message = envelope.parse(line)
         except envelope.Malformed as error:
-            self._unreadable(line, origin, error)
+            whole = envelope.without_halves(line)
+            if whole != line:
+                self._line(whole, origin)
+            else:
+                self._unreadable(line, origin, error)
             return
         if not message.method:
             self._answered(message)

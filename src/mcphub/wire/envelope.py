@@ -8,6 +8,7 @@ can never read two different messages (parser differential).
 Not here: eras (`wire.eras`), transports. No I/O. Source: JSON-RPC 2.0, MCP basic §Messages.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,10 @@ _TEXT: Final = msgspec.json.Decoder(str)
 _QUOTED: dict[str, bytes] = {}
 _MAX_QUOTED: Final = 2048
 VERSION: Final = msgspec.Raw(b'"2.0"')
+_SURROGATES: Final = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
+)
+_MOST_SURROGATES: Final = 10_000
 
 
 class Malformed(Exception):
@@ -165,6 +170,24 @@ def one_line(data: bytes) -> bytes:
     if b"\n" in data or b"\r" in data:
         return data.replace(b"\r", b" ").replace(b"\n", b" ")
     return data
+
+
+def without_halves(data: bytes) -> bytes:
+    """Replace each escaped half of a surrogate pair by U+FFFD; the same bytes when there is none.
+
+    Programs write it that cut a text within a character (JavaScript counts halves). It is no Unicode
+    text, and most readers refuse the whole message (RFC 8259 §8.2).
+    """
+    parts: list[bytes] = []
+    at = 0
+    for number, found in enumerate(_SURROGATES.finditer(data)):
+        if number == _MOST_SURROGATES:
+            return data
+        before, kept = data[at : found.start()], found[0]
+        is_escaped = (len(before) - len(before.rstrip(b"\\"))) % 2
+        parts += (before, kept if found[1] or is_escaped else b"\\ufffd")
+        at = found.end()
+    return b"".join((*parts, data[at:])) if parts else data
 
 
 def request(upstream_id: int, method: str, params: Members) -> bytes:

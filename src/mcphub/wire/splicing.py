@@ -2,13 +2,17 @@
 
 Nearly every answer of a server is one of two shapes: `{"jsonrpc":"2.0","id":N,"result":{…}}` or
 `{"result":{…},"jsonrpc":"2.0","id":N}`, as the SDKs write them. There the caller's id can be put in
-the place of the hub's with nothing else read or changed, whatever the size. What is not plainly one
-of them is read as a message (`wire.envelope`). Pure.
+the place of the hub's with nothing else read or changed, whatever the size. That the result is one
+object and all there is beside the two others is made sure: a second `id`, or a second message on the
+line, would answer a request of its server's choice (rule R2). What is not plainly one of the shapes
+is read as a message (`wire.envelope`). Pure.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 _FIRST: Final = re.compile(rb'\{"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15}), ?"result": ?(?=\{["}])')
 _LAST: Final = re.compile(rb'\}, ?"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15})\}')
@@ -18,6 +22,15 @@ _SECOND: Final = re.compile(rb'\{"result": ?(?=\{["}])')
 _IS_ERROR, _TRUE = b'"isError"', re.compile(rb'"isError"\s*:\s*true')
 _TYPE, _COMPLETE = b'"resultType"', re.compile(rb'"resultType"\s*:\s*"complete"')
 _ESCAPE, _LETTER = b"\\u00", re.compile(rb"\\u00[4-7]")
+
+
+class _Whole(msgspec.Struct, gc=False):
+    """A line as JSON; of a repeated member the last one counts."""
+
+    result: msgspec.Raw
+
+
+_WHOLE: Final = msgspec.json.Decoder(_Whole)
 
 
 @dataclass(slots=True)
@@ -83,7 +96,7 @@ def plain_result(line: bytes) -> PlainResult | None:
     """Return the line as a plain result, or None when it is not plainly one."""
     found = _FIRST.match(line)
     if found is not None:
-        if line[-2:] != b"}}":
+        if line[-2:] != b"}}" or not _is_all(line, found.end(), len(line) - 1):
             return None
         return PlainResult(line, int(found[1]), found.span(1), found.end())
     found = _SECOND.match(line)
@@ -92,7 +105,19 @@ def plain_result(line: bytes) -> PlainResult | None:
     last = _LAST.search(line, max(0, len(line) - _LAST_SIZE))
     if last is None or last.end() != len(line):
         return None
+    if not _is_all(line, found.end(), last.start() + 1):
+        return None
     return PlainResult(line, int(last[1]), last.span(1), found.end())
+
+
+def _is_all(line: bytes, start: int, end: int) -> bool:
+    """Whether a line is JSON, without a line break anywhere, whose one result goes from `start` to `end`."""
+    if b"\r" in line:  # ends a line for a reader of an event stream
+        return False
+    try:
+        return len(_WHOLE.decode(line).result) == end - start
+    except (msgspec.MsgspecError, RecursionError):
+        return False
 
 
 def says_error(text: bytes) -> bool:
