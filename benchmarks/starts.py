@@ -7,8 +7,11 @@ process spend on it; short helpers that are gone by then (some milliseconds) are
 worker, which is waited for before the clock starts, has spent before it was taken is told apart. The memory
 is what one more instance costs (private pages, USS) with many of them running.
 
+Where the machine has control groups, direct starts and launchers run in a group each, like an instance, only
+without its limits: all ways get the same share of a machine that has other work.
+
     python benchmarks/starts.py                 all servers, 7 rounds
-    python benchmarks/starts.py --burst 20      also 20 starts at once
+    python benchmarks/starts.py --burst 20      also 20 starts at once, the ways in turn
     python benchmarks/starts.py --many 100      memory with 100 instances
 """
 
@@ -32,13 +35,15 @@ from processes import descendants
 
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.settings_file import parse_settings
+from mcphub.catalog.spec import SandboxSpec
 from mcphub.catalog.toolchain import find_toolchain
 from mcphub.ids import instance_id
+from mcphub.spawn import cgroups
 from mcphub.spawn.findings import Findings
 from mcphub.spawn.modes import Prover, mode_of
 from mcphub.spawn.process import children, readable
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
-from mcphub.spawn.spawner import Launch
+from mcphub.spawn.spawner import Launch, Process, Spawner
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
 from mcphub.spawn.warm.spawner import WarmSpawner
 from mcphub.spawn.zygote.spawner import ZygoteSpawner
@@ -61,6 +66,8 @@ HELLO = {
         "clientInfo": {"name": "bench", "version": "1"},
     },
 }
+AMPLE = SandboxSpec(memory_mb=4096, pids=4096, cpu=64.0)
+"""Limits that a start without a sandbox never reaches."""
 LINE = json.dumps(HELLO).encode() + b"\n"
 
 
@@ -73,6 +80,20 @@ class Server:
     launch: Launch
     direct: Launch
     launcher: Launch
+
+
+@dataclass
+class Started:
+    """One that answered.
+
+    Attributes:
+        seconds: From the first system call until `initialize` was answered.
+        stop: Ends it.
+    """
+
+    process: Process
+    seconds: float
+    stop: Callable[[], Awaitable[None]]
 
 
 class Ways:
@@ -104,11 +125,7 @@ class Ways:
             while not self.warm.is_stocked(server.launch):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
-    async def start(self, server: Server, way: str):
-        """Start one; returns its process once `initialize` was answered, seconds, processor seconds.
-
-        Last, the processor seconds that it had spent as a worker before it was taken.
-        """
+    def _launch(self, server: Server, way: str) -> tuple[Launch, Spawner]:
         self.count += 1
         launch = {"hub": server.launch, "sandboxed": server.launch}.get(way, server.direct)
         launch = server.launcher if way == "launcher" else launch
@@ -118,14 +135,18 @@ class Ways:
         launch = replace(launch, instance_id=instance_id(), home=home, number=number)
         if launch.argv[-1] == "/home/u":
             launch = replace(launch, argv=(*launch.argv[:-1], spawner.home_inside(home)))
-        others = self.others()
-        before = cpu_s(others)
-        earlier = {
-            worker.process.pid: cpu_s([*descendants(worker.process.pid)])
-            for worker in self.warm.workers()
-        }
+        return launch, spawner
+
+    async def start(self, server: Server, way: str) -> Started:
+        """Start one; returns once `initialize` was answered."""
+        launch, spawner = self._launch(server, way)
+        group = cgroups.Group()
+        if spawner is self.bare:
+            group = self.plain.make_group(replace(launch, sandbox=AMPLE))
         begun = time.perf_counter()
         process = await spawner.start(launch)
+        if spawner is self.bare:
+            await asyncio.to_thread(group.join, process.pid)
         os.write(process.stdin, LINE)
         data = b""
         async with asyncio.timeout(120):
@@ -138,9 +159,33 @@ class Ways:
                     data += part
         assert b'"result"' in data, data
         taken = time.perf_counter() - begun
-        own = [pid for pid in (process.pid, *descendants(process.pid)) if pid not in others]
-        loaded = earlier.get(process.pid, 0.0)
-        return process, taken, cpu_s(own) + cpu_s(others) - before - loaded, loaded
+        process.prove()
+
+        async def stop() -> None:
+            await process.stop(0)
+            await group.remove()
+
+        return Started(process, taken, stop)
+
+    async def accounted(self, server: Server, way: str) -> tuple[float, float, float]:
+        """Start one alone and end it.
+
+        Returns:
+            Its seconds, its processor seconds, and those that it had spent as a worker before it was taken.
+        """
+        others = self.others()
+        before = cpu_s(others)
+        earlier = {
+            worker.process.pid: cpu_s([*descendants(worker.process.pid)])
+            for worker in self.warm.workers()
+        }
+        started = await self.start(server, way)
+        pid = started.process.pid
+        own = [each for each in (pid, *descendants(pid)) if each not in others]
+        loaded = earlier.get(pid, 0.0)
+        used = cpu_s(own) + cpu_s(others) - before - loaded
+        await started.stop()
+        return started.seconds, used, loaded
 
 
 def cpu_s(pids: list[int]) -> float:
@@ -221,12 +266,11 @@ async def compare(
     ways: Ways, server: Server, columns: list[str], rounds: int
 ) -> dict[str, tuple[float, float, float]]:
     """Return medians for each way: seconds, processor seconds, and those spent before."""
-    found: dict[str, list[list[float]]] = {way: [] for way in columns}
+    found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in columns}
     for number in range(rounds + 1):  # the first round warms caches
         for way in random.sample(columns, len(columns)):
             await ways.stocked(server)
-            process, *figures = await ways.start(server, way)
-            await process.stop(0)
+            figures = await ways.accounted(server, way)
             if number:
                 found[way].append(figures)
     return {
@@ -245,28 +289,35 @@ async def burst(ways: Ways, server: Server, way: str, count: int) -> float:
     begun = time.perf_counter()
     started = await asyncio.gather(*(ways.start(server, way) for _ in range(count)))
     taken = time.perf_counter() - begun
-    await asyncio.gather(*(process.stop(0) for process, *_ in started))
+    await asyncio.gather(*(each.stop() for each in started))
     return taken
+
+
+async def bursts(
+    ways: Ways, server: Server, columns: list[str], count: int, rounds: int
+) -> dict[str, float]:
+    """Return the median seconds of `count` simultaneous starts for each way, taken in turn."""
+    found: dict[str, list[float]] = {way: [] for way in columns}
+    for _ in range(rounds):
+        for way in random.sample(columns, len(columns)):
+            found[way].append(await burst(ways, server, way, count))
+    return {way: statistics.median(values) for way, values in found.items()}
 
 
 async def memory(ways: Ways, server: Server, way: str, count: int) -> float:
     """Return the mean private MiB of `count` instances that run together."""
-    running = []
+    running: list[Started] = []
     for _ in range(count):
         if way == "hub":
             await ways.stocked(server)
-        running.append((await ways.start(server, way))[0])
-    sizes = [private_mib(process.pid) for process in running]
-    await asyncio.gather(*(process.stop(0) for process in running))
+        running.append(await ways.start(server, way))
+    sizes = [private_mib(each.process.pid) for each in running]
+    await asyncio.gather(*(each.stop() for each in running))
     return statistics.mean(sizes)
 
 
-async def repeated(count: int, work: Callable[[], Awaitable[float]]) -> float:
-    return statistics.median([await work() for _ in range(count)])
-
-
 async def run(options: argparse.Namespace) -> None:
-    columns = options.ways
+    columns = list(dict.fromkeys([*options.ways, "direct", "hub"]))  # what ratios are of
     async with prepared(options.servers, options.state) as (ways, servers):
         heads = "".join(f" {way} ms (CPU) |" for way in columns)
         print(f"| server | mode |{heads} hub ÷ direct | CPU hub ÷ direct | CPU before, ms |")
@@ -280,18 +331,14 @@ async def run(options: argparse.Namespace) -> None:
             told = f"{cells} {ratios[0]:.3f} | {ratios[1]:.3f} | {found['hub'][2] * 1000:.0f} |"
             print(f"| {server.name} | {server.mode} |{told}", flush=True)
         if options.burst:
-            print(
-                f"\n| {options.burst} at once | direct s | hub s | direct ÷ hub |\n|---|--:|--:|--:|"
-            )
+            heads = "".join(f" {way} s |" for way in columns)
+            print(f"\n| {options.burst} at once |{heads} direct ÷ hub |")
+            print(f"|---|{'--:|' * (len(columns) + 1)}")
             for server in servers:
-                each = [
-                    await repeated(3, lambda s=server, w=way: burst(ways, s, w, options.burst))
-                    for way in ("direct", "hub")
-                ]
-                print(
-                    f"| {server.name} | {each[0]:.2f} | {each[1]:.2f} | {each[0] / each[1]:.1f} |",
-                    flush=True,
-                )
+                each = await bursts(ways, server, columns, options.burst, options.rounds)
+                cells = "".join(f" {each[way]:.2f} |" for way in columns)
+                ratio = each["direct"] / each["hub"]
+                print(f"| {server.name} |{cells} {ratio:.1f} |", flush=True)
         if options.many:
             print(f"\n| MiB at {options.many} | direct | hub | hub ÷ direct |\n|---|--:|--:|--:|")
             for server in servers:

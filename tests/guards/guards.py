@@ -131,9 +131,9 @@ GUARDS: Final = (
         "interaction/test_gateway.py::test_list_changes_reach_the_owner_only",
     ),
     Guard(
-        "R9", "a warm worker is taken for ever", "spawn/warm/spawner.py",
-        "worker = stock.waiting.pop(0)",
-        "worker = stock.waiting[0]",
+        "R9", "a warm worker is taken for ever", "spawn/warm/stock.py",
+        "worker = shelf.waiting.pop(0)",
+        "worker = shelf.waiting[0]",
         "security/test_warm.py::test_a_worker_serves_one_user_and_is_never_put_back",
     ),
     Guard(

@@ -45,6 +45,7 @@ async def ask(process, expression: str) -> object:
             part = os.read(process.stdout, 65_536)
             assert part, process.stderr.lines()
             data += part
+    process.prove()
     return json.loads(data)
 
 
@@ -175,12 +176,31 @@ async def test_a_worker_that_died_while_it_waited_costs_nothing_but_time(spawner
     assert await ask(process, "1 + 1") == 2
 
 
+async def test_another_worker_is_brought_up_when_the_start_that_took_one_has_proven_itself(
+    spawner, server, tmp_path
+):
+    launch = launch_of(*server, tmp_path / "home", 16)
+    ordered = spawner.warm.stock._wanted
+    await until(lambda: spawner.warm.is_stocked(launch))
+    await until(lambda: not ordered.is_set())
+    process = await spawner.warm.start(launch)
+    assert (ordered.is_set(), spawner.warm.workers()) == (False, [])
+    assert await ask(process, "1 + 1") == 2
+    await until(lambda: bool(spawner.warm.workers()))
+    # a start that never answers puts it off until its end, and no longer
+    await until(lambda: not ordered.is_set())
+    silent = await spawner.warm.start(launch)
+    assert not ordered.is_set()
+    await silent.stop(0)
+    await until(lambda: bool(spawner.warm.workers()))
+
+
 async def test_a_package_that_cannot_be_loaded_early_is_started_plainly(spawner, tmp_path):
     script, warm = package(tmp_path / "bad", dependency="if (!process.env.KEY) throw Error('no')")
     launch = launch_of(script, warm, tmp_path / "home", 16, env={"KEY": "1"})
     process = await spawner.warm.start(launch)
     assert await ask(process, "1 + 1") == 2
-    await until(lambda: all(stock.failed_at > 0 for stock in spawner.warm._stocks.values()))
+    await until(lambda: all(shelf.failed_at > 0 for shelf in spawner.warm.stock.shelves()))
     assert spawner.warm.workers() == []
 
 
@@ -190,7 +210,7 @@ async def test_a_package_that_speaks_while_it_is_loaded_never_becomes_an_instanc
     script, warm = package(tmp_path / "loud", dependency="console.log('{\"jsonrpc\"')")
     launch = launch_of(script, warm, tmp_path / "home", 16)
     spawner.warm.is_stocked(launch)
-    await until(lambda: all(stock.failed_at > 0 for stock in spawner.warm._stocks.values()))
+    await until(lambda: all(shelf.failed_at > 0 for shelf in spawner.warm.stock.shelves()))
     assert spawner.warm.workers() == []
 
 

@@ -231,6 +231,8 @@ async def test_ten_calls_at_once_start_one_instance_for_each_user(tmp_path):
             spawner.go.set()
         assert len(found["alice"]) == len(found["bob"]) == 1 and len(spawner.processes) == 2
         assert not found["alice"] & found["bob"]
+        # who put something off for the sake of these starts is told that they are over
+        assert all(process.proven.done() for process in spawner.processes)
 
 
 async def test_another_revision_is_another_instance_and_the_old_one_ends_after_its_calls(tmp_path):

@@ -69,6 +69,7 @@ class ChildProcess:
         self.stderr = tail
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = self._loop.create_future()
+        self.proven: asyncio.Future[None] = self._loop.create_future()
         self._stderr_fd = stderr_fd
         self._terminate = terminate
         self._kill = kill
@@ -82,6 +83,11 @@ class ChildProcess:
         self._paused = False
         self._stderr_pace = Pace(_STDERR_BYTES_PER_S)
         self._loop.add_reader(stderr_fd, self._on_stderr)
+
+    def prove(self) -> None:
+        """Take the news that the server has answered its opening."""
+        if not self.proven.done():
+            self.proven.set_result(None)
 
     def why(self) -> str:
         """Return which limit it has reached; still known when it is gone."""
@@ -164,6 +170,7 @@ class ChildProcess:
         self._on_stderr(rounds=_DRAIN_ROUNDS)
         if not self.exited.done():
             self.exited.set_result(status)
+        self.prove()  # nothing waits for it any more
 
     def _on_stderr(self, rounds: int = 1) -> None:
         for _ in range(rounds):

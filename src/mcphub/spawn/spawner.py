@@ -133,6 +133,15 @@ class Process(Protocol):
         """
         ...
 
+    @property
+    def proven(self) -> "Future[None]":
+        """Done when the server has answered its opening (`prove`), or is gone."""
+        ...
+
+    def prove(self) -> None:
+        """Take the news that the server has answered: what was put off for its start may go on. Idempotent."""
+        ...
+
     def why(self) -> str:
         """Return which limit it has reached, as a sentence for its user; empty for none."""
         ...

@@ -52,6 +52,7 @@ class ThreadProcess:
         self.stderr = Words(*([last_words] if last_words else []))
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = self._loop.create_future()
+        self.proven: asyncio.Future[None] = self._loop.create_future()
         self._answers = answers
         self._status = 0
         self._server_in, self.stdin = os.pipe()
@@ -73,6 +74,11 @@ class ThreadProcess:
         if self._open:
             os.close(self.stdin)
             self.stdin = -1
+
+    def prove(self) -> None:
+        """Note it."""
+        if not self.proven.done():
+            self.proven.set_result(None)
 
     def why(self) -> str:
         """Return nothing: threads have no limits."""
