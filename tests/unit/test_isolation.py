@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from mcphub.isolation import credentials, identity, samples
+from mcphub.isolation import credentials, dialects, identity, samples
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.oracle import normal, refused_endpoints, same
+from mcphub.isolation.recipe import Recipe, recipes
 from mcphub.isolation.surface import Rank, Tool, looks_destructive
-from mcphub.isolation.synthesis import Planted, Recipe, Words, Writer, recipes
+from mcphub.isolation.synthesis import Planted, Words, Writer
 from mcphub.isolation.territory import Territory
 from mcphub.isolation.witness.replies import Request, Shape, reply
 from mcphub.isolation.witness.server import Witness
@@ -208,6 +209,14 @@ def test_a_tool_gets_a_file_of_the_format_that_it_speaks_of(about, extension):
 )
 def test_a_local_service_that_nobody_named_is_learned_from_the_refusal(text):
     assert refused_endpoints([text, "fine: 127.0.0.1:80"]) == [("127.0.0.1", 27124)]
+
+
+@pytest.mark.parametrize("user", ["A", "B"])
+def test_an_expression_is_written_as_the_description_shows_it(user):
+    told = "Evaluates 'x' in reverse Polish notation, e.g. '3 4 +'; see 'help'."
+    spoken = dialects.statements(Kind.EXPRESSION, user, told)
+    assert spoken[-1] == "3 4 +"
+    assert "help" not in spoken
 
 
 def test_every_format_holds_the_note(tmp_path):

@@ -18,9 +18,10 @@ from mcphub.isolation.identity import Identity, claims
 from mcphub.isolation.lab import Lab, Running
 from mcphub.isolation.model import Call, Finding, Observation
 from mcphub.isolation.oracle import READ_ONLY, TOLD, UNWRITABLE, worked
+from mcphub.isolation.recipe import Recipe
 from mcphub.isolation.remote import RemoteLab
 from mcphub.isolation.surface import Rank, Surface
-from mcphub.isolation.synthesis import Planted, Recipe, Words, Writer
+from mcphub.isolation.synthesis import Planted, Words, Writer
 
 _TITLES: Final = ("A", "B")
 

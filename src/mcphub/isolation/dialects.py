@@ -68,8 +68,11 @@ _SHELL_PLANT: Final = (
     "cd /tmp",
 )
 _SHELL_OBSERVE: Final = ("cat {v}.txt", "pwd", "env", "printenv", "echo ${v}")
-_EXPRESSION_PLANT: Final = ("40+2", "{v} = {n}")
-_EXPRESSION_OBSERVE: Final = ("1+1", "{v}", "ans")
+_EXPRESSION_PLANT: Final = ("40+2", "{v} = {n}", "{n} 7")
+_EXPRESSION_OBSERVE: Final = ("+", "1+1", "{v}", "ans")
+_EXAMPLE: Final = re.compile(r"[\"'`]([^\"'`\n]{1,60})[\"'`]")
+_LIKE_EXPRESSION: Final = re.compile(r"\d.*[-+*/^%()]|[-+*/^%(].*\d")
+_EXAMPLES: Final = 2
 _JAVASCRIPT: Final = re.compile(r"javascript|typescript|\bnode\b|\bjs\b", re.IGNORECASE)
 
 
@@ -87,7 +90,7 @@ def statements(kind: Kind, user: str, about: str) -> tuple[str, ...]:
     if kind is Kind.COMMAND:
         return _SHELL_PLANT if plants else _SHELL_OBSERVE
     if kind is Kind.EXPRESSION:
-        return _EXPRESSION_PLANT if plants else _EXPRESSION_OBSERVE
+        return (*(_EXPRESSION_PLANT if plants else _EXPRESSION_OBSERVE), *_shown(about))
     if _is_script(about):
         return _SCRIPT_PLANT if plants else _SCRIPT_OBSERVE
     return _PYTHON_PLANT if plants else _PYTHON_OBSERVE
@@ -102,6 +105,12 @@ def reading(kind: Kind, about: str, path: str) -> str:
     if _is_script(about):
         return f"console.log(require('fs').readFileSync('{path}', 'utf8'))"
     return f"print(open('{path}').read())"
+
+
+def _shown(about: str) -> list[str]:
+    """Return the expressions that a description quotes: nobody writes them in as many ways as servers read."""
+    quoted = [text for text in _EXAMPLE.findall(about) if _LIKE_EXPRESSION.search(text)]
+    return list(dict.fromkeys(quoted))[:_EXAMPLES]
 
 
 def _is_script(about: str) -> bool:

@@ -20,6 +20,15 @@ from mcphub.isolation.kinds import PATHS, Kind, kind_of
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.oracle import NO_FILE, NO_JSON, TOLD, TOO_SHORT, worked
+from mcphub.isolation.recipe import (
+    Recipe,
+    about,
+    choices,
+    handle_parameters,
+    language,
+    recipes,
+    spoken,
+)
 from mcphub.isolation.surface import (
     Rank,
     Surface,
@@ -29,16 +38,7 @@ from mcphub.isolation.surface import (
     prompts_of,
     tools_of,
 )
-from mcphub.isolation.synthesis import (
-    Recipe,
-    Writer,
-    about,
-    choices,
-    handle_parameters,
-    language,
-    recipes,
-    spoken,
-)
+from mcphub.isolation.synthesis import Writer
 
 _LISTS: Final = (
     ("tools/list", "tools"),
@@ -344,7 +344,10 @@ class Script:
         """Return recipes that heed what the tool's refusals say is wrong with a text."""
         refused = [seen.text[:TOLD] for seen in run.a if seen.call.name == tool.name]
         base = Recipe(tool.name)
-        found = [replace(base, example=True, existing=True, handles=0, optional=True)]
+        found = [
+            replace(base, example=True, existing=True, handles=0, optional=True),
+            replace(base, example=True),
+        ]
         if any(NO_FILE.search(text) for text in refused):
             found += [replace(base, existing=True), replace(base, existing=True, optional=True)]
         if any(TOO_SHORT.search(text) for text in refused):

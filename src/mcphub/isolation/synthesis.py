@@ -1,34 +1,24 @@
 """Arguments for a tool that nobody knows, from its JSON Schema. Pure but for canaries.
 
-A `Recipe` says how a tool's arguments are chosen; composing it again gives the same choice with new
-canaries. User A's texts hold canaries; user B's are plain words, the same in every run.
+Composing a `Recipe` again gives the same choice with new canaries. User A's texts hold canaries; user B's are plain words, the same in every run.
 """
 
-import json
 import re
 import secrets
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mcphub.isolation import dialects, samples, shapes
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
-from mcphub.isolation.kinds import (
-    PATHS,
-    TEMPLATES,
-    Kind,
-    enums,
-    kind_of,
-    parameters,
-    properties_of,
-)
+from mcphub.isolation.kinds import PATHS, TEMPLATES, Kind, kind_of, parameters, properties_of
+from mcphub.isolation.recipe import Recipe, about, explained
 from mcphub.isolation.surface import Rank, Tool, looks_destructive, words_of
 from mcphub.isolation.territory import Territory
 
 _DEEPEST: Final = 8
-_MOST_ENUM: Final = 6
 _EXTENSION: Final = re.compile(
     r"\.(docx|xlsx|pptx|pdf|md|txt|json|ya?ml|csv|html|db|sqlite|py|js|xml)\b"
 )
@@ -37,6 +27,8 @@ _USUAL: Final = (
     "query", "search", "q", "id", "name", "title", "project_id", "owner", "repo", "path", "file_path",
     "url", "text", "content", "message", "description", "branch", "ref",
 )  # fmt: skip
+_NUMBER: Final = "12345"  # what many services call a thing by
+_SHOWS: Final = frozenset(["show", "include", "verbose", "with", "detail", "detailed", "details"])
 _FEW: Final = frozenset(["timeout", "wait", "delay", "seconds", "sleep", "duration", "interval"])
 
 
@@ -59,37 +51,6 @@ class Planted:
     handle: bool = False
     reads: bool = False
     path: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a tool's arguments are chosen.
-
-    Attributes:
-        tool: Its name.
-        optional: Give optional parameters too.
-        statement: Which statement, for a parameter that is a small language.
-        choice: Which value of enumerations.
-        relative: Give paths relative to the first root.
-        handles: Take values that earlier answers mentioned, the n-th fitting one; -1 for none.
-        existing: Give files that are there already, also to tools that make some.
-        example: Give names and ids as the descriptions show them.
-        long: Make texts long.
-        as_json: Give JSON where a text is wanted, of the shape that the description shows.
-        fixed: Values of single parameters.
-    """
-
-    tool: str
-    optional: bool = False
-    statement: int = 0
-    choice: int = 0
-    relative: bool = False
-    handles: int = -1
-    existing: bool = False
-    example: bool = False
-    long: bool = False
-    as_json: bool = False
-    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,63 +123,6 @@ class Writer:
     def territory(self) -> Territory:
         """Where files are."""
         return self._territory
-
-
-def recipes(tool: Tool, user: str) -> list[Recipe]:
-    """Return the recipes to try for a tool, the simplest first."""
-    texts = parameters(tool)
-    kinds = [kind for _, kind, _ in texts]
-    first = Recipe(tool.name)
-    template = next((kind for kind in kinds if kind in TEMPLATES), None)
-    if template is not None:
-        told = dialects.statements(template, user, about(tool))
-        return [replace(first, statement=index) for index in range(len(told))]
-    found = [first]
-    required = {name for name, _, needed in texts if needed}
-    found += [replace(first, choice=index) for index in range(1, choices(tool))]
-    if len(required) < len(properties_of(tool.schema)) or not properties_of(tool.schema):
-        found.append(replace(first, optional=True))
-    if any(kind in PATHS for kind in kinds):
-        found.append(replace(first, relative=True))
-    return found
-
-
-def choices(tool: Tool) -> int:
-    """Return how many values its largest required enumeration has, bounded; 1 without any."""
-    return min(max((len(values) for values in enums(tool)), default=1), _MOST_ENUM)
-
-
-def uses_paths(arguments: Mapping[str, Any], tool: Tool) -> bool:
-    """Tell whether a call's arguments hold a path."""
-    given = json.dumps(arguments)
-
-    def is_given(name: str, kind: Kind) -> bool:
-        # a name of a file is a path only where one was taken
-        start = r"[/.]" if kind is Kind.FILE_NAME else ""
-        return bool(re.search(rf'"{re.escape(name)}": \[?"{start}', given))
-
-    return any(kind in PATHS and is_given(name, kind) for name, kind, _ in parameters(tool))
-
-
-def language(tool: Tool) -> Kind | None:
-    """Return the kind of its parameter that is a small language."""
-    found = spoken(tool)
-    return found[1] if found else None
-
-
-def spoken(tool: Tool) -> tuple[str, Kind] | None:
-    """Return its parameter that is a small language, and which kind of one."""
-    texts = parameters(tool)
-    return next(((name, kind) for name, kind, _ in texts if kind in TEMPLATES), None)
-
-
-def handle_parameters(tool: Tool) -> list[tuple[str, Kind]]:
-    """Return the parameters of the first level that take a handle: ids, names, paths."""
-    return [
-        (name, kind)
-        for name, kind, _ in parameters(tool)
-        if kind in PATHS or kind in {Kind.IDENTIFIER, Kind.NAME, Kind.URL, Kind.EMAIL}
-    ]
 
 
 class _Composer:
@@ -357,7 +261,8 @@ class _Composer:
 
     def _flag(self, name: str, schema: Mapping[str, Any]) -> bool:
         default = schema.get("default")
-        if isinstance(default, bool):
+        shows = self._recipe.optional and not _SHOWS.isdisjoint(words_of(name))
+        if isinstance(default, bool) and not shows:
             return default
         return not looks_destructive(name) and "dry" not in name.lower()
 
@@ -384,6 +289,7 @@ class _Composer:
                 return examples[0]
         if self._recipe.example and kind in {Kind.NAME, Kind.IDENTIFIER}:
             shown = shapes.example_of(str(schema.get("description", "")))
+            shown = shown or (_NUMBER if kind is Kind.IDENTIFIER else "")
             if shown:
                 return shown
         if self._recipe.as_json and kind in {Kind.CONTENT, Kind.NAME, Kind.QUERY}:
@@ -402,7 +308,7 @@ class _Composer:
         return self._writer.plant(about, str(uuid.uuid4()))
 
     def _statement(self, kind: Kind, name: str) -> str:
-        told = dialects.statements(kind, self._writer.user, about(self._tool))
+        told = dialects.statements(kind, self._writer.user, explained(self._tool))
         text = told[self._recipe.statement % len(told)]
         words = self._writer.words
         if "{c}" in text:
@@ -489,8 +395,3 @@ class _Composer:
         self._names += 1
         word = self._mark(name, kind, handle=True)
         return word if self._writer.user == "A" else f"{word}{self._names}"
-
-
-def about(tool: Tool) -> str:
-    """Return what a tool says of itself: name and description."""
-    return f"{tool.name.replace('_', ' ')} {tool.description}"

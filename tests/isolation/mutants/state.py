@@ -160,6 +160,30 @@ class Registry(Variant):
         return "registered"
 
 
+class Stack(Variant):
+    """A calculator whose numbers stay on its stack, in a notation that an example shows."""
+
+    classes = ("state",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.stack = []
+
+    def describe(self, name):
+        return "Evaluates in reverse Polish notation, such as '3 4 +'."
+
+    def evaluate(self, expression):
+        stack = self.stack if self.leaky else []
+        for token in expression.split():
+            if token == "+" and len(stack) > 1:
+                stack[-2:] = [stack[-2] + stack[-1]]
+            elif token.isdigit():
+                stack.append(int(token))
+            else:
+                raise Refused(f"Invalid token: {token}")
+        return f"Result: {stack[-1]}" if stack else "empty"
+
+
 class FileNotes(Variant):
     """Notes in the server's home by name."""
 

@@ -17,6 +17,20 @@ class ApiToken(Variant):
         )
 
 
+class ApiTokenByNumber(ApiToken):
+    """Asks the service only of what has a number, and says nothing of why it refuses."""
+
+    def get_issue(self, issue_id):
+        if not issue_id.isdigit():
+            raise Refused("cannot read that")
+        return self._profile()
+
+    def _profile(self):
+        return super().fetch_profile()
+
+    fetch_profile = None
+
+
 class ApiTokenInQuery(Variant):
     classes = ("token",)
     env = {"ACME_API_KEY": "abcdefghijklmnop"}

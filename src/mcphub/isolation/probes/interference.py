@@ -17,9 +17,9 @@ from mcphub.isolation.oracle import (
     normal,
     same,
 )
+from mcphub.isolation.recipe import uses_paths
 from mcphub.isolation.replay import perform, replayed
 from mcphub.isolation.script import Script
-from mcphub.isolation.synthesis import uses_paths
 
 _MOST_STEPS: Final = 7
 _REPLAYED: Final = 80  # calls of A that are all repeated; of more only what worked

@@ -7,8 +7,9 @@ from mcphub.isolation.canaries import Sighting
 from mcphub.isolation.case import Case
 from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
 from mcphub.isolation.oracle import excerpt
+from mcphub.isolation.recipe import uses_paths
 from mcphub.isolation.replay import reproduced
-from mcphub.isolation.synthesis import Planted, uses_paths
+from mcphub.isolation.synthesis import Planted
 
 _SHRINK_S = 25.0
 _REMEDY = {

@@ -3,7 +3,7 @@
 from mcphub.isolation.case import Case
 from mcphub.isolation.model import Finding, LeakClass, Severity
 from mcphub.isolation.oracle import excerpt
-from mcphub.isolation.synthesis import uses_paths
+from mcphub.isolation.recipe import uses_paths
 
 
 class SecretProbe:

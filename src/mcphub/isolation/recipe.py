@@ -1,0 +1,119 @@
+"""How a tool may be called: its recipes, and what its parameters take. Pure."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from mcphub.isolation import dialects
+from mcphub.isolation.kinds import PATHS, TEMPLATES, Kind, enums, parameters, properties_of
+from mcphub.isolation.surface import Tool
+
+_MOST_ENUM: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a tool's arguments are chosen.
+
+    Attributes:
+        tool: Its name.
+        optional: Give optional parameters too.
+        statement: Which statement, for a parameter that is a small language.
+        choice: Which value of enumerations.
+        relative: Give paths relative to the first root.
+        handles: Take values that earlier answers mentioned, the n-th fitting one; -1 for none.
+        existing: Give files that are there already, also to tools that make some.
+        example: Give names and ids as the descriptions show them, else numbers for ids.
+        long: Make texts long.
+        as_json: Give JSON where a text is wanted, of the shape that the description shows.
+        fixed: Values of single parameters.
+    """
+
+    tool: str
+    optional: bool = False
+    statement: int = 0
+    choice: int = 0
+    relative: bool = False
+    handles: int = -1
+    existing: bool = False
+    example: bool = False
+    long: bool = False
+    as_json: bool = False
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+def recipes(tool: Tool, user: str) -> list[Recipe]:
+    """Return the recipes to try for a tool, the simplest first."""
+    texts = parameters(tool)
+    kinds = [kind for _, kind, _ in texts]
+    first = Recipe(tool.name)
+    template = next((kind for kind in kinds if kind in TEMPLATES), None)
+    if template is not None:
+        told = dialects.statements(template, user, explained(tool))
+        found = [replace(first, statement=index) for index in range(len(told))]
+        if template is Kind.EXPRESSION and len(properties_of(tool.schema)) > 1:
+            found += [replace(found[0], optional=True), replace(found[-1], optional=True)]
+        return found
+    found = [first]
+    required = {name for name, _, needed in texts if needed}
+    found += [replace(first, choice=index) for index in range(1, choices(tool))]
+    if len(required) < len(properties_of(tool.schema)) or not properties_of(tool.schema):
+        found.append(replace(first, optional=True))
+    if any(kind in PATHS for kind in kinds):
+        found.append(replace(first, relative=True))
+    return found
+
+
+def choices(tool: Tool) -> int:
+    """Return how many values its largest required enumeration has, bounded; 1 without any."""
+    return min(max((len(values) for values in enums(tool)), default=1), _MOST_ENUM)
+
+
+def uses_paths(arguments: Mapping[str, Any], tool: Tool) -> bool:
+    """Tell whether a call's arguments hold a path."""
+    given = json.dumps(arguments)
+
+    def is_given(name: str, kind: Kind) -> bool:
+        # a name of a file is a path only where one was taken
+        start = r"[/.]" if kind is Kind.FILE_NAME else ""
+        return bool(re.search(rf'"{re.escape(name)}": \[?"{start}', given))
+
+    return any(kind in PATHS and is_given(name, kind) for name, kind, _ in parameters(tool))
+
+
+def language(tool: Tool) -> Kind | None:
+    """Return the kind of its parameter that is a small language."""
+    found = spoken(tool)
+    return found[1] if found else None
+
+
+def spoken(tool: Tool) -> tuple[str, Kind] | None:
+    """Return its parameter that is a small language, and which kind of one."""
+    texts = parameters(tool)
+    return next(((name, kind) for name, kind, _ in texts if kind in TEMPLATES), None)
+
+
+def handle_parameters(tool: Tool) -> list[tuple[str, Kind]]:
+    """Return the parameters of the first level that take a handle: ids, names, paths."""
+    return [
+        (name, kind)
+        for name, kind, _ in parameters(tool)
+        if kind in PATHS or kind in {Kind.IDENTIFIER, Kind.NAME, Kind.URL, Kind.EMAIL}
+    ]
+
+
+def about(tool: Tool) -> str:
+    """Return what a tool says of itself: name and description."""
+    return f"{tool.name.replace('_', ' ')} {tool.description}"
+
+
+def explained(tool: Tool) -> str:
+    """Return what a tool says of itself and of its parameters."""
+    told = [
+        inner.get("description")
+        for inner in properties_of(tool.schema).values()
+        if isinstance(inner, dict)
+    ]
+    return " ".join([about(tool), *(text for text in told if isinstance(text, str))])
