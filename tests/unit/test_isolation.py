@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from mcphub.isolation import credentials, dialects, identity, samples
+from mcphub.isolation import credentials, dialects, identity, lab, samples
+from mcphub.isolation.backends import detect
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
 from mcphub.isolation.model import Call, Observation
-from mcphub.isolation.oracle import normal, refused_endpoints, same
+from mcphub.isolation.oracle import normal, refused_endpoints, same, worked
 from mcphub.isolation.recipe import Recipe, recipes
 from mcphub.isolation.surface import Rank, Tool, looks_destructive
 from mcphub.isolation.synthesis import Planted, Words, Writer
@@ -211,6 +212,60 @@ def test_a_local_service_that_nobody_named_is_learned_from_the_refusal(text):
     assert refused_endpoints([text, "fine: 127.0.0.1:80"]) == [("127.0.0.1", 27124)]
 
 
+@pytest.mark.parametrize(
+    ("text", "done"),
+    [
+        ("Database error: no such table", False),
+        ("An error occurred while reading", False),
+        ("Error executing tool x: y", False),
+        ("❌ Failed to save", False),
+        ("错误: 没有这个项目", False),
+        ('{"status": "error", "message": "no project is active"}', False),
+        ('{"ok": false, "reason": "x"}', False),
+        ("3 notes saved, no errors", True),
+        ('{"status": "ok", "errors": []}', True),
+        ("Result: 0 error lines found", True),
+    ],
+)
+def test_a_failure_that_is_told_as_a_success_is_known(text, done):
+    call = Call("tools/call", "x", {})
+    assert worked(Observation("A", call, True, text)) is done
+
+
+def test_a_tool_that_connects_is_told_how_the_database_of_the_launch_line_is_reached():
+    line = {"MYSQL_HOST": "127.0.0.1", "MYSQL_USER": "app", "MYSQL_PASSWORD": "p/w"}
+    (need,) = detect.databases([], line)
+    handles = Handles()
+    handles.know(detect.access(need))
+    assert handles.fitting("user", "connect_db") == ["app"]
+    assert handles.fitting("port", "connect_db") == ["3306"]
+    assert handles.fitting("connectionString", "connect") == ["mysql://app:p%2Fw@127.0.0.1:3306/"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ['{"result": ["north", "south"]}', '["north", "south"]', "Found 2:\n- north\n- `south`\n"],
+)
+def test_entries_without_names_are_what_the_tool_lists(answer):
+    handles = Handles()
+    handles.learn(answer, "projects")
+    assert handles.fitting("project", "open_project") == ["south", "north"]
+
+
+@pytest.mark.parametrize(
+    ("structured", "texts", "told"),
+    [
+        ({"result": "Done."}, ["Done."], "Done."),
+        ({"result": ["a", "b"]}, ["a", "b"], "a\nb"),
+        ({"id": 7}, ["Made."], 'Made.\n{"id": 7}'),
+    ],
+)
+def test_what_structured_content_adds_to_the_text_is_told_once(structured, texts, told):
+    content = [{"type": "text", "text": text} for text in texts]
+    result = {"content": content, "structuredContent": structured}
+    assert lab.told({"result": result}) == (True, told)
+
+
 @pytest.mark.parametrize("user", ["A", "B"])
 def test_an_expression_is_written_as_the_description_shows_it(user):
     told = "Evaluates 'x' in reverse Polish notation, e.g. '3 4 +'; see 'help'."
@@ -227,7 +282,7 @@ def test_every_format_holds_the_note(tmp_path):
     for extension in (".xlsx", ".docx"):
         with zipfile.ZipFile(io.BytesIO(found[extension])) as archive:
             assert any(b"private note abc" in archive.read(name) for name in archive.namelist())
-    for extension in (".txt", ".md", ".json", ".csv", ".html", ".pdf"):
+    for extension in (".txt", ".md", ".json", ".ipynb", ".csv", ".html", ".pdf"):
         assert b"private note abc" in found[extension]
 
 

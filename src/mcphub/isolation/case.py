@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from random import Random, SystemRandom
 from typing import Final
 
+from mcphub.isolation.backends import detect
 from mcphub.isolation.behind import HubLab
 from mcphub.isolation.budget import Budget
 from mcphub.isolation.canaries import Canaries, mint
@@ -132,8 +133,11 @@ class Case:
         self.budget.undone.clear()
 
     def writer(self, user: str) -> Writer:
-        """Return a composer of arguments with no handles yet."""
-        return Writer(user, self.words, self.lab.territory, self.canaries, Handles())
+        """Return a composer of arguments that knows no handles yet but the launch line's databases."""
+        handles, line = Handles(), self.lab.disguise
+        for need in detect.databases(line.args, line.env):
+            handles.know(detect.access(need))
+        return Writer(user, self.words, self.lab.territory, self.canaries, handles)
 
     async def join(self, running: Running, *users: str) -> None:
         """Open sessions, each with the user's identity."""

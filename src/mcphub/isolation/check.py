@@ -16,6 +16,7 @@ from mcphub.errors import HubError, UpstreamFailed
 from mcphub.isolation import identity
 from mcphub.isolation.budget import Budget
 from mcphub.isolation.case import Case
+from mcphub.isolation.discovery import discover
 from mcphub.isolation.lab import Lab, Running, Sandbox
 from mcphub.isolation.model import Call, Coverage, Result, Verdict
 from mcphub.isolation.oracle import TOLD, UNWRITABLE, refused_endpoints, worked
@@ -30,7 +31,7 @@ from mcphub.isolation.probes.race import RaceProbe
 from mcphub.isolation.probes.reconnect import ReconnectProbe
 from mcphub.isolation.probes.secrets import SecretProbe
 from mcphub.isolation.probes.token import TokenProbe
-from mcphub.isolation.script import Script, discover, settle
+from mcphub.isolation.script import Script, settle
 from mcphub.isolation.subject import Subject
 from mcphub.isolation.surface import Rank, Surface
 from mcphub.isolation.verdict import judged

@@ -6,7 +6,7 @@ kept per user and per run.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mcphub.isolation.surface import words_of
@@ -15,6 +15,10 @@ _LABELLED: Final = re.compile(
     r"[\"'`*]*\b([A-Za-z][A-Za-z_ ]{0,24}?)[\"'`*]*\s*[:=#]\s*[\"'`*]*([\w@./:-]{1,120})"
 )
 _QUOTED: Final = re.compile(r"[\"'`]([\w@./:-]{2,120})[\"'`]")
+_ENTRY: Final = re.compile(
+    r"^\s*(?:[-*•]|\d+[.)])\s+[\"'`*]*([\w@./:-]{1,120})[\"'`*]*\s*$", re.MULTILINE
+)
+_NO_NAMES: Final = frozenset(["result", "results", "items", "data", "list", "values", "entries"])
 _KEPT: Final = 24
 _NESTED: Final = 12
 _TEXT: Final = 200_000
@@ -27,12 +31,24 @@ class Handles:
         self._values: dict[str, list[str]] = {}
         self._quoted: list[str] = []
 
-    def learn(self, text: str) -> None:
-        """Take what an answer mentions: JSON members, also inside of texts, and `name: value` words."""
+    def know(self, values: Mapping[str, str]) -> None:
+        """Take values by their names."""
+        for name, value in values.items():
+            self._keep(name, value)
+
+    def learn(self, text: str, noun: str = "") -> None:
+        """Take what an answer mentions: JSON members, also inside of texts, and `name: value` words.
+
+        Args:
+            text: The answer.
+            noun: What the entries of a list without names are, such as `projects`.
+        """
         text = text[:_TEXT]
         for value in _documents(text):
-            for name, found in _members(value, "", 0):
+            for name, found in _members(value, noun, 0):
                 self._keep(name, found)
+        for found in _ENTRY.findall(text)[:_KEPT] if noun else ():
+            self._keep(noun.rstrip("s"), found)
         for name, found in _LABELLED.findall(text):
             self._keep(name, found)
         for found in _QUOTED.findall(text):
@@ -108,8 +124,10 @@ def _members(value: Any, name: str, depth: int) -> Iterator[tuple[str, str]]:
         return
     if isinstance(value, dict):
         for key, inner in list(value.items())[:200]:
-            yield from _members(inner, str(key), depth + 1)
-            if isinstance(inner, (dict, list)) and name.lower().endswith("s"):
+            named = name if isinstance(inner, list) and key in _NO_NAMES and name else str(key)
+            yield from _members(inner, named, depth + 1)
+            listed = name.lower().endswith("s") and key not in _NO_NAMES
+            if isinstance(inner, (dict, list)) and listed:
                 yield name.rstrip("s"), str(key)  # {"projects": {"x": {…}}}
     elif isinstance(value, list):
         for inner in value[:50]:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Protocol, Self
 
 from mcphub.catalog.spec import SandboxSpec
@@ -41,6 +42,7 @@ _OWNER: Final = "check"
 _NUMBER: Final = 3
 _MOST_REDIRECTS: Final = 32
 _START_S: Final = 45.0
+_TOLD_APART: Final = frozenset(["content", "contents", "isError", "_meta", "structuredContent"])
 _CALL_S: Final = 8.0
 _SETTLE_S: Final = 0.05
 
@@ -147,7 +149,7 @@ class Running:
         witness = self.witness
         heard, arrived = channel.notifications.mark(), witness.mark()
         self.calls += 1
-        ok, text, late = False, "", False
+        ok, text, late, began = False, "", False, monotonic()
         try:
             answer = await channel.request(
                 call.method, self._claimed(user, call), self.patience(user, timeout_s)
@@ -168,6 +170,7 @@ class Running:
             witness.since(arrived),
             timed_out=late,
             died=self.dead,
+            seconds=monotonic() - began,
         )
 
     def _claimed(self, user: str, call: Call) -> dict[str, Any]:
@@ -416,16 +419,25 @@ def told(answer: Mapping[str, Any]) -> tuple[bool, str]:
             if text is None and isinstance(inner, dict):
                 text = inner.get("text")
             parts.append(text if isinstance(text, str) else _flat(part))
-    rest = {k: v for k, v in result.items() if k not in {"content", "contents", "isError", "_meta"}}
-    if rest and not (parts and set(rest) == {"structuredContent"} and _same(rest, parts)):
+    rest = {k: v for k, v in result.items() if k not in _TOLD_APART}
+    structured = result.get("structuredContent")
+    if structured is not None and not (parts and _same(structured, parts)):
+        parts.append(_flat(structured))
+    if rest:
         parts.append(_flat(rest))
     failed = result.get("isError") is True
     return not failed, ("[tool error] " if failed else "") + "\n".join(parts)
 
 
-def _same(rest: Mapping[str, Any], parts: list[str]) -> bool:
-    """Tell whether structured content only repeats the text."""
-    return _flat(rest["structuredContent"]).replace(" ", "") in "".join(parts).replace(" ", "")
+def _same(structured: object, parts: list[str]) -> bool:
+    """Tell whether structured content only repeats the text, maybe in a wrapper."""
+    text = "".join(parts).replace(" ", "")
+    if isinstance(structured, dict) and set(structured) == {"result"}:
+        inner = structured["result"]
+        words = [inner] if isinstance(inner, str) else inner
+        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+            return all(word.replace(" ", "") in text for word in words)
+    return _flat(structured).replace(" ", "") in text
 
 
 def _flat(value: object) -> str:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+_SLOW_S: Final = 2.0
 
 
 class LeakClass(StrEnum):
@@ -114,6 +116,7 @@ class Observation:
         egress: What reached the stand-ins meanwhile.
         timed_out: No answer came in time.
         died: The server ended.
+        seconds: How long it took.
     """
 
     user: str
@@ -124,6 +127,12 @@ class Observation:
     egress: tuple[Arrival, ...] = ()
     timed_out: bool = False
     died: bool = False
+    seconds: float = 0.0
+
+    @property
+    def slow(self) -> bool:
+        """Whether it took so long that few such calls fit into a check."""
+        return self.seconds > _SLOW_S
 
     @property
     def all_text(self) -> str:

@@ -48,8 +48,11 @@ NO_JSON: Final = re.compile(
 
 _REFUSAL: Final = re.compile(
     r"^\W*(?:error|failed|failure|cannot|can't|could not|couldn't|unable|invalid)\b"
+    r"|^\W*(?:[\w']+\s+){1,4}?(?:error|exception|failure|failed)\s*(?::|occurred\b|while\b)"
+    r"|^\W*(?:错误|失败|エラー|오류)"
     r"|^.{0,160}?\b(?:does not exist|not found|no such)\b"
-    r"|[\"']success[\"']:\s*false|^\s*\{\s*[\"']error[\"']"
+    r"|[\"']success[\"']:\s*false|^\s*\{\s*[\"']error[\"']|[\"']isError[\"']:\s*true"
+    r"|^\s*\{\s*[\"'](?:status|ok|result)[\"']:\s*(?:false\b|[\"'](?:error|fail))"
     r"|\binvalid (?:arguments?|parameters?|json|input)\b|validation error|jsondecodeerror"
     r"|unexpected token|not valid json",
     re.IGNORECASE | re.DOTALL,

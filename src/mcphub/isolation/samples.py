@@ -20,11 +20,12 @@ _PART: Final = "application/vnd.openxmlformats-officedocument"
 _BY_WORD: Final = (
     (".xlsx", re.compile(r"excel|spreadsheet|workbook|worksheet", re.IGNORECASE)),
     (".docx", re.compile(r"\bword doc|microsoft word|\bdocx\b", re.IGNORECASE)),
+    (".ipynb", re.compile(r"jupyter|notebook", re.IGNORECASE)),
     (".pdf", re.compile(r"\bpdf\b", re.IGNORECASE)),
     (".csv", re.compile(r"\bcsv\b", re.IGNORECASE)),
     (".db", re.compile(r"\bsqlite\b|database file", re.IGNORECASE)),
 )
-_NAMED: Final = re.compile(r"\.(docx|xlsx|pdf|md|json|csv|html|db)\b", re.IGNORECASE)
+_NAMED: Final = re.compile(r"\.(docx|xlsx|ipynb|pdf|md|json|csv|html|db)\b", re.IGNORECASE)
 
 
 def extension_of(about: str) -> str:
@@ -51,6 +52,25 @@ def _database(note: str) -> bytes:
         return connection.serialize()
     finally:
         connection.close()
+
+
+def _notebook(note: str) -> bytes:
+    """Return a notebook of one cell of text and one of code (nbformat 4.5)."""
+    cells = [
+        {"cell_type": "markdown", "id": "first", "metadata": {}, "source": [note]},
+        {
+            "cell_type": "code",
+            "id": "second",
+            "metadata": {},
+            "source": [f"print('{note}')"],
+            "execution_count": None,
+            "outputs": [],
+        },
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return json.dumps(
+        {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    ).encode()
 
 
 def _pdf(note: str) -> bytes:
@@ -145,6 +165,7 @@ _MAKERS: Final[Mapping[str, Callable[[str], bytes]]] = {
     ".json": lambda note: json.dumps({"note": note}).encode(),
     ".csv": lambda note: f"note\n{note}\n".encode(),
     ".html": lambda note: f"<p>{escape(note)}</p>\n".encode(),
+    ".ipynb": _notebook,
     ".db": _database,
     ".pdf": _pdf,
     ".xlsx": _workbook,

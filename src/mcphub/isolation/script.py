@@ -16,6 +16,7 @@ from typing import Final
 from mcphub.isolation import dialects, samples
 from mcphub.isolation.budget import Slice
 from mcphub.isolation.case import Case, Run
+from mcphub.isolation.discovery import LISTS
 from mcphub.isolation.kinds import PATHS, Kind, kind_of
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
@@ -31,22 +32,12 @@ from mcphub.isolation.recipe import (
 )
 from mcphub.isolation.surface import (
     Rank,
-    Surface,
     Tool,
     looks_destructive,
     names_of,
-    prompts_of,
-    tools_of,
 )
 from mcphub.isolation.synthesis import Writer
 
-_LISTS: Final = (
-    ("tools/list", "tools"),
-    ("resources/list", "resources"),
-    ("resources/templates/list", "resources"),
-    ("prompts/list", "prompts"),
-)
-_PAGES: Final = 20
 _RESOURCES: Final = 20
 _PROMPTS: Final = 6
 _FOLLOWED: Final = 3
@@ -58,45 +49,6 @@ _TRESPASS_S: Final = 20.0
 _TOOL_S: Final = 3.0  # for the further ways of one tool, however many tools there are
 _TELLING: Final = 2  # of these
 _LATER: Final = 3  # handles that are tried where a tool failed without
-
-
-async def discover(running: Running, user: str) -> Surface:
-    """Read every list of a server, page by page."""
-    told = running.initialized
-    capabilities = told.get("capabilities")
-    offered = capabilities if isinstance(capabilities, dict) else {}
-    pages: dict[str, list[dict[str, object]]] = {}
-    for method, capability in _LISTS:
-        cursor: object = None
-        if capability not in offered and method != "tools/list":
-            continue
-        for _ in range(_PAGES):
-            result = await running.raw(user, method, {"cursor": cursor} if cursor else {})
-            pages.setdefault(method, []).append(result)
-            cursor = result.get("nextCursor")
-            if not cursor:
-                break
-    info = told.get("serverInfo")
-    instructions = told.get("instructions")
-    return Surface(
-        tools={tool.name: tool for page in pages.get("tools/list", []) for tool in tools_of(page)},
-        resources=tuple(
-            uri
-            for page in pages.get("resources/list", [])
-            for uri in names_of(page, "resources", "uri")
-        ),
-        templates=tuple(
-            uri
-            for page in pages.get("resources/templates/list", [])
-            for uri in names_of(page, "resourceTemplates", "uriTemplate")
-        ),
-        prompts={
-            k: v for page in pages.get("prompts/list", []) for k, v in prompts_of(page).items()
-        },
-        capabilities=offered,
-        server=f"{info.get('name')} {info.get('version')}" if isinstance(info, dict) else "",
-        instructions=instructions if isinstance(instructions, str) else "",
-    )
 
 
 def ordered(case: Case) -> list[Tool]:
@@ -138,6 +90,7 @@ class Script:
                 if uncalled:
                     self._case.budget.leave(f"A did not call: {uncalled}")
                 break
+        early = set(self._case.learned)
         for tool in tools:
             if tool.name in self._case.learned or tool.name in self._case.avoided:
                 continue
@@ -147,6 +100,7 @@ class Script:
             more += self._corrected(run, tool)
             if time.over or not await self._try(run, writer, tool, more, time):
                 break
+        await self._after_what_came_late(run, writer, tools, early, time)
         await self._handles_for_creators(run, tools, time)
 
     async def plant(self, run: Run, only: Sequence[str] | None = None) -> None:
@@ -268,6 +222,21 @@ class Script:
             found.append((tool, name, [text for text in told if text]))
         return found
 
+    async def _after_what_came_late(
+        self, run: Run, writer: Writer, tools: Sequence[Tool], early: set[str], time: Slice
+    ) -> None:
+        """Try again what failed before a tool worked that others need: one that connects or opens."""
+        late = [tool for tool in tools if tool.name in self._case.learned.keys() - early]
+        if all(tool.rank is Rank.OBSERVE for tool in late):
+            return
+        for tool in tools:
+            if tool in late or (tool.name in early and not language(tool)):
+                continue
+            if tool.name in self._case.avoided or time.over or self._running.dead:
+                continue
+            if not await self._try(run, writer, tool, recipes(tool, "A"), time):
+                return
+
     async def _try(
         self, run: Run, writer: Writer, tool: Tool, ways: Sequence[Recipe], time: Slice
     ) -> bool:
@@ -383,7 +352,7 @@ class Script:
         if worked(observation):
             # what worked as a value once may do so again: the file that was just made
             writer.handles.learn(json.dumps(call.arguments))
-            writer.handles.learn(observation.text)
+            writer.handles.learn(observation.text, tool.words[-1] if tool.words else "")
             writer.handles.learn(json.dumps(_renamed(tool, observation)))
         return observation
 
@@ -408,7 +377,7 @@ class Script:
     async def _lists_and_resources(self, user: str) -> list[Observation]:
         seen: list[Observation] = []
         offered = self._case.surface.capabilities
-        for method, capability in _LISTS:
+        for method, capability in LISTS:
             if capability in offered:
                 seen.append(await self._running.call(user, Call(method)))
         uris = list(self._case.surface.resources)

@@ -5,6 +5,7 @@ Composing a `Recipe` again gives the same choice with new canaries. User A's tex
 
 import re
 import secrets
+import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from mcphub.isolation.territory import Territory
 
 _DEEPEST: Final = 8
 _EXTENSION: Final = re.compile(
-    r"\.(docx|xlsx|pptx|pdf|md|txt|json|ya?ml|csv|html|db|sqlite|py|js|xml)\b"
+    r"\.(docx|xlsx|pptx|ipynb|pdf|md|txt|json|ya?ml|csv|html|db|sqlite|py|js|xml)\b"
 )
 # Given where a schema says nothing and the call without arguments is refused.
 _USUAL: Final = (
@@ -29,6 +30,7 @@ _USUAL: Final = (
 )  # fmt: skip
 _NUMBER: Final = "12345"  # what many services call a thing by
 _SHOWS: Final = frozenset(["show", "include", "verbose", "with", "detail", "detailed", "details"])
+_ARGUMENTS: Final = frozenset(["args", "arguments", "argv", "params", "parameters"])
 _FEW: Final = frozenset(["timeout", "wait", "delay", "seconds", "sleep", "duration", "interval"])
 
 
@@ -131,15 +133,33 @@ class _Composer:
     def __init__(self, writer: Writer, tool: Tool, recipe: Recipe) -> None:
         self._writer, self._tool, self._recipe = writer, tool, recipe
         self._names = 0
+        self._command: list[str] = []
         self._has_statement = any(needed and k in TEMPLATES for _, k, needed in parameters(tool))
         self._has_path = any(kind in PATHS for _, kind, _ in parameters(tool))
 
     def arguments(self) -> dict[str, Any]:
         schema = self._resolved(self._tool.schema)
+        fixed = dict(self._recipe.fixed)
+        self._command = self._parted(schema, fixed)
         given = self._object(schema, 0)
         if not properties_of(schema) and self._recipe.optional:
             given = {name: self._text(name, {}) for name in _USUAL}
-        return {**given, **self._recipe.fixed}
+        return {**given, **fixed}
+
+    def _parted(self, schema: Mapping[str, Any], fixed: dict[str, Any]) -> list[str]:
+        """Return the words of a command, where program and arguments are parameters of their own.
+
+        A fixed command is taken apart in `fixed`.
+        """
+        own = properties_of(schema)
+        rest = next((inner for key, inner in own.items() if key.lower() in _ARGUMENTS), None)
+        name = next((key for key, kind, _ in parameters(self._tool) if kind is Kind.COMMAND), "")
+        if not name or name not in own or self._resolved(rest).get("type") != "array":
+            return []
+        words = shlex.split(str(fixed.get(name) or self._statement(Kind.COMMAND, name)))
+        if name in fixed:
+            fixed[name] = words[0]
+        return words
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
         required = schema.get("required")
@@ -229,7 +249,9 @@ class _Composer:
         items = self._resolved(schema.get("items"))
         kind = kind_of(name, items, self._tool.name, self._tool.description)
         if kind is Kind.COMMAND and items.get("type") == "string":
-            return self._statement(kind, name).split()
+            return shlex.split(self._statement(kind, name))
+        if self._command and name.lower() in _ARGUMENTS and items.get("type") == "string":
+            return self._command[1:]
         return [self.value(name, items, depth + 1) for _ in range(min(count, 4))]
 
     def _number(self, name: str, schema: Mapping[str, Any]) -> float | int:
@@ -275,7 +297,8 @@ class _Composer:
     def _text(self, name: str, schema: Mapping[str, Any]) -> str:
         kind = kind_of(name, schema, self._tool.name, self._tool.description)
         if kind in TEMPLATES:
-            return self._statement(kind, name)
+            text = self._statement(kind, name)
+            return self._command[0] if self._command and kind is Kind.COMMAND else text
         harvested = self._harvested(name) if kind not in {Kind.CONTENT, Kind.QUERY} else None
         if harvested is not None:
             return harvested

@@ -1,5 +1,6 @@
 """From findings and coverage to a verdict that a person can act on. Pure but for reading the case."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from mcphub.isolation.oracle import worked
 from mcphub.isolation.probes.token import aware
 from mcphub.isolation.surface import Rank
 
+_QUOTED: Final = 200
 _ENOUGH: Final = 1 / 3
 _ORDER: Final = list(Severity)
 
@@ -40,7 +42,8 @@ def _verdict(
     if findings:
         return _of_findings(findings, coverage)
     if not coverage.succeeded and not coverage.resources:
-        return Verdict.INCONCLUSIVE, None, "No call succeeded, so nothing could be seen."
+        text = f"No call succeeded, so nothing could be seen.{_said(case)}"
+        return Verdict.INCONCLUSIVE, None, text
     if _thin(coverage):
         return (
             Verdict.INCONCLUSIVE,
@@ -68,6 +71,12 @@ def _verdict(
         f"No leak was seen in {coverage.calls} calls; {len(coverage.succeeded)} of "
         f"{coverage.tools} tools were called with success.",
     )
+
+
+def _said(case: Case) -> str:
+    """Return what the server answered most, which tells what it lacks."""
+    said = Counter(seen.text.strip()[:_QUOTED] for seen in case.treatment.a if seen.text.strip())
+    return f" Most often it said: {said.most_common(1)[0][0]}" if said else ""
 
 
 def _of_findings(

@@ -1,5 +1,6 @@
 """Files of another user, or of nobody, can be read."""
 
+import os
 from pathlib import Path
 
 from .server import Refused, Variant
@@ -30,6 +31,19 @@ class ListAnyDirectory(Variant):
             return "\n".join(sorted(p.name for p in Path(path).iterdir()))
         except OSError as error:
             raise Refused(str(error)) from error
+
+
+class ListingOfOwnPlace(Variant):
+    """Lists files where the server is, without being asked for a path."""
+
+    classes = ("filesystem",)
+
+    def list_notes(self):
+        home = Path(os.environ["HOME"])
+        return "\n".join(sorted(str(p) for p in home.rglob("*.txt"))) if self.leaky else "none"
+
+    def add_note(self, text):
+        return f"added {len(text)} letters"
 
 
 class FileUrl(Variant):

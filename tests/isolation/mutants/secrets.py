@@ -26,6 +26,20 @@ class EnvironmentInError(Variant):
         return "pong"
 
 
+class EnvironmentOfProgram(Variant):
+    """Runs one program, whose name and arguments are parameters of their own."""
+
+    classes = ("secret",)
+    schemas = {"run": {"arguments": {"type": "array", "items": {"type": "string"}}}}
+
+    def run(self, command, arguments):
+        if command == "pwd":
+            return "/"
+        if command != "env" or arguments:
+            raise Refused("no such program")
+        return json.dumps(dict(os.environ)) if self.leaky else "LANG=C"
+
+
 class EnvironmentInResource(Variant):
     classes = ("secret",)
     resources = ("info://environment",)

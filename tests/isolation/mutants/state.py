@@ -184,6 +184,37 @@ class Stack(Variant):
         return f"Result: {stack[-1]}" if stack else "empty"
 
 
+class ProjectFirst(Variant):
+    """Keeps entries of a project, which has to be opened by its name in a list before anything works."""
+
+    classes = ("state",)
+    project = ""
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.names = [secrets.token_hex(4) for _ in range(2)]
+        self.entries = []
+
+    def list_projects(self):
+        return "Your projects\n" + "\n".join(f"- {name}" for name in self.names)
+
+    def open_project(self, project):
+        if project not in self.names:
+            raise Refused("that is none")
+        self.project = project
+        return "opened"
+
+    def add_entry(self, text):
+        if not self.project:
+            raise Refused("open one first")
+        if self.leaky:
+            self.entries.append(text)
+        return "added"
+
+    def read_entries(self):
+        return json.dumps(self.entries)
+
+
 class FileNotes(Variant):
     """Notes in the server's home by name."""
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 POSTGRES: Final = "PostgreSQL"
 MARIADB: Final = "MariaDB"
@@ -55,6 +55,23 @@ def databases(args: Sequence[str], env: Mapping[str, str]) -> list[Need]:
             need = _of_group(match["prefix"], kind, host, env)
             found.setdefault((need.host, need.port), need)
     return list(found.values())
+
+
+def access(need: Need) -> dict[str, str]:
+    """Return how a database is reached, under the names that tools which connect to one ask for it by."""
+    scheme = next(scheme for scheme, kind in _SCHEMES.items() if kind == need.kind)
+    login = (
+        f"{quote(need.user, safe='')}:{quote(need.password, safe='')}@"
+        if need.user or need.password
+        else ""
+    )
+    url = f"{scheme}://{login}{need.host}:{need.port}/{need.database}"
+    given = {
+        "host": need.host, "hostname": need.host, "port": str(need.port), "user": need.user,
+        "username": need.user, "password": need.password, "database": need.database,
+        "connection_string": url, "connection_url": url, "database_url": url, "dsn": url,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value}
 
 
 def endpoints(args: Sequence[str], env: Mapping[str, str]) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ from typing import Final
 from mcphub.errors import HubError
 from mcphub.isolation.case import Case
 from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
-from mcphub.isolation.oracle import RATE_LIMITED, excerpt
+from mcphub.isolation.oracle import RATE_LIMITED, excerpt, worked
 from mcphub.isolation.surface import Rank
 
 _MOST: Final = 8
@@ -43,7 +43,7 @@ class CacheProbe:
             first = await running.call("A", alone.call)
             if first.timed_out:
                 continue
-            for _ in range(_BURST):
+            for _ in range(0 if first.slow else _BURST):
                 await running.call("A", alone.call)
             second = await running.call("B", alone.call)
             if running.dead:
@@ -54,13 +54,13 @@ class CacheProbe:
 
 
 def _answered(case: Case) -> list[Observation]:
-    """Return B's answered questions, one of each tool, those that went out first."""
+    """Return B's answered questions, one of each tool, the quick ones and those that went out first."""
     found: dict[str, Observation] = {}
     for seen in case.control.b:
         tool = case.surface.tools.get(seen.call.name)
         if seen.ok and tool is not None and (seen.egress or tool.rank is not Rank.CREATE):
             found.setdefault(seen.call.name, seen)
-    return sorted(found.values(), key=lambda seen: not seen.egress)[:_MOST]
+    return sorted(found.values(), key=lambda seen: (seen.slow, not seen.egress))[:_MOST]
 
 
 def _told(first: Observation, second: Observation) -> bool:
@@ -69,7 +69,7 @@ def _told(first: Observation, second: Observation) -> bool:
         return False
     if not second.ok and RATE_LIMITED.search(second.text):
         return True
-    return second.ok and bool(first.egress) and not second.egress
+    return worked(first) and worked(second) and bool(first.egress) and not second.egress
 
 
 def _finding(case: Case, first: Observation, second: Observation) -> Finding:

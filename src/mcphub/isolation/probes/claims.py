@@ -42,7 +42,9 @@ class ClaimsProbe:
 
     async def run(self, case: Case) -> list[Finding]:
         """Return at most one finding."""
-        names = [n for n in case.learned if case.surface.tools[n].rank is not Rank.OBSERVE][:_TOOLS]
+        slow = {seen.call.name for seen in case.treatment.a if seen.slow}
+        changing = [n for n in case.learned if case.surface.tools[n].rank is not Rank.OBSERVE]
+        names = ([name for name in changing if name not in slow] or changing[:1])[:_TOOLS]
         calls = _looks(case)
         if not names or not calls:
             return []
@@ -77,9 +79,10 @@ async def _tried(
 def _looks(case: Case) -> list[Call]:
     """Return B's calls that show something."""
     tools = case.surface.tools
+    quick = [one for one in case.treatment.b if not one.slow]
     calls = [
         one.call
-        for one in case.treatment.b
+        for one in quick or case.treatment.b
         if one.ok and not (one.call.name in tools and tools[one.call.name].rank is Rank.CREATE)
     ]
     return calls[: 2 * _TOOLS]

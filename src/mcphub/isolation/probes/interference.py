@@ -77,13 +77,19 @@ class InterferenceProbe:
                 continue
             leak = class_of(case, seen, without)
             if leak not in findings:
-                findings[leak] = await _finding(case, leak, seen, without)
+                found = await _finding(case, leak, seen, without)
+                if found.leak not in known:
+                    findings.setdefault(found.leak, found)
         return [
             finding
             for finding in findings.values()
-            # what a stand-in answered may differ by itself: then only a trace is worth something
-            if finding.confidence > 0.5 or not finding.trace[-1].egress
+            if finding.confidence > 0.5 or not _differs_by_itself(finding.trace[-1])
         ]
+
+
+def _differs_by_itself(seen: Observation) -> bool:
+    """Tell whether only a trace is worth something: a stand-in answered, or B's own calls were too many."""
+    return bool(seen.egress) or bool(RATE_LIMITED.search(seen.text))
 
 
 def class_of(case: Case, seen: Observation, without: Observation) -> LeakClass:
@@ -117,6 +123,8 @@ def _at(run: Sequence[Observation], like: Observation) -> Observation | None:
 async def _finding(case: Case, leak: LeakClass, seen: Observation, without: Observation) -> Finding:
     trace = await _shortest(case, seen, without)
     last = trace[-1] if trace else seen
+    if leak is LeakClass.FILESYSTEM and trace and not _by_path(case, trace[:-1]):
+        leak = LeakClass.STATE  # B's path leads elsewhere since A chose something
     what = seen.call.name or seen.call.method
     by = f" after A called {trace[0].call.name}" if len(trace) == 2 else " after A was active"
     return Finding(
@@ -129,6 +137,15 @@ async def _finding(case: Case, leak: LeakClass, seen: Observation, without: Obse
         confidence=0.95 if trace else 0.5,
         reproduced=3 if trace else 1,
         remedy=_REMEDY,
+    )
+
+
+def _by_path(case: Case, calls: Sequence[Observation]) -> bool:
+    """Tell whether any of A's calls names a path."""
+    tools = case.surface.tools
+    return any(
+        one.call.name in tools and uses_paths(one.call.arguments, tools[one.call.name])
+        for one in calls
     )
 
 

@@ -9,6 +9,7 @@ from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
 from mcphub.isolation.oracle import excerpt
 from mcphub.isolation.recipe import uses_paths
 from mcphub.isolation.replay import reproduced
+from mcphub.isolation.surface import Rank
 from mcphub.isolation.synthesis import Planted
 
 _SHRINK_S = 25.0
@@ -105,20 +106,47 @@ def _class_of(case: Case, seen: Observation, found: list[Sighting[Planted]]) -> 
     named = str(territory.a.directory) in said or str(territory.outside) in said
     by_path = named or (tool is not None and uses_paths(seen.call.arguments, tool))
     given = [sighting for sighting in found if sighting.about.tool]
-    kept = [s for s in given if not s.about.reads and _succeeded(case, s)]
+    kept = [s for s in given if _kept(case, s)]
     if len(kept) < len(given) and not by_path:
         return LeakClass.HISTORY_CACHE  # of calls that keep nothing
     if len(given) < len(found):
-        # a file: without a path of B's own, B looks where A has led the server
-        return LeakClass.FILESYSTEM if by_path else LeakClass.STATE
+        # a file: without a path of B's own, B looks where the server is, or where A has led it
+        return LeakClass.STATE if not by_path and _led(case) else LeakClass.FILESYSTEM
     if by_path and any(sighting.about.path for sighting in found):
         return LeakClass.FILESYSTEM
     return LeakClass.STATE
 
 
-def _succeeded(case: Case, sighting: Sighting[Planted]) -> bool:
+def _led(case: Case) -> bool:
+    """Tell whether A gave its directory itself to a tool that changes something."""
+    own, tools = case.lab.territory.a.directory, case.surface.tools
+    names = {
+        str(own),
+        own.name,
+        *(str(own.relative_to(r)) for r in case.lab.territory.roots if own.is_relative_to(r)),
+    }
+    return any(
+        seen.ok
+        and seen.call.name in tools
+        and tools[seen.call.name].rank is not Rank.OBSERVE
+        and not names.isdisjoint(map(str, seen.call.arguments.values()))
+        for seen in case.treatment.a
+    )
+
+
+def _kept(case: Case, sighting: Sighting[Planted]) -> bool:
+    """Tell whether a server was asked to keep the word: by its own call, or by one that passed it on."""
     origin = case.origin.get(sighting.canary)
-    return origin is None or origin.ok
+    if not sighting.about.reads and (origin is None or origin.ok):
+        return True
+    return any(
+        seen.ok
+        and seen is not origin
+        and seen.call.name in case.surface.tools
+        and case.surface.tools[seen.call.name].rank is Rank.CREATE
+        and sighting.canary in str(dict(seen.call.arguments))
+        for seen in case.treatment.a
+    )
 
 
 def _finding(case: Case, hit: _Hit) -> Finding:

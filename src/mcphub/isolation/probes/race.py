@@ -39,7 +39,9 @@ class RaceProbe:
             await case.join_anew(running)
         except HubError:
             return []
-        pairs = [pair for name in case.learned if (pair := _pair(case, name)) is not None]
+        slow = {seen.call.name for seen in case.treatment.b if seen.slow}
+        names = sorted(case.learned, key=lambda name: name in slow)
+        pairs = [pair for name in names if (pair := _pair(case, name)) is not None]
         for number, pair in enumerate(pairs[:_TOOLS]):
             found = await self._rounds(case, time.part(len(pairs) - number, 1.0), running, *pair)
             if found is not None:
