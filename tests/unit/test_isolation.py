@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from mcphub.isolation import credentials, dialects, identity, lab, samples
+from mcphub.isolation import credentials, dialects, identity, lab, samples, shapes
 from mcphub.isolation.backends import detect
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.oracle import normal, refused_endpoints, same, worked
-from mcphub.isolation.recipe import Recipe, recipes
+from mcphub.isolation.recipe import Recipe, optional_parameters, recipes
 from mcphub.isolation.surface import Rank, Tool, looks_destructive
 from mcphub.isolation.synthesis import Planted, Words, Writer
 from mcphub.isolation.territory import Territory
@@ -74,6 +74,8 @@ def test_what_the_caller_said_itself_is_no_sighting():
         ("url", "fetch", "", Kind.URL),
         ("projectName", "bank_write", "", Kind.NAME),
         ("fileKey", "get_file", "The key of the file", Kind.IDENTIFIER),
+        ("title_or_url", "page", "Reads a page", Kind.NAME),
+        ("solarDatetime", "calendar", "A day", Kind.WHEN),
     ],
 )
 def test_a_parameter_is_read_by_its_name_and_description(name, tool, about, kind):
@@ -264,6 +266,39 @@ def test_what_structured_content_adds_to_the_text_is_told_once(structured, texts
     content = [{"type": "text", "text": text} for text in texts]
     result = {"content": content, "structuredContent": structured}
     assert lab.told({"result": result}) == (True, told)
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("A day, e.g. 2026-02-03.", "2026-02-03"),
+        ("Cell range, such as 'A1 B2'.", "A1 B2"),
+        ("例如\uff1a戊寅 己未", "戊寅"),
+        ("A name.", ""),
+    ],
+)
+def test_a_description_shows_an_example(told, shown):
+    assert shapes.example_of(told) == shown
+
+
+def test_options_that_exclude_each_other_are_given_one_by_one():
+    tool = Tool(
+        "find", "", {"properties": {"solar": {"type": "string"}, "lunar": {"type": "string"}}}
+    )
+    given, _ = writer("A")
+    assert optional_parameters(tool) == ["solar", "lunar"]
+    assert list(given.compose(tool, Recipe("find", only="lunar"))) == ["lunar"]
+
+
+def test_the_stand_in_answers_as_a_wiki_does_in_both_of_its_formats():
+    def answered(target):
+        asked = Request("GET", "wiki.example.com", target, (), b"")
+        return json.loads(reply(asked, Shape.OBJECT, [])[2])
+
+    old = answered("/api.php?action=query&list=search")
+    new = answered("/api.php?action=parse&formatversion=2")
+    assert old["query"]["search"][0]["title"] == old["query"]["pages"]["1"]["title"]
+    assert isinstance(new["parse"]["text"], str) and isinstance(new["query"]["pages"], list)
 
 
 @pytest.mark.parametrize("user", ["A", "B"])

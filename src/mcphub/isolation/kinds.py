@@ -113,6 +113,9 @@ _NAMES_OF_DIRECTORY_TOOLS: Final = frozenset(
 )
 
 
+_WHEN: Final = frozenset(["time", "datetime", "timestamp", "since", "until"])
+
+
 def kind_of(name: str, schema: Mapping[str, Any], tool: str, about: str) -> Kind:
     """Return the kind of a text parameter.
 
@@ -122,7 +125,7 @@ def kind_of(name: str, schema: Mapping[str, Any], tool: str, about: str) -> Kind
         tool: Name of its tool.
         about: The tool's description.
     """
-    words = words_of(name)
+    words = _first_of(words_of(name))
     own = f"{name} {schema.get('description', '')} {schema.get('title', '')}"
     given = schema.get("format")
     if isinstance(given, str) and given in _FORMATS:
@@ -143,9 +146,14 @@ def kind_of(name: str, schema: Mapping[str, Any], tool: str, about: str) -> Kind
             if kind is Kind.CODE and not _CODE_TEXT.search(own + tool + about):
                 continue
             return kind
-    if "time" in words or "timestamp" in words or "since" in words or "until" in words:
+    if not _WHEN.isdisjoint(words):
         return Kind.TIME if "time" in words and "HH" in own else Kind.WHEN
     return Kind.NAME
+
+
+def _first_of(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of the first thing that a parameter such as `title_or_url` takes."""
+    return words[: words.index("or", 1)] if "or" in words[1:] else words
 
 
 def _is_sql(words: tuple[str, ...], own: str, tool: str, about: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mcphub.isolation import dialects
 from mcphub.isolation.kinds import PATHS, TEMPLATES, Kind, enums, parameters, properties_of
-from mcphub.isolation.surface import Tool
+from mcphub.isolation.surface import Tool, looks_destructive
 
 _MOST_ENUM: Final = 6
 
@@ -28,6 +28,7 @@ class Recipe:
         example: Give names and ids as the descriptions show them, else numbers for ids.
         long: Make texts long.
         as_json: Give JSON where a text is wanted, of the shape that the description shows.
+        only: The one optional parameter that is given.
         fixed: Values of single parameters.
     """
 
@@ -41,6 +42,7 @@ class Recipe:
     example: bool = False
     long: bool = False
     as_json: bool = False
+    only: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -102,6 +104,14 @@ def handle_parameters(tool: Tool) -> list[tuple[str, Kind]]:
         for name, kind, _ in parameters(tool)
         if kind in PATHS or kind in {Kind.IDENTIFIER, Kind.NAME, Kind.URL, Kind.EMAIL}
     ]
+
+
+def optional_parameters(tool: Tool) -> list[str]:
+    """Return its optional parameters, where there are several and no name says that something is lost."""
+    required = tool.schema.get("required")
+    needed = set(required) if isinstance(required, list) else set()
+    names = [name for name in properties_of(tool.schema) if name not in needed]
+    return [name for name in names if not looks_destructive(name)] if len(names) > 1 else []
 
 
 def about(tool: Tool) -> str:

@@ -27,6 +27,7 @@ from mcphub.isolation.recipe import (
     choices,
     handle_parameters,
     language,
+    optional_parameters,
     recipes,
     spoken,
 )
@@ -47,6 +48,7 @@ _LOOK_S: Final = 25.0
 _FOLLOW_S: Final = 10.0
 _TRESPASS_S: Final = 20.0
 _TOOL_S: Final = 3.0  # for the further ways of one tool, however many tools there are
+_ALONE: Final = 3  # optional parameters that are tried one by one: some exclude each other
 _TELLING: Final = 2  # of these
 _LATER: Final = 3  # handles that are tried where a tool failed without
 
@@ -317,6 +319,7 @@ class Script:
             replace(base, example=True, existing=True, handles=0, optional=True),
             replace(base, example=True),
         ]
+        found += [replace(base, only=name) for name in optional_parameters(tool)[:_ALONE]]
         if any(NO_FILE.search(text) for text in refused):
             found += [replace(base, existing=True), replace(base, existing=True, optional=True)]
         if any(TOO_SHORT.search(text) for text in refused):

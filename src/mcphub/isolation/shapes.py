@@ -28,7 +28,8 @@ _MOST_UNBOUNDED: Final = 3
 _EXAMPLE: Final = re.compile(r"\{[^{}]{3,2000}")
 _KEY: Final = re.compile(r"[{,]\s*['\"]?(\w+)['\"]?\s*:\s*(\S)")
 _SHOWN: Final = re.compile(
-    r"(?:\be\.g\.?|\bexamples?:?|\bsuch as|\blike|\bformat:?)[,:\s]*[('\"`]*([^\s'\"`,;()]{1,60})[.'\"`]?",
+    r"(?:\be\.g\.?|\bexamples?:?|\bsuch as|\blike|\bformat:?|例如|比如)[,:\uff1a(\uff08\s]*"
+    r"(?:([\"'`])(?P<quoted>[^\"'`\n]{1,60})\1|(?P<bare>[^\s'\"`,;()\uff08\uff09\u3002\uff0c\uff1b]{1,60}))",
     re.IGNORECASE,
 )
 
@@ -36,7 +37,7 @@ _SHOWN: Final = re.compile(
 def example_of(about: str) -> str:
     """Return the first example that a description shows, or an empty text."""
     shown = _SHOWN.search(about)
-    return shown[1].rstrip(".") if shown else ""
+    return (shown["quoted"] or shown["bare"]).rstrip(".") if shown else ""
 
 
 def fitted(text: str, schema: Mapping[str, Any], *, long: bool) -> str:

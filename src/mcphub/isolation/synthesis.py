@@ -167,6 +167,7 @@ class _Composer:
         found: dict[str, Any] = {}
         for name, inner in properties_of(schema).items():
             wanted = name in needed or self._is_statement(name, inner)
+            wanted |= name == self._recipe.only and depth == 0
             if wanted or (self._recipe.optional and self._harmless(name, inner, depth)):
                 found[name] = self.value(name, self._resolved(inner), depth + 1)
         if not found and isinstance(schema.get("additionalProperties"), dict) and depth:

@@ -59,6 +59,10 @@ class InterferenceProbe:
             async with case.lab.start(with_a=False) as running:
                 await case.join(running)
                 await Script(case, running).repeat(control.b, script_b, what="alone again")
+            # what differs from one lonely run to the next says nothing
+            candidates = [pair for pair in candidates if _steady(control, pair[1])]
+            if not candidates:
+                return []
             async with case.lab.start(with_a=True) as running:
                 await case.join(running)
                 script = Script(case, running)
@@ -72,8 +76,8 @@ class InterferenceProbe:
             return []
         findings: dict[LeakClass, Finding] = {}
         for seen, without in candidates:
-            again, quiet = _at(treatment.b, without), _at(control.b, without)
-            if again is None or quiet is None or not same(quiet, without) or same(again, quiet):
+            again = _at(treatment.b, without)
+            if again is None or same(again, without):
                 continue
             leak = class_of(case, seen, without)
             if leak not in findings:
@@ -113,6 +117,12 @@ def _candidates(case: Case, treatment: Run, control: Run) -> list[tuple[Observat
             continue  # proof already
         found.append((seen, without))
     return found
+
+
+def _steady(control: Run, without: Observation) -> bool:
+    """Tell whether another run without A said the same."""
+    quiet = _at(control.b, without)
+    return quiet is not None and same(quiet, without)
 
 
 def _at(run: Sequence[Observation], like: Observation) -> Observation | None:

@@ -59,7 +59,7 @@ def reply(request: Request, shape: Shape, credentials: Iterable[str]) -> tuple[i
     elif request.target.endswith("/robots.txt"):
         return 404, "text/plain", b"none"
     else:
-        item = _item(request, who)
+        item = _item(request, who) | _wiki(request)
         answer = {Shape.OBJECT: item | _lists(item), Shape.LIST: [item], Shape.BARE: item}[shape]
     return 200, "application/json; charset=utf-8", json.dumps(answer).encode()
 
@@ -158,6 +158,41 @@ def _item(request: Request, who: str) -> dict[str, Any]:
         "formatted_address": "1 Example Street",
         "place_id": "p1",
     }
+
+
+def _wiki(request: Request) -> dict[str, Any]:
+    """Return what a MediaWiki answers (its API has one address and an `action`), or nothing."""
+    asked = parse_qs(urlsplit(request.target).query)
+    if "action" not in asked:
+        return {}
+    new = asked.get("formatversion", ["1"])[0] != "1"
+    words = "A few words." if new else {"*": "A few words."}
+    page = {
+        "pageid": 1, "ns": 0, "title": "A title", "extract": "A few words.", "lastrevid": 1, "touched": _WHEN,
+        "fullurl": f"https://{request.host}/wiki/A_title", "snippet": "A few words.", "size": 1, "wordcount": 3,
+        "timestamp": _WHEN, "missing": False,
+        "revisions": [{"revid": 1, "timestamp": _WHEN, "content": "A few words.", "*": "A few words.",
+                       "slots": {"main": {"content": "A few words.", "*": "A few words."}}}],
+    }  # fmt: skip
+    if not new:
+        del page["missing"]  # there its mere presence says that the page is missing
+    section = {
+        "toclevel": 1,
+        "level": "2",
+        "line": "Use",
+        "number": "1",
+        "index": "1",
+        "anchor": "Use",
+    }
+    lists = {name: [page] for name in ("search", "random", "allpages", "categorymembers")}
+    return {
+        "batchcomplete": True,
+        "query": lists | {"pages": [page] if new else {"1": page}, "searchinfo": {"totalhits": 1}},
+        "parse": {
+            "title": "A title", "pageid": 1, "revid": 1, "text": words, "wikitext": words, "displaytitle": "A title",
+            "sections": [section], "links": [], "categories": [], "templates": [], "externallinks": [],
+        },
+    }  # fmt: skip
 
 
 def _lists(item: dict[str, Any]) -> dict[str, Any]:
