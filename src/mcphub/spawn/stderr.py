@@ -62,11 +62,9 @@ def _forms(value: str) -> set[str]:
     return forms
 
 
-def _renaming(shown: Mapping[str, str]) -> re.Pattern[str] | None:
+def _renaming(shown: Mapping[str, str]) -> re.Pattern[str]:
     """Return what finds the paths of `shown`, longest first, as whole names."""
     paths = sorted(shown, key=len, reverse=True)
-    if not paths:
-        return None
     return re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, paths))})(?![\w.-])")
 
 
@@ -102,7 +100,9 @@ class StderrBuffer:
         self.launcher: list[str] = []
         self._redact = Redactor(secrets)
         self._shown = shown or {}
-        self._paths = _renaming(self._shown)
+        self._paths: re.Pattern[str] | None = (
+            None  # made for the first line: most starts say nothing
+        )
         self._programs = tuple(f"{name}:" for name in programs)
         self._starting = bool(programs)
         self._partial = bytearray()
@@ -125,7 +125,7 @@ class StderrBuffer:
         """Begin to hide what was not known when the process started."""
         self._redact = Redactor(secrets)
         self._shown = {**self._shown, **shown}
-        self._paths = _renaming(self._shown)
+        self._paths = None
 
     def lines(self) -> list[str]:
         """Return the kept lines, oldest first, already redacted and neutralised."""
@@ -166,8 +166,10 @@ class StderrBuffer:
         return line.startswith(self._programs) or (bool(self.launcher) and line[:1].isspace())
 
     def _rename(self, line: str) -> str:
-        if self._paths is None:
+        if not self._shown:
             return line
+        if self._paths is None:
+            self._paths = _renaming(self._shown)
         return self._paths.sub(lambda found: self._shown[found[0]], line)
 
     def _clean(self, raw: bytes) -> str:

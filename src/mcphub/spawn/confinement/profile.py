@@ -5,7 +5,7 @@ Not here: who decides these values (`spawn.confined`), how they are put in force
 
 import base64
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
 HOME: Final = "/home/u"
@@ -69,27 +69,42 @@ class Profile:
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
 
-    def to_json(self) -> str:
-        """Return it as text for `from_json`; holds no secret."""
-        values = asdict(self)
+    def values(self) -> dict[str, Any]:
+        """Return it as values for `of`, all of them of JSON; holds no secret."""
+        values = {name: getattr(self, name) for name in _names(type(self))}
+        values["binds"] = [
+            {name: getattr(bind, name) for name in _names(Bind)} for bind in self.binds
+        ]
         values["seccomp"] = base64.b64encode(self.seccomp).decode()
-        return json.dumps(values)
+        return values
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Return what `to_json` made.
+    def of(cls, values: dict[str, Any]) -> Self:
+        """Return what `values` gave.
 
         Raises:
             ValueError, KeyError, TypeError: It is something else.
         """
-        values: dict[str, Any] = json.loads(text)
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
+        if values.keys() != set(_names(cls)):
             raise ValueError("not a profile of this version")
-        values["seccomp"] = base64.b64decode(values["seccomp"])
-        values["binds"] = tuple(Bind(**bind) for bind in values["binds"])
+        made = dict(values)
+        made["seccomp"] = base64.b64decode(made["seccomp"])
+        made["binds"] = tuple(Bind(**bind) for bind in made["binds"])
         for name in ("texts", "links"):
-            values[name] = tuple((first, second) for first, second in values[name])
+            made[name] = tuple((first, second) for first, second in made[name])
         for name in ("cgroups", "readable", "writable"):
-            values[name] = tuple(values[name])
-        return cls(**values)
+            made[name] = tuple(made[name])
+        return cls(**made)
+
+    def to_json(self) -> str:
+        """Return it as text for `from_json`; holds no secret."""
+        return json.dumps(self.values())
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Return what `to_json` made. Raises as `of`."""
+        return cls.of(json.loads(text))
+
+
+def _names(kind: type[Profile] | type[Bind]) -> list[str]:
+    return [field.name for field in fields(kind)]

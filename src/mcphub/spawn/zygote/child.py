@@ -55,8 +55,7 @@ def _enter(sock: socket.socket) -> dict[str, Any]:
         os.dup2(fds[number], number)
     with open(spec, "rb") as file:
         what = json.loads(file.read())
-    values = what.pop("profile") | {"network": network}
-    profile = Profile.from_json(json.dumps(values))
+    profile = Profile.of(what.pop("profile") | {"network": network})
     # The home is a detached mount: the only thing of the user that is not in the zygote's root.
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.attach(home, HOME)

@@ -229,7 +229,10 @@ class ZygoteSpawner(Layered):
         """
         while not child.outer:
             await hear(child)
-        await asyncio.to_thread(group.join, child.outer)
+        try:
+            await asyncio.to_thread(group.join, child.outer)
+        except OSError as error:
+            raise ZygoteFailed(f"a child cannot join its groups: {error.strerror}") from None
 
     async def _raised(
         self,
@@ -335,7 +338,7 @@ class ZygoteSpawner(Layered):
             "cwd": os.path.normpath(os.path.join(HOME, launch.cwd)),  # noqa: PTH118
             "python": launch.preload.python,
             "name": Path(str(launch.argv[-1 if len(launch.argv) < 2 else 1])).name,
-            "profile": json.loads(profile.to_json()),
+            "profile": profile.values(),
         }
 
     def _profile(self, launch: Launch, places: list[Path]) -> Profile:
