@@ -38,6 +38,7 @@ from mcphub.gateway.listen import Outlets
 from mcphub.gateway.paging import Pages
 from mcphub.gateway.plane import CallLimits, DataPlane
 from mcphub.gateway.sessions import Sessions
+from mcphub.gateway.shares import SHARES, Unread, Uploads
 from mcphub.gateway.states import States
 from mcphub.gateway.watching import Watches
 from mcphub.ground import ground
@@ -165,6 +166,8 @@ async def running(
             states=States(),
             watches=watches,
             pages=Pages(limits.page_items),
+            uploads=Uploads(SHARES * limits.body_bytes),
+            unread=Unread(SHARES * limits.line_bytes),
         )
         hub = Hub(
             services,

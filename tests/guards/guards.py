@@ -50,6 +50,12 @@ GUARDS: Final = (
         "security/test_hostile_answers.py::test_a_server_answers_no_request_but_the_one_it_got",
     ),
     Guard(
+        "R24", "what a user's clients do not read is bounded", "gateway/shares.py",
+        "            one.abort()\n",
+        "",
+        "interaction/test_shares.py::test_answers_that_nobody_reads_are_bounded_for_each_user",
+    ),
+    Guard(
         "R9", "a stream follows the groups of its user", "gateway/streams.py",
         "covers=lambda server: _covers(plane, caller(), target, server),\n        log_level",
         "covers=lambda server, first=caller(): _covers(plane, first, target, server),\n        log_level",

@@ -32,6 +32,7 @@ from mcphub.wire.extensions import routed
 
 _log = structlog.get_logger()
 _PROBE_S: Final = 0.25
+_MAX_CAPABILITIES: Final = 64 * 1024
 _UNAVAILABLE: Final = "dev.mcphub/unavailable"
 _HUB_INFO: Final = msgspec.json.encode(
     {"name": "mcphub", "title": "MCPHub", "version": __version__}
@@ -57,6 +58,8 @@ async def initialize(plane: DataPlane, call: Call) -> bytes:
     """Answer `initialize`: negotiate the revision, show the server's own capabilities where there is one server."""
     requested = envelope.text(call.params.get("protocolVersion"))
     version = requested if requested in LEGACY_VERSIONS else LATEST_LEGACY
+    if len(call.params.get("capabilities", b"")) > _MAX_CAPABILITIES:  # a session keeps them
+        raise InvalidInput(f"The capabilities are over {_MAX_CAPABILITIES} bytes.")
     opening = await _opening(plane, call)
     opening["protocolVersion"] = envelope.raw(version)
     return envelope.join(opening)

@@ -16,7 +16,7 @@ import structlog
 
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerStates, StoredCatalog
-from mcphub.errors import HubError, Unavailable
+from mcphub.errors import HubError, Unavailable, UpstreamFailed
 from mcphub.ids import Clock
 from mcphub.policy.model import Transport
 from mcphub.spawn.instance import Instance
@@ -33,6 +33,7 @@ from mcphub.wire.parameters import Mirrored, mirrored, usable
 
 _log = structlog.get_logger()
 _MAX_PAGES: Final = 100
+_MAX_BYTES: Final = 32 * 1024 * 1024
 _LIST_TIMEOUT_S: Final = 30.0
 _MAX_FAILURES: Final = 2000
 
@@ -274,16 +275,22 @@ async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) ->
     """Read all pages of a list from a server, told of a user or of none.
 
     Raises:
-        HubError: The server failed or did not answer in time. A JSON-RPC error counts as an empty
+        HubError: The server failed, did not answer in time or lists too much. A JSON-RPC error counts as an empty
             list when the method is unknown to the server.
     """
     items: list[Item] = []
     cursor: msgspec.Raw | None = None
+    size = 0
     for _ in range(_MAX_PAGES):
         params: Members = {"cursor": cursor} if cursor is not None else {}
         exchange = await upstream.send(Outgoing(kind.method, params, _LIST_TIMEOUT_S, tell=tell))
         result = envelope.object_of((await exchange.settled()).members.get("result"))
         raws = envelope.array_of(result.get(kind.member))
+        size += sum(map(len, raws))
+        if size > _MAX_BYTES:
+            raise UpstreamFailed(
+                f"Server '{upstream.name}' lists more than {_MAX_BYTES // 2**20} MiB."
+            )
         if kind is TOOLS and upstream.era is Era.MODERN:
             raws = [raw for raw in raws if usable(raw)]  # a client of this era leaves others out
         items += [_item(kind, msgspec.Raw(envelope.one_line(bytes(raw)))) for raw in raws]

@@ -14,7 +14,7 @@ import msgspec
 from mcphub.errors import HubError, NotFound
 from mcphub.gateway import intake, streams
 from mcphub.gateway.calls import Call, Target
-from mcphub.gateway.http import Receive, Reply, Scope, Send
+from mcphub.gateway.http import OWNER, Receive, Reply, Scope, Send
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.relay import Cancelled, relay
@@ -49,6 +49,7 @@ class McpEndpoint:
         if principal is None:
             await intake.unauthenticated(reply)
             return
+        scope[OWNER] = principal.user_id
         session_id = headers.get("mcp-session-id", "")
         inbound = Inbound(principal, target, target.path, session_id, headers, request_id, reply)
         method = scope["method"]

@@ -9,7 +9,8 @@ streams nothing. Host, Origin, key, session, era and policy are checked by the c
 
 A connection may go back and forth, but only where uvicorn has answered all it got and its parser
 stands between two messages: no byte is ever read by both. The rest of the class is what uvicorn
-leaves out: a head must arrive within `HEAD_S`, a connection that never speaks is closed too.
+leaves out: a head must arrive within `HEAD_S`, a connection that never speaks is closed too, and so
+is one whose client reads nothing of an answer for `UNREAD_S`.
 
 Made for uvicorn 0.54 (the range in pyproject.toml); what it uses of `HttpToolsProtocol` is listed in
 docs/decisions/0012-fast-lane.md.
@@ -26,7 +27,7 @@ from mcphub.errors import HubError
 from mcphub.gateway import intake, warm
 from mcphub.gateway.calls import Call
 from mcphub.gateway.heads import Heads
-from mcphub.gateway.http import Receive, Reply, Scope, Send
+from mcphub.gateway.http import OWNER, Receive, Reply, Scope, Send
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.relay import LARGE, Begun, Cancelled, relay
 from mcphub.gateway.replies import status_of
@@ -35,6 +36,7 @@ from mcphub.wire import envelope, eras
 _log = structlog.get_logger()
 HEAD_S: Final = 20.0
 BODY_S: Final = 120.0
+UNREAD_S: Final = 60.0
 _MAX_HEAD: Final = 4096
 _MAX_AHEAD: Final = 64 * 1024
 _START: Final = b"POST /mcp"
@@ -66,6 +68,8 @@ class FastLane(HttpToolsProtocol):
         self._inside = self._leaving = self._lost = False
         self._deadline = self._timer_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._answered = self._unread_of = ""
+        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start; a connection that says nothing is closed like one that says nothing more."""
@@ -114,7 +118,9 @@ class FastLane(HttpToolsProtocol):
         if len(data) == cut + 4 + size:
             if not self._send(inbound, data[cut + 4 :]):
                 self._to_uvicorn(data)
-        elif size > min(self._plane.limits.body_bytes, LARGE):
+        elif size > min(self._plane.limits.body_bytes, LARGE) or not self._plane.uploads.take(
+            inbound.principal.user_id, size
+        ):
             self._to_uvicorn(data)
         else:
             self._head, self._inbound = data[: cut + 4], inbound
@@ -135,6 +141,7 @@ class FastLane(HttpToolsProtocol):
         if inbound is None:
             self._begin(data)
             return
+        self._plane.uploads.give(inbound.principal.user_id, self._wanted)
         rest = data[self._wanted :]
         if not self._send(inbound, data[: self._wanted] if rest else data):
             self._to_uvicorn(head)
@@ -194,7 +201,9 @@ class FastLane(HttpToolsProtocol):
         if len(answer) < _MAX_AHEAD:
             self.transport.write(head + answer)
         else:
+            self._answered = call.principal.user_id
             self.transport.writelines((head, answer))
+            self._answered = ""
         self.server_state.total_requests += 1
         self._plane.metrics.fast += 1
         if self._leaving:
@@ -217,7 +226,8 @@ class FastLane(HttpToolsProtocol):
             plane.tasks.start("fastlane.lost", relay(plane, call, begun))
             return
 
-        async def app(_: Scope, receive: Receive, send: Send) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[OWNER] = call.principal.user_id
             await receive()
             request_id = (b"x-mcphub-request-id", call.request_id.encode())
             reply = Reply(send, receive, plane.tasks, [request_id])
@@ -265,12 +275,53 @@ class FastLane(HttpToolsProtocol):
         """Cancel a modern call, let a legacy one end as it will (as `relay` does for slow ones)."""
         self._lost = True
         self._parts = []
+        if self._inbound is not None:
+            self._plane.uploads.give(self._inbound.principal.user_id, self._wanted)
+            self._inbound = None
+        self._is_read()
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
         if self._begun is not None and self._call is not None and self._call.modern is not None:
             self._begun.instance.upstream.cancel(self._begun.exchange)
             self._begun.exchange.fail(Cancelled("The caller closed the connection."))
+
+    # ------------------------------------------------------------------ clients that do not read
+
+    def pause_writing(self) -> None:
+        """Note that the client has more to read than the system holds for it."""
+        super().pause_writing()
+        asked = self.cycle.scope if self.cycle is not None else {}
+        self._unread_of = self._answered or asked.get(OWNER, "")
+        self._stalled = self.loop.call_later(UNREAD_S, self._check_read, self.unread)
+        self._plane.unread.add(self._unread_of, self)
+
+    def resume_writing(self) -> None:
+        """Note that it has read."""
+        self._is_read()
+        super().resume_writing()
+
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for the client."""
+        return self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """End the connection, and drop what waits for the client."""
+        self.transport.abort()
+
+    def _check_read(self, before: int) -> None:
+        now = self.unread
+        if now >= before:
+            self.abort()
+        else:
+            self._stalled = self.loop.call_later(UNREAD_S, self._check_read, now)
+
+    def _is_read(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+            self._plane.unread.remove(self._unread_of, self)
 
     # ------------------------------------------------------------------ time
 

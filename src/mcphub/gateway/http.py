@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
+from mcphub.gateway.shares import Upload
 from mcphub.tasks import Tasks
 from mcphub.wire import sse
 from mcphub.wire.eras import PARAMETER_HEADER
@@ -28,6 +29,8 @@ _SEVERAL: Final = frozenset({"accept", "traceparent"})
 _READ: Final = _SINGLE | {name.encode(): name for name in _SEVERAL}
 _PARAMETER: Final = PARAMETER_HEADER.encode()
 _BODY_S: Final = 120.0
+OWNER: Final = "mcphub.user"
+"""Member of an ASGI scope: the id of the user whom its request was found to be of."""
 KEEP_ALIVE_S: Final = 15.0
 
 
@@ -65,10 +68,11 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return found
 
 
-async def read_body(receive: Receive, declared: str, limit: int) -> bytes:
-    """Return the whole body.
+async def read_body(receive: Receive, declared: str, limit: int, upload: Upload) -> bytes:
+    """Return the whole body; what arrives of it in parts counts in `upload`.
 
     Raises:
+        LimitExceeded: `upload` cannot have as much.
         TooLarge: It is, or says it is, longer than `limit` bytes.
         Disconnected: The client went away, or sends too slowly.
     """
@@ -83,14 +87,17 @@ async def read_body(receive: Receive, declared: str, limit: int) -> bytes:
     if not event.get("more_body", False):
         return body
     parts, size = [body], len(body)
+    upload.take(size)
     try:
         async with asyncio.timeout(_BODY_S):
             while event.get("more_body", False):
                 event = await receive()
                 if event["type"] == "http.disconnect":
                     raise Disconnected
-                parts.append(event.get("body", b""))
-                size += len(parts[-1])
+                part: bytes = event.get("body", b"")
+                upload.take(len(part))
+                parts.append(part)
+                size += len(part)
                 if size > limit:
                     raise TooLarge
     except TimeoutError:

@@ -12,13 +12,13 @@ from typing import Final
 
 import msgspec
 
-from mcphub.errors import HubError, NotFound
+from mcphub.errors import HubError, LimitExceeded, NotFound
 from mcphub.gateway import asking
 from mcphub.gateway.calls import Call, Target
 from mcphub.gateway.http import Disconnected, Receive, Reply, TooLarge, read_body
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.relay import LARGE, Cancelled
-from mcphub.gateway.replies import Protocol, error_reply
+from mcphub.gateway.replies import Protocol, error_reply, overload_of
 from mcphub.gateway.sessions import Session
 from mcphub.policy.model import Principal
 from mcphub.wire import codes, envelope, eras, translate
@@ -86,8 +86,10 @@ async def body_of(
 ) -> tuple[Message | list[msgspec.Raw], int] | None:
     """Return the message or the raw batch of a POST and its size; None when it was refused."""
     reply, headers = inbound.reply, inbound.headers
+    declared, limit = headers.get("content-length", ""), plane.limits.body_bytes
     try:
-        body = await read_body(receive, headers.get("content-length", ""), plane.limits.body_bytes)
+        with plane.uploads.of(inbound.principal.user_id) as upload:
+            body = await read_body(receive, declared, limit, upload)
         if not is_json(headers):
             await refuse(reply, 415, "The body must be application/json.")
             return None
@@ -101,6 +103,9 @@ async def body_of(
         await reply.finish(envelope.error(b"", error.code, error.reason), 400)
     except Disconnected:
         await refuse(reply, 408, "The body did not arrive.")
+    except LimitExceeded as error:
+        status, more = overload_of(error) or (429, [])
+        await reply.finish(error_reply(b"", error), status, more)
     return None
 
 

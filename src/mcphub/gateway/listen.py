@@ -20,6 +20,7 @@ from mcphub.wire.codes import LOG_LEVELS, META_SUBSCRIPTION
 from mcphub.wire.envelope import Message
 
 _MAX_QUEUE: Final = 512
+_MAX_BYTES: Final = 8 * 1024 * 1024
 LIST_CHANGED: Final = {
     "notifications/tools/list_changed": "toolsListChanged",
     "notifications/prompts/list_changed": "promptsListChanged",
@@ -50,13 +51,20 @@ class Outlet:
     subscription: bytes = b""
     alive: Callable[[], bool] = lambda: True
     closed: bool = False
-    _queue: deque[bytes] = field(default_factory=lambda: deque(maxlen=_MAX_QUEUE))
+    _queue: deque[bytes] = field(default_factory=deque)
+    _held: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def offer(self, server: str, message: Message) -> None:
         """Queue a notification when this stream takes it."""
         if not self.closed and self._takes(server, message):
-            self._queue.append(envelope.join(self._addressed(message)))
+            data = envelope.join(self._addressed(message))
+            self._queue.append(data)
+            self._held += len(data)
+            while len(self._queue) > _MAX_QUEUE or (
+                self._held > _MAX_BYTES and len(self._queue) > 1
+            ):
+                self._held -= len(self._queue.popleft())
             self._wake.set()
 
     def close(self) -> None:
@@ -75,6 +83,7 @@ class Outlet:
                 return []
         messages = list(self._queue)
         self._queue.clear()
+        self._held = 0
         return messages
 
     def _takes(self, server: str, message: Message) -> bool:

@@ -7,14 +7,17 @@ Source: MCP 2024-11-05 transports §HTTP with SSE (deprecated since 2025-03-26).
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs
 
-from mcphub.errors import HubError, NotFound
+import msgspec
+
+from mcphub.errors import HubError, LimitExceeded, NotFound
 from mcphub.gateway import intake, streams
 from mcphub.gateway.calls import Call, Target
-from mcphub.gateway.http import Receive, Reply, Scope, Send
+from mcphub.gateway.http import OWNER, Receive, Reply, Scope, Send
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.relay import Cancelled, relay
@@ -30,12 +33,21 @@ _HOW: Final = (
 )
 
 
+_FULL: Final = error_reply(
+    b"",
+    LimitExceeded(
+        "You have as many calls as you may whose answers are not read.", hint="Read the stream."
+    ),
+)
+
+
 class SseEndpoint:
     """One ASGI application for all endpoints of the old transport."""
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
         self._streams: dict[str, Reply] = {}
+        self._posts: Counter[str] = Counter()
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, target: Target, headers: Mapping[str, str]
@@ -49,6 +61,7 @@ class SseEndpoint:
         if principal is None:
             await intake.unauthenticated(reply)
             return
+        scope[OWNER] = principal.user_id
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_id", [""])
         path = target.path.replace("/mcp", "/sse", 1)
         inbound = Inbound(principal, target, path, given[-1], headers, request_id, reply)
@@ -101,7 +114,28 @@ class SseEndpoint:
         body = await intake.body_of(self._plane, inbound, receive)
         if body is None or session is None:
             return
-        message, size = body
+        user_id = session.user_id
+        if self._posts[user_id] >= self._plane.limits.calls_per_user:
+            # the calls may have ended long ago: their answers wait for a stream that is not read
+            await inbound.reply.finish(_FULL, 429, [(b"retry-after", b"1")])
+            return
+        self._posts[user_id] += 1
+        try:
+            await self._take(inbound, session, out, *body)
+        finally:
+            self._posts[user_id] -= 1
+            if not self._posts[user_id]:
+                del self._posts[user_id]
+
+    async def _take(
+        self,
+        inbound: Inbound,
+        session: Session,
+        out: Reply,
+        message: Message | list[msgspec.Raw],
+        size: int,
+    ) -> None:
+        """Take what one POST holds; returns when all of it is answered on the stream."""
         try:
             if isinstance(message, Message):
                 calls = [intake.call_of(self._plane, inbound, message, size, out=out)]

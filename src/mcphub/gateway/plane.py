@@ -20,6 +20,7 @@ from mcphub.gateway.naming import own_name
 from mcphub.gateway.paging import Pages
 from mcphub.gateway.replies import Protocol
 from mcphub.gateway.sessions import Sessions
+from mcphub.gateway.shares import Unread, Uploads
 from mcphub.gateway.states import States
 from mcphub.gateway.task_owners import TaskOwners
 from mcphub.gateway.watching import Watches
@@ -55,6 +56,8 @@ class DataPlane:
         states: Seals what a modern client carries from one round of a call to the next.
         watches: Resources that are watched.
         pages: Cuts lists into pages.
+        uploads: Bodies that arrive.
+        unread: Connections whose clients do not read.
         task_owners: Where tasks are and whose they are.
         contexts: Who the user is, as servers are told.
         in_flight: Calls per user now.
@@ -77,6 +80,8 @@ class DataPlane:
     states: States
     watches: Watches
     pages: Pages
+    uploads: Uploads
+    unread: Unread
     task_owners: TaskOwners = field(default_factory=TaskOwners)
     hub_url: str = ""
     ids: RequestIds = field(default_factory=RequestIds)

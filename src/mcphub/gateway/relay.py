@@ -28,7 +28,7 @@ from mcphub.gateway.plane import DataPlane, Route, lease, route
 from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
 from mcphub.gateway.shaping import shaped, spliced
 from mcphub.gateway.starting import leased
-from mcphub.gateway.watching import SUBSCRIBE, UNSUBSCRIBE
+from mcphub.gateway.watching import SUBSCRIBE, UNSUBSCRIBE, check_watched
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.upstream import TimedOut
@@ -184,6 +184,7 @@ async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcom
         if (call.method == SUBSCRIBE) == (key in watched):
             answer = {"result": msgspec.Raw(b"{}")}  # as it was before
         elif call.method == SUBSCRIBE:
+            check_watched(watched, to.name)
             answer = await plane.watches.begin(instance, to.name, to.spec.timeout_s)
             if "result" in answer:
                 watched.add(key)

@@ -13,14 +13,13 @@ from mcphub.gateway.listen import LIST_CHANGED, UPDATED, Outlet
 from mcphub.gateway.plane import DataPlane, lease, route
 from mcphub.gateway.replies import error_reply, status_of
 from mcphub.gateway.sessions import Session
-from mcphub.gateway.watching import SUBSCRIBE
+from mcphub.gateway.watching import MAX_WATCHED, SUBSCRIBE, check_watched
 from mcphub.policy.model import Permit, Principal
 from mcphub.spawn.instance import Instance
 from mcphub.wire import envelope
 from mcphub.wire.codes import META_SUBSCRIPTION
 
 _ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
-_MAX_URIS: Final = 256
 _UNSUBSCRIBE_S: Final = 10.0
 
 Caller = Callable[[], Principal | None]
@@ -80,7 +79,7 @@ async def _listen(plane: DataPlane, call: Call, reply: Reply, caller: Caller) ->
     ]
     uris = [
         envelope.text(raw)
-        for raw in envelope.array_of(wanted.get("resourceSubscriptions"))[:_MAX_URIS]
+        for raw in envelope.array_of(wanted.get("resourceSubscriptions"))[:MAX_WATCHED]
     ]
     leases: list[tuple[Instance, str]] = []
     watched: set[tuple[str, str]] = set()
@@ -135,6 +134,7 @@ async def _subscribe(
         progress_token=b"", modern=call.modern, session=None, emit=call.emit, watch=call.watch,
     )  # fmt: skip
     try:
+        check_watched(watched, uri)
         to = route(plane, inner)
         if (to.spec.name, uri) in watched:
             return

@@ -6,22 +6,40 @@ anew is told what its owner still watches. Updates go to those who watch (`gatew
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
-from mcphub.errors import HubError
+from mcphub.errors import HubError, InvalidInput, LimitExceeded
 from mcphub.spawn.instance import Instance
 from mcphub.wire.envelope import Members
 
 SUBSCRIBE: Final = "resources/subscribe"
 UNSUBSCRIBE: Final = "resources/unsubscribe"
 LISTEN: Final = "subscriptions/listen"
+MAX_WATCHED: Final = 256
+"""Resources that one session or stream may watch."""
+_MAX_URI: Final = 8192
 _RESTART_S: Final = 10.0
 _DONE: Final[Members] = {"result": msgspec.Raw(b"{}")}
+
+
+def check_watched(watched: Sized, uri: str) -> None:
+    """Refuse what a session or stream would have to remember beyond its bounds.
+
+    Raises:
+        LimitExceeded, InvalidInput: It watches as many resources as it may; the URI is too long.
+    """
+    if len(watched) >= MAX_WATCHED:
+        raise LimitExceeded(
+            f"You watch {MAX_WATCHED} resources here, as many as you may.",
+            hint="Unsubscribe from some.",
+        )
+    if len(uri) > _MAX_URI:
+        raise InvalidInput(f"A URI has at most {_MAX_URI} characters to be watched.")
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from mcphub.wire.envelope import Message
 from mcphub.wire.splicing import PlainResult
 
 _MAX_EVENTS: Final = 1000
+_MAX_EVENT_BYTES: Final = 8 * 1024 * 1024
 _MAX_QUESTIONS: Final = 64
 
 
@@ -36,7 +37,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_answer", "_events", "_wake", "armed", "asked", "deadline", "dropped", "failure", "on_wake",
+        "_answer", "_events", "_held", "_wake", "armed", "asked", "deadline", "dropped", "failure", "on_wake",
         "outgoing", "plain",
         "progress_token", "questions", "refused", "started", "upstream_id",
     )  # fmt: skip
@@ -55,6 +56,7 @@ class Exchange:
         self._answer: Message | None = None
         self.failure: Exception | None = None
         self._events: deque[Message] = deque()
+        self._held = 0
         self.plain: PlainResult | None = None
         self.on_wake: Callable[[], None] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -93,11 +95,18 @@ class Exchange:
         return True
 
     def event(self, message: Message) -> bool:
-        """Keep a notification or a question for the caller; past the bound it is dropped: False."""
-        if len(self._events) >= _MAX_EVENTS:
+        """Keep a notification or a question for the caller; past the bounds it is dropped: False.
+
+        One is kept whatever its size, if nothing else waits.
+        """
+        size = message.size
+        if len(self._events) >= _MAX_EVENTS or (
+            self._events and self._held + size > _MAX_EVENT_BYTES
+        ):
             self.dropped += 1
             return False
         self._events.append(message)
+        self._held += size
         self.wake()
         return True
 
@@ -141,6 +150,7 @@ class Exchange:
         if self._events:
             events = list(self._events)
             self._events.clear()
+            self._held = 0
             return events
         if self.failure is not None:
             raise self.failure

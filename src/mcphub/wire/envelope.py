@@ -59,6 +59,11 @@ class Message:
     method: str
 
     @property
+    def size(self) -> int:
+        """Bytes of its members."""
+        return sum(map(len, self.members.values()))
+
+    @property
     def is_request(self) -> bool:
         """A method and an id."""
         return bool(self.method and self.id)

@@ -1,0 +1,115 @@
+"""What one user's messages may take of the hub's memory on their way in and out.
+
+A call is counted while its server has it. Before that its body arrives, after that its answer waits
+for its client to read it; both are as slow as the client likes, on as many connections as it opens.
+Here both are bounded for each user, in bytes, whatever the number of connections.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from mcphub.errors import LimitExceeded
+
+SHARES: Final = 4
+"""How many messages of the largest size one user may have on the way, in each direction."""
+
+
+class Uploads:
+    """Bytes of bodies that have arrived in part, by user.
+
+    Args:
+        most: Bytes that one user may have.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: Counter[str] = Counter()
+
+    def take(self, user_id: str, size: int) -> bool:
+        """Count `size` bytes more of a user; False, and nothing is done, when that is too much."""
+        if self._held[user_id] + size > self._most:
+            return False
+        self._held[user_id] += size
+        return True
+
+    def give(self, user_id: str, size: int) -> None:
+        """Count `size` bytes less of a user."""
+        self._held[user_id] -= size
+        if not self._held[user_id]:
+            del self._held[user_id]
+
+    @contextlib.contextmanager
+    def of(self, user_id: str) -> Iterator["Upload"]:
+        """Count one body for the time of the block."""
+        upload = Upload(self, user_id)
+        try:
+            yield upload
+        finally:
+            self.give(user_id, upload.size)
+
+
+class Upload:
+    """One body that arrives."""
+
+    def __init__(self, uploads: Uploads, user_id: str) -> None:
+        self._uploads, self._user_id = uploads, user_id
+        self.size = 0
+
+    def take(self, size: int) -> None:
+        """Count `size` bytes more.
+
+        Raises:
+            LimitExceeded: The user's bodies hold too much together.
+        """
+        if not self._uploads.take(self._user_id, size):
+            raise LimitExceeded(
+                "You send as much at once as you may.", hint="Wait for some requests to end."
+            )
+        self.size += size
+
+
+class Connection(Protocol):
+    """A connection that has more to send than its client reads."""
+
+    @property
+    def unread(self) -> int:
+        """Bytes that wait to be read."""
+        ...
+
+    def abort(self) -> None:
+        """End it, and drop what waits."""
+        ...
+
+
+class Unread:
+    """Connections whose clients do not read fast enough, by user, those first that wait longest.
+
+    Args:
+        most: Bytes that may wait for the clients of one user; beyond them connections are ended.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: dict[str, dict[Connection, None]] = {}
+
+    def add(self, user_id: str, connection: Connection) -> None:
+        """Take a connection that has begun to wait."""
+        own = self._waiting.setdefault(user_id, {})
+        own[connection] = None
+        left = sum(one.unread for one in own)
+        for one in list(own):
+            if left <= self._most:
+                return
+            left -= one.unread
+            self.remove(user_id, one)
+            one.abort()
+
+    def remove(self, user_id: str, connection: Connection) -> None:
+        """Forget a connection that waits no longer. Idempotent."""
+        own = self._waiting.get(user_id)
+        if own is not None:
+            own.pop(connection, None)
+            if not own:
+                del self._waiting[user_id]
