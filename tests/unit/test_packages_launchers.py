@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from mcphub.catalog.launchers import Requirement, exact_version, requirement, satisfies
+from mcphub.catalog.packages import source_of
 from mcphub.catalog.pins import Pin
 from mcphub.errors import InvalidInput
 
@@ -153,3 +154,14 @@ def test_a_pin_satisfies_a_range_but_no_other_exact_version_package_or_surroundi
 )
 def test_only_a_full_version_is_exact(ecosystem: str, version: str, exact: str) -> None:
     assert exact_version(Requirement(ecosystem, "a", version)) == exact
+
+
+def test_a_package_lies_where_its_name_is_or_else_among_all_modules(tmp_path):
+    assert source_of(tmp_path, "@scope/notes") is None
+    modules = tmp_path / "venv/lib/python3.11/site-packages"
+    (modules / "src").mkdir(parents=True)
+    assert source_of(tmp_path, "my-notes") == modules
+    (modules / "my_notes").mkdir()
+    assert source_of(tmp_path, "my-notes") == modules / "my_notes"
+    (tmp_path / "node_modules/@scope/notes").mkdir(parents=True)
+    assert source_of(tmp_path, "@scope/notes") == tmp_path / "node_modules/@scope/notes"

@@ -57,7 +57,8 @@ class Installed:
         argv: Program and script, absolute; the server's own arguments follow.
         readable: Directories that must be visible besides /usr, at the same place.
         version: Exact version.
-        source: Directory of the package's own files, without its dependencies; None when it has none.
+        source: Directory of the package's own files, without its dependencies where it has one of its name;
+            None when it has none.
     """
 
     argv: tuple[str, ...]
@@ -277,15 +278,16 @@ class PackageStore:
                 f"Program `{wanted}` of {pin.name} needs `{kind}`, which the hub does not provide.",
                 hint="Install the server yourself and give the program's absolute path.",
             )
-        return Installed(argv, tuple(readable), pin.version, _source(place, pin))
+        return Installed(argv, tuple(readable), pin.version, source_of(place, pin.name))
 
 
-def _source(place: Path, pin: Pin) -> Path | None:
-    """Return the directory with a package's own files."""
-    module = re.sub(r"[-.]+", "_", pin.name)
+def source_of(place: Path, name: str) -> Path | None:
+    """Return the directory with a package's own files; with all modules, where none has its name."""
+    module = re.sub(r"[-.]+", "_", name)
     for candidate in (
-        place / "node_modules" / pin.name,
+        place / "node_modules" / name,
         *place.glob(f"venv/lib/python3*/site-packages/{_literal(module)}"),
+        *place.glob("venv/lib/python3*/site-packages"),
     ):
         if candidate.is_dir():
             return candidate
