@@ -19,7 +19,7 @@ from mcphub.isolation.case import Case
 from mcphub.isolation.discovery import discover
 from mcphub.isolation.lab import Lab, Running, Sandbox
 from mcphub.isolation.model import Call, Coverage, Result, Verdict
-from mcphub.isolation.oracle import TOLD, UNWRITABLE, refused_endpoints, worked
+from mcphub.isolation.oracle import TOLD, UNWRITABLE, older_sdk, refused_endpoints, worked
 from mcphub.isolation.probes import Probe
 from mcphub.isolation.probes.cache import CacheProbe
 from mcphub.isolation.probes.claims import ClaimsProbe
@@ -98,7 +98,7 @@ async def check(
             version=subject.version,
             verdict=Verdict.INCONCLUSIVE,
             safe_to_share=None,
-            reason=f"It could not be started: {error.message} {error.hint}".strip(),
+            reason=f"It could not be started: {error.message} {error.hint}{older_sdk(error.hint)}".strip(),
             seconds=round(monotonic() - began, 1),
             notes=subject.notes,
         )

@@ -29,6 +29,9 @@ _USUAL: Final = (
     "url", "text", "content", "message", "description", "branch", "ref",
 )  # fmt: skip
 _NUMBER: Final = "12345"  # what many services call a thing by
+_SETTING: Final = frozenset(
+    ["set", "configure", "config", "toggle", "enable", "use", "switch", "update"]
+)
 _SHOWS: Final = frozenset(["show", "include", "verbose", "with", "detail", "detailed", "details"])
 _ARGUMENTS: Final = frozenset(["args", "arguments", "argv", "params", "parameters"])
 _FEW: Final = frozenset(["timeout", "wait", "delay", "seconds", "sleep", "duration", "interval"])
@@ -133,6 +136,8 @@ class _Composer:
     def __init__(self, writer: Writer, tool: Tool, recipe: Recipe) -> None:
         self._writer, self._tool, self._recipe = writer, tool, recipe
         self._names = 0
+        setting = tool.rank is Rank.CREATE and not _SETTING.isdisjoint(tool.words)
+        self._departs = setting and recipe.optional and writer.user == "A"
         self._command: list[str] = []
         self._has_statement = any(needed and k in TEMPLATES for _, k, needed in parameters(tool))
         self._has_path = any(kind in PATHS for _, kind, _ in parameters(tool))
@@ -240,8 +245,11 @@ class _Composer:
 
     def _chosen(self, enum: Sequence[Any], schema: Mapping[str, Any]) -> Any:
         safe = [v for v in enum if not (isinstance(v, str) and looks_destructive(v))] or list(enum)
-        if self._recipe.choice == 0 and schema.get("default") in safe:
-            return schema["default"]
+        default = schema.get("default")
+        if self._departs and default in safe:
+            return next((value for value in safe if value != default), default)
+        if self._recipe.choice == 0 and default in safe:
+            return default
         return safe[self._recipe.choice % len(safe)]
 
     def _array(self, name: str, schema: Mapping[str, Any], depth: int) -> list[Any]:
@@ -267,7 +275,7 @@ class _Composer:
             return int(harvested)
         default = schema.get("default")
         if isinstance(default, (int, float)) and not isinstance(default, bool) and not words & _FEW:
-            return default
+            return self._beside(default, low, high)
         if words & _FEW:
             wanted = 1000 if {"ms", "timeout"} & words and "seconds" not in words else 1
         elif words & {"year"}:
@@ -282,12 +290,27 @@ class _Composer:
             wanted = min(wanted, high)
         return int(wanted) if float(wanted).is_integer() else wanted
 
+    def _beside(self, default: float, low: Any, high: Any) -> float:
+        """Return a default, or its neighbour where A is to leave something behind."""
+        if not self._departs:
+            return default
+        fits = [
+            value
+            for value in (default + 1, default - 1)
+            if not (isinstance(low, (int, float)) and value < low)
+            and not (isinstance(high, (int, float)) and value > high)
+        ]
+        return fits[0] if fits else default
+
     def _flag(self, name: str, schema: Mapping[str, Any]) -> bool:
         default = schema.get("default")
         shows = self._recipe.optional and not _SHOWS.isdisjoint(words_of(name))
+        wary = looks_destructive(name) or "dry" in name.lower()
+        if isinstance(default, bool) and self._departs and not wary:
+            return not default
         if isinstance(default, bool) and not shows:
             return default
-        return not looks_destructive(name) and "dry" not in name.lower()
+        return not wary
 
     def _harvested(self, name: str) -> str | None:
         if self._recipe.handles < 0:

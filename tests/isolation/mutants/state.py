@@ -144,6 +144,28 @@ class NumberOption(Variant):
         return f"limit {self.limit}"
 
 
+class Defaults(Variant):
+    """Settings whose schema names the very values that are in force."""
+
+    classes = ("state",)
+    schemas = {
+        "configure": {
+            "limit": {"type": "integer", "default": 10, "maximum": 10},
+            "loud": {"type": "boolean", "default": False},
+            "tone": {"type": "string", "enum": ["warm", "cold"], "default": "warm"},
+        }
+    }
+    kept = (10, False, "warm")
+
+    def configure(self, limit, loud, tone):
+        if self.leaky:
+            self.kept = (limit, loud, tone)
+        return "done"
+
+    def show_settings(self):
+        return "limit {}, loud {}, tone {}".format(*self.kept)
+
+
 class Registry(Variant):
     """Tells others' names in an error only."""
 
