@@ -348,6 +348,14 @@ def test_a_destructive_name_is_known_in_every_case(name):
     assert looks_destructive(name)
 
 
+def test_a_tool_that_hides_a_file_is_left_out_and_one_that_hides_a_text_is_not():
+    def encrypt(parameter):
+        return Tool("encrypt", "", {"properties": {parameter: {"type": "string"}}})
+
+    assert encrypt("filePath").destructive and Tool("protect_document").destructive
+    assert not encrypt("text").destructive
+
+
 def test_what_a_tool_promises_by_its_name_orders_the_calls():
     names = ("read_graph", "create_entities", "sequentialthinking")
     ranks = [Tool(name).rank for name in names]

@@ -43,6 +43,7 @@ _RESOURCES: Final = 20
 _PROMPTS: Final = 6
 _FOLLOWED: Final = 3
 _FOREIGN: Final = 7
+_MORE: Final = range(1, _FOREIGN)
 _EXPLORE_S: Final = 30.0
 _LOOK_S: Final = 25.0
 _FOLLOW_S: Final = 10.0
@@ -201,8 +202,10 @@ class Script:
                 wanted.append((tool, parameter, list(dict.fromkeys(values))[:_FOREIGN]))
         wanted += self._reading(territory.a.file(), territory.outside)
         # every tool once, then every tool again: a short time still says something of each
-        for turn in range(_FOREIGN):
-            for tool, parameter, values in wanted:
+        looking = [one for one in wanted if one[0].rank is Rank.OBSERVE]
+        others = [one for one in wanted if one[0].rank is not Rank.OBSERVE]
+        for turns, among in ((range(1), wanted), (_MORE, looking), (_MORE, others)):
+            for turn, (tool, parameter, values) in itertools.product(turns, among):
                 if turn >= len(values):
                     continue
                 if time.over and turn < _TELLING:

@@ -144,6 +144,11 @@ _DESTROY: Final = frozenset(
 ) - frozenset(["generate", "give", "feedback", "format"])
 
 
+_FILES: Final = re.compile(r"file|document|path|workbook|presentation", re.IGNORECASE)
+_HIDE: Final = frozenset(["encrypt", "protect"])
+"""After these nothing of a file can be read any more, by whomever."""
+
+
 class Rank(IntEnum):
     """When a tool is called."""
 
@@ -177,8 +182,11 @@ class Tool:
 
     @property
     def destructive(self) -> bool:
-        """Whether its name says that something is lost afterwards."""
-        return looks_destructive(self.name)
+        """Whether its name says that something is lost or hidden afterwards."""
+        given = self.schema.get("properties")
+        names = (self.name, *(given if isinstance(given, dict) else ()))
+        hides = not _HIDE.isdisjoint(self.words) and any(_FILES.search(name) for name in names)
+        return hides or looks_destructive(self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,13 +34,13 @@ class ListAnyDirectory(Variant):
 
 
 class ListingOfOwnPlace(Variant):
-    """Lists files where the server is, without being asked for a path."""
+    """Lists files where the server is, without being told a path."""
 
     classes = ("filesystem",)
 
-    def list_notes(self):
+    def list_notes(self, pattern):
         home = Path(os.environ["HOME"])
-        return "\n".join(sorted(str(p) for p in home.rglob("*.txt"))) if self.leaky else "none"
+        return "\n".join(sorted(str(p) for p in home.rglob(pattern))) if self.leaky else "none"
 
     def add_note(self, text):
         return f"added {len(text)} letters"

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 from mcphub.isolation.canaries import Sighting
 from mcphub.isolation.case import Case
+from mcphub.isolation.kinds import PATHS, Kind, parameters
 from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
 from mcphub.isolation.oracle import excerpt
 from mcphub.isolation.recipe import uses_paths
 from mcphub.isolation.replay import reproduced
-from mcphub.isolation.surface import Rank
+from mcphub.isolation.surface import Rank, Tool
 from mcphub.isolation.synthesis import Planted
 
 _SHRINK_S = 25.0
@@ -110,11 +111,18 @@ def _class_of(case: Case, seen: Observation, found: list[Sighting[Planted]]) -> 
     if len(kept) < len(given) and not by_path:
         return LeakClass.HISTORY_CACHE  # of calls that keep nothing
     if len(given) < len(found):
-        # a file: without a path of B's own, B looks where the server is, or where A has led it
-        return LeakClass.STATE if not by_path and _led(case) else LeakClass.FILESYSTEM
+        # a file: without a path of B's own, B looks where A has led the server, or where it is by itself
+        if by_path or (tool is not None and _takes_paths(tool) and not _led(case)):
+            return LeakClass.FILESYSTEM
+        return LeakClass.STATE
     if by_path and any(sighting.about.path for sighting in found):
         return LeakClass.FILESYSTEM
     return LeakClass.STATE
+
+
+def _takes_paths(tool: Tool) -> bool:
+    """Tell whether a tool could have been given a path or a pattern of paths."""
+    return any(kind in PATHS or kind is Kind.PATTERN for _, kind, _ in parameters(tool))
 
 
 def _led(case: Case) -> bool:
