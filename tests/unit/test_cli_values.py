@@ -1,5 +1,6 @@
 """Times and texts on the command line."""
 
+import json
 import re
 import tomllib
 
@@ -8,7 +9,7 @@ import typer
 
 from mcphub.catalog.settings_file import parse_settings
 from mcphub.cli.starter import SERVERS, toml
-from mcphub.cli.values import clean, expiry, seconds, when
+from mcphub.cli.values import clean, expiry, json_text, seconds, when
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90m", 5400), ("12h", 43200), ("30d", 2592000)])
@@ -38,3 +39,26 @@ def test_what_init_writes_is_valid_and_changes_no_default() -> None:
     assert set(parse_settings(SERVERS, {}).specs) == {"time", "filesystem", "memory"}
     uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", toml(), flags=re.MULTILINE)
     assert tomllib.loads(uncommented)["listen"]["port"] == 8765
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "\x1b[2J",
+        "\x9b2J",
+        "\x7f",
+        "\u202egnp.exe",
+        "\u200b",
+        "half \ud83d",
+        "\U000e0041",
+        "é 猫 😀",
+        "a\nb",
+    ],
+)
+def test_json_says_the_same_and_steers_no_terminal(said: str) -> None:
+    for indent in (None, 2):
+        written = json_text({"told": [said], said: 1}, indent)
+        assert json.loads(written) == {"told": [said], said: 1}
+        assert clean(written) == written
+        written.encode()
+    assert "é 猫 😀" in json_text("é 猫 😀")

@@ -1,9 +1,11 @@
 """Parts of the isolation check that need no server: canaries, arguments, disguise, oracle, stand-ins."""
 
+import asyncio
 import base64
 import contextlib
 import io
 import json
+import os
 import re
 import sqlite3
 import ssl
@@ -17,6 +19,7 @@ import pytest
 from mcphub.isolation import credentials, dialects, identity, lab, samples, shapes
 from mcphub.isolation.backends import detect
 from mcphub.isolation.canaries import Canaries, mint
+from mcphub.isolation.channel import StdioChannel, parsed
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
 from mcphub.isolation.model import Call, Observation
@@ -279,6 +282,44 @@ def test_what_structured_content_adds_to_the_text_is_told_once(structured, texts
 )
 def test_a_description_shows_an_example(told, shown):
     assert shapes.example_of(told) == shown
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "[^~]*[^~]*[^~]*~$", "[^~]*?[^~]*?[^~]*?~", "[^~]{0,999}" * 4 + "~", "(a|aa)+$", ".?" * 60 + "~" * 20,
+        "x?[^~]*x?[^~]*x?[^~]*~$", "(?:[^~]{0,99}|x){0,99}~",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("length", [64, 3000])
+def test_a_pattern_of_a_schema_costs_no_more_than_a_moment(pattern, length):
+    schema = {"type": "string", "pattern": pattern, "minLength": length}
+    began = time.process_time()
+    shapes.fitted("abc", schema, long=False)
+    shapes.wants_uuid(schema, "x" * length)
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.anyio
+async def test_answers_to_nothing_and_halves_of_characters_hurt_no_check():
+    from_server, theirs = os.pipe()
+    theirs_too, to_server = os.pipe()
+    for end in (from_server, to_server):
+        os.set_blocking(end, False)
+    channel = StdioChannel(from_server, to_server)
+    lines = [
+        '{"id":[],"result":{}}', '{"id":{"a":1},"result":1}', '{"id":null,"result":{}}', '{"id":1e400,"result":{}}', "null",
+        r'{"id":1,"result":{"text":"half \ud83d"}}',
+    ]  # fmt: skip
+    asked = asyncio.ensure_future(channel.request("tools/list", {}, 10))
+    await asyncio.sleep(0)
+    os.write(theirs, "".join(f"{line}\n" for line in lines).encode())
+    answer = await asked
+    assert answer["result"]["text"] == "half \ufffd"
+    json.dumps(parsed(b'{"a":"\xed\xa0\x80"}'), ensure_ascii=False).encode()
+    channel.close()
+    for end in (from_server, theirs, to_server, theirs_too):
+        os.close(end)
 
 
 def test_options_that_exclude_each_other_are_given_one_by_one():

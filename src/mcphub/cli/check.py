@@ -25,7 +25,7 @@ from mcphub.cli.check_manifest import Series, behind_hub, go_through, not_instal
 from mcphub.cli.check_told import told
 from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import Cli, command
-from mcphub.cli.values import clean
+from mcphub.cli.values import clean, json_text
 from mcphub.errors import HubError, InvalidInput, Unavailable
 from mcphub.isolation import acquire
 from mcphub.isolation.check import BUDGET_S, Options, check
@@ -192,7 +192,7 @@ async def check_servers(
             cli.note(f"hint: {error.hint}")
         raise typer.Exit(COULD_NOT_RUN) from None
     if html is not None:
-        html.write_text(page(results), encoding="utf-8")
+        html.write_text(clean(page(results)), encoding="utf-8")
     if sarif_file is not None:
         sarif_file.write_text(json.dumps(sarif(results), indent=1) + "\n", encoding="utf-8")
     raise typer.Exit(_status(results))
@@ -200,7 +200,7 @@ async def check_servers(
 
 def _print(cli: Cli, result: Result) -> None:
     if cli.as_json:
-        print(json.dumps(as_json(result), ensure_ascii=False), flush=True)
+        print(json_text(as_json(result)), flush=True)
     else:
         print(clean(told(result)), flush=True)
 

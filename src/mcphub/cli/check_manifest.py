@@ -16,6 +16,7 @@ from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.states import ServerState
 from mcphub.cli.check_hub import copied
 from mcphub.cli.shell import Cli
+from mcphub.cli.values import json_text
 from mcphub.errors import HubError, InvalidInput
 from mcphub.ids import system_clock
 from mcphub.isolation.acquire import remembered
@@ -148,9 +149,9 @@ def _id_of(line: str) -> str:
 
 
 def _tell(series: Series, result: Result) -> None:
-    print(json.dumps(as_json(result), ensure_ascii=False), flush=True)
+    print(json_text(as_json(result)), flush=True)
     if series.results is not None:
         day = datetime.fromtimestamp(system_clock(), UTC).date().isoformat()
-        line = json.dumps({**as_json(result), "day": day}, ensure_ascii=False)
+        line = json_text({**as_json(result), "day": day})
         with series.results.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")

@@ -6,7 +6,6 @@ and an example in its help. Exit statuses: 0 done, 1 failed, 2 wrong usage.
 
 import asyncio
 import inspect
-import json
 import os
 import sys
 import traceback
@@ -23,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mcphub.cli.running import RunningHub
-from mcphub.cli.values import clean
+from mcphub.cli.values import clean, json_text
 from mcphub.errors import Conflict, HubError, NotFound, Unavailable
 from mcphub.settings import HubSettings, environment, load
 
@@ -101,7 +100,7 @@ class Cli:
     def show(self, data: object, human: "Rows | str") -> None:
         """Print a result: `data` as JSON with `--json`, else `human`."""
         if self.as_json:
-            print(json.dumps(data, indent=2, ensure_ascii=False))
+            print(json_text(data, indent=2))
         elif isinstance(human, str):
             print(clean(human))
         elif not human.rows:
@@ -269,7 +268,7 @@ def _usage(error: typer.TyperException) -> int:
 def _failed(error: HubError, *, as_json: bool) -> int:
     if as_json:
         told = {"code": error.code, "message": error.message, "hint": error.hint}
-        print(json.dumps(told, ensure_ascii=False), file=sys.stderr)
+        print(json_text(told), file=sys.stderr)
         return 1
     print(f"error: {clean(error.message)}", file=sys.stderr)
     if error.hint:

@@ -1,5 +1,6 @@
 """What people type and read on the command line: times, durations, safe text. Pure values."""
 
+import json
 import re
 import unicodedata
 from datetime import UTC, datetime
@@ -51,7 +52,24 @@ def when(at: object) -> str:
 
 def clean(text: object) -> str:
     """Return text that cannot steer a terminal: control and format characters are shown as `?`."""
+    return "".join("?" if _acts(char) and char not in "\n\t" else char for char in str(text))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return JSON that cannot steer a terminal either, and says the same: such characters are escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if text.isascii() and "\x7f" not in text:
+        return text
     return "".join(
-        "?" if unicodedata.category(char) in {"Cc", "Cf", "Cs"} and char not in "\n\t" else char
-        for char in str(text)
+        "".join(f"\\u{unit:04x}" for unit in _utf16(char)) if _acts(char) and char != "\n" else char
+        for char in text
     )
+
+
+def _utf16(char: str) -> tuple[int, ...]:
+    data = char.encode("utf-16-be", "surrogatepass")
+    return tuple(int.from_bytes(data[at : at + 2]) for at in range(0, len(data), 2))
+
+
+def _acts(char: str) -> bool:
+    return unicodedata.category(char) in {"Cc", "Cf", "Cs"}

@@ -17,6 +17,7 @@ import aiohttp
 from mcphub.errors import UpstreamFailed
 from mcphub.tasks import Tasks
 from mcphub.upstream.lines import LinePipe
+from mcphub.wire.envelope import without_halves
 
 _LINE: Final = 16 * 1024 * 1024
 _NOTIFICATIONS: Final = 2000
@@ -132,6 +133,8 @@ class StdioChannel:
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._ended:
             raise Ended("the server ended")
+        if self._pipe.congested:
+            raise Ended("the server does not read what it is told")
         try:
             self._pipe.write(json.dumps(message).encode())
         except BrokenPipeError:
@@ -147,7 +150,8 @@ class StdioChannel:
                     self._send(refusal(message))
             self.notifications.add(message)
             return
-        future = self._waiting.get(message.get("id"))  # pyright: ignore[reportArgumentType]
+        number = message.get("id")
+        future = self._waiting.get(number) if isinstance(number, int) else None
         if future is not None and not future.done():
             future.set_result(message)
 
@@ -308,9 +312,9 @@ def refusal(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parsed(data: bytes) -> dict[str, Any] | None:
-    """Return a JSON object, or None for anything else."""
+    """Return a JSON object, or None for anything else; its texts can be written down."""
     try:
-        value = json.loads(data)
+        value = json.loads(without_halves(data).decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -23,8 +23,12 @@ _LONG: Final = 240
 _MOST_FILLED: Final = 4000
 _LONGEST_PATTERN: Final = 200
 _REPEATED_GROUP: Final = re.compile(r"\)[*+{]|\\[1-9]")
-_UNBOUNDED: Final = re.compile(r"[*+]|\{\d*,\}")
+_UNBOUNDED: Final = re.compile(r"[*+]|\{\d*,\d*\}")
 _MOST_UNBOUNDED: Final = 3
+_OPTIONAL: Final = re.compile(r"(?<![(*+?}])\?")
+_MOST_OPTIONAL: Final = 3
+# Backtracking costs the text's length to the power of the repetitions, and twice as much for each `?`.
+_LONGEST_TRIED: Final = 64
 _EXAMPLE: Final = re.compile(r"\{[^{}]{3,2000}")
 _KEY: Final = re.compile(r"[{,]\s*['\"]?(\w+)['\"]?\s*:\s*(\S)")
 _SHOWN: Final = re.compile(
@@ -57,7 +61,7 @@ def fitted(text: str, schema: Mapping[str, Any], *, long: bool) -> str:
     if isinstance(longest, int) and len(text) > longest:
         text = text[-longest:] if longest >= len(mint()) else text[:longest]
     pattern = _simple(schema.get("pattern"))
-    if pattern is None or pattern.search(text):
+    if pattern is None or len(text) > _LONGEST_TRIED or pattern.search(text):
         return text
     tries = (text.upper(), text[:12], text[:6], *_SHAPES)
     return next((one for one in tries if pattern.search(one)), text)
@@ -68,7 +72,9 @@ def wants_uuid(schema: Mapping[str, Any], text: str) -> bool:
     if schema.get("format") == "uuid":
         return True
     pattern = _simple(schema.get("pattern"))
-    return pattern is not None and not pattern.search(text) and bool(pattern.search(_A_UUID))
+    if pattern is None or len(text) > _LONGEST_TRIED:
+        return False
+    return not pattern.search(text) and bool(pattern.search(_A_UUID))
 
 
 def json_like(about: str, mark: Callable[[], str]) -> str:
@@ -100,6 +106,8 @@ def _simple(pattern: object) -> re.Pattern[str] | None:
     if not isinstance(pattern, str) or len(pattern) > _LONGEST_PATTERN:
         return None
     if _REPEATED_GROUP.search(pattern) or len(_UNBOUNDED.findall(pattern)) > _MOST_UNBOUNDED:
+        return None
+    if len(_OPTIONAL.findall(pattern)) > _MOST_OPTIONAL:
         return None
     try:
         return re.compile(pattern)
