@@ -70,7 +70,7 @@ from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import InstancePool
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Spawner
-from mcphub.spawn.starts import PoolLimits
+from mcphub.spawn.starts import PoolLimits, starts_at_once
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
 from mcphub.spawn.warm.spawner import WarmSpawner
 from mcphub.spawn.zygote.spawner import ZygoteSpawner
@@ -125,7 +125,7 @@ async def running(
                 instances=limits.instances,
                 instances_per_user=limits.instances_per_user,
                 instances_per_group=limits.instances_per_group,
-                starts_at_once=limits.starts_at_once,
+                starts_at_once=starts_at_once(limits.starts_at_once),
                 starts_waiting=limits.starts_waiting,
             ),
             hurry,

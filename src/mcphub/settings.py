@@ -78,7 +78,9 @@ class Limits(_Strict):
     )
     instances: int = Field(default=2000, ge=1, description="Running instances in all.")
     starts_at_once: int = Field(
-        default=4, ge=1, description="Instances being started at the same time."
+        default=0,
+        ge=0,
+        description="Instances being started at the same time; 0: two for each core, at least 4.",
     )
     starts_waiting: int = Field(
         default=500, ge=0, description="Starts that wait for their turn; more are refused."

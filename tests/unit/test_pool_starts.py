@@ -1,6 +1,7 @@
 """The pool with servers that hang, crash and crowd: what one user does never stops another."""
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import Instance, InstancePool, PoolLimits, State
+from mcphub.spawn.starts import starts_at_once
 from mcphub.store.database import Database
 from mcphub.testing.spawners import (
     CrashingSpawner,
@@ -214,6 +216,17 @@ async def test_the_hub_runs_no_more_instances_than_it_may_when_all_ask_at_once(t
             await until(lambda: spawner.waiting)
             spawner.go.set()
         assert len(pool.instances()) == 2 and len(refused) == 1
+
+
+def test_as_many_instances_start_at_once_as_keep_the_cores_busy_unless_settings_say_otherwise():
+    before = os.sched_getaffinity(0)
+    assert starts_at_once(0) == max(4, 2 * len(before))
+    assert (starts_at_once(1), starts_at_once(50)) == (1, 50)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert starts_at_once(0) == 4
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 async def test_ten_calls_at_once_start_one_instance_for_each_user(tmp_path):

@@ -5,6 +5,7 @@ Parts of `spawn.pool`; they know no instance and no process.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +14,7 @@ from mcphub.errors import Unavailable
 
 _LONGEST_PAUSE_S: Final = 60.0
 _KEPT: Final = 10_000
+_FEWEST_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,14 @@ class _Share:
 
     gate: asyncio.Semaphore
     users: int = 0
+
+
+def starts_at_once(wanted: int) -> int:
+    """Return how many instances may start at the same time: as many as wanted, or, for 0, by the cores.
+
+    A start waits a part of its time, so two keep a core busy; more only make the first one wait longer.
+    """
+    return wanted or max(_FEWEST_AT_ONCE, 2 * len(os.sched_getaffinity(0)))
 
 
 class StartSlots:
