@@ -28,6 +28,7 @@ from mcphub.catalog.guide import guide_of
 from mcphub.catalog.spec import ServerSpec
 from mcphub.gateway.access import Access
 from mcphub.gateway.asking import ParkedCalls
+from mcphub.gateway.bounded import Unread
 from mcphub.gateway.catalogs import Catalogs
 from mcphub.gateway.context import UserContexts
 from mcphub.gateway.door import Door
@@ -38,7 +39,7 @@ from mcphub.gateway.listen import Outlets
 from mcphub.gateway.paging import Pages
 from mcphub.gateway.plane import CallLimits, DataPlane
 from mcphub.gateway.sessions import Sessions
-from mcphub.gateway.shares import SHARES, Unread, Uploads
+from mcphub.gateway.shares import SHARES, Uploads
 from mcphub.gateway.states import States
 from mcphub.gateway.watching import Watches
 from mcphub.ground import ground

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from mcphub.gateway import fastlane
 from mcphub.gateway.shares import SHARES
 from tests.doors import BOTH_DOORS
 from tests.interaction.clients import MODERN, plain, raw_client, request, scripted, tools
@@ -74,7 +73,7 @@ async def test_answers_that_nobody_reads_are_bounded_for_each_user(hub_of):
 
 
 async def test_a_client_that_reads_nothing_at_all_is_shown_out(hub_of, monkeypatch):
-    monkeypatch.setattr(fastlane, "UNREAD_S", 0.3)
+    monkeypatch.setattr("mcphub.gateway.bounded.UNREAD_S", 0.3)
     async with hub_of(SIZES) as hub, connections(hub, 1) as ((_, writer),):
         writer.writelines(called(hub, "alice", 16 * MIB))
         unread = hub.hub.plane.unread
@@ -83,7 +82,7 @@ async def test_a_client_that_reads_nothing_at_all_is_shown_out(hub_of, monkeypat
 
 
 async def test_a_client_that_reads_slowly_gets_all_of_its_answer(hub_of, monkeypatch):
-    monkeypatch.setattr(fastlane, "UNREAD_S", 0.5)
+    monkeypatch.setattr("mcphub.gateway.bounded.UNREAD_S", 0.5)
     async with hub_of(SIZES) as hub, connections(hub, 1) as ((reader, writer),):
         writer.writelines(called(hub, "alice", 12 * MIB))
         await until(lambda: hub.hub.plane.unread._waiting)

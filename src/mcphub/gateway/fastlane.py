@@ -8,9 +8,8 @@ headers, refusals of every kind, streams, cold instances. So the fast lane refus
 streams nothing. Host, Origin, key, session, era and policy are checked by the code of the ASGI door.
 
 A connection may go back and forth, but only where uvicorn has answered all it got and its parser
-stands between two messages: no byte is ever read by both. The rest of the class is what uvicorn
-leaves out: a head must arrive within `HEAD_S`, a connection that never speaks is closed too, and so
-is one whose client reads nothing of an answer for `UNREAD_S`.
+stands between two messages: no byte is ever read by both. A head must arrive within `HEAD_S`, and a
+connection that never speaks is closed too (`gateway.bounded`).
 
 Made for uvicorn 0.54 (the range in pyproject.toml); what it uses of `HttpToolsProtocol` is listed in
 docs/decisions/0012-fast-lane.md.
@@ -21,10 +20,11 @@ import re
 from typing import Any, Final
 
 import structlog
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from mcphub.errors import HubError
 from mcphub.gateway import intake, warm
+from mcphub.gateway.bounded import BoundedProtocol
 from mcphub.gateway.calls import Call
 from mcphub.gateway.heads import Heads
 from mcphub.gateway.http import OWNER, Receive, Reply, Scope, Send
@@ -36,7 +36,6 @@ from mcphub.wire import envelope, eras
 _log = structlog.get_logger()
 HEAD_S: Final = 20.0
 BODY_S: Final = 120.0
-UNREAD_S: Final = 60.0
 _MAX_HEAD: Final = 4096
 _MAX_AHEAD: Final = 64 * 1024
 _START: Final = b"POST /mcp"
@@ -47,7 +46,7 @@ _ANSWER: Final = (
 )
 
 
-class FastLane(HttpToolsProtocol):
+class FastLane(BoundedProtocol):
     """One connection; what uvicorn calls a HTTP protocol. See the module's text.
 
     Args:
@@ -57,7 +56,7 @@ class FastLane(HttpToolsProtocol):
     """
 
     def __init__(self, heads: Heads, *, fast: bool, **given: Any) -> None:
-        super().__init__(**given)
+        super().__init__(heads.plane.unread, **given)
         self._plane, self._heads, self._fast = heads.plane, heads, fast
         self._parts: list[bytes] = []
         self._size = self._wanted = 0
@@ -66,10 +65,6 @@ class FastLane(HttpToolsProtocol):
         self._call: Call | None = None
         self._begun: Begun | None = None
         self._inside = self._leaving = self._lost = False
-        self._deadline = self._timer_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._answered = self._unread_of = ""
-        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start; a connection that says nothing is closed like one that says nothing more."""
@@ -201,9 +196,7 @@ class FastLane(HttpToolsProtocol):
         if len(answer) < _MAX_AHEAD:
             self.transport.write(head + answer)
         else:
-            self._answered = call.principal.user_id
-            self.transport.writelines((head, answer))
-            self._answered = ""
+            self.write_for(call.principal.user_id, (head, answer))
         self.server_state.total_requests += 1
         self._plane.metrics.fast += 1
         if self._leaving:
@@ -278,71 +271,7 @@ class FastLane(HttpToolsProtocol):
         if self._inbound is not None:
             self._plane.uploads.give(self._inbound.principal.user_id, self._wanted)
             self._inbound = None
-        self._is_read()
-        if self._timer is not None:
-            self._timer.cancel()
         super().connection_lost(exc)
         if self._begun is not None and self._call is not None and self._call.modern is not None:
             self._begun.instance.upstream.cancel(self._begun.exchange)
             self._begun.exchange.fail(Cancelled("The caller closed the connection."))
-
-    # ------------------------------------------------------------------ clients that do not read
-
-    def pause_writing(self) -> None:
-        """Note that the client has more to read than the system holds for it."""
-        super().pause_writing()
-        asked = self.cycle.scope if self.cycle is not None else {}
-        self._unread_of = self._answered or asked.get(OWNER, "")
-        self._stalled = self.loop.call_later(UNREAD_S, self._check_read, self.unread)
-        self._plane.unread.add(self._unread_of, self)
-
-    def resume_writing(self) -> None:
-        """Note that it has read."""
-        self._is_read()
-        super().resume_writing()
-
-    @property
-    def unread(self) -> int:
-        """Bytes that wait for the client."""
-        return self.transport.get_write_buffer_size()
-
-    def abort(self) -> None:
-        """End the connection, and drop what waits for the client."""
-        self.transport.abort()
-
-    def _check_read(self, before: int) -> None:
-        now = self.unread
-        if now >= before:
-            self.abort()
-        else:
-            self._stalled = self.loop.call_later(UNREAD_S, self._check_read, now)
-
-    def _is_read(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
-            self._plane.unread.remove(self._unread_of, self)
-
-    # ------------------------------------------------------------------ time
-
-    def _expect(self, seconds: float) -> None:
-        """Close the connection when nothing resets this within `seconds`.
-
-        The timer stays when the deadline moves on: setting one costs more than all else here.
-        """
-        self._deadline = self.loop.time() + seconds
-        if self._timer is None or self._deadline < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = self._deadline
-            self._timer = self.loop.call_at(self._deadline, self._check)
-
-    def _check(self) -> None:
-        self._timer = None
-        if not self._deadline:
-            return
-        left = self._deadline - self.loop.time()
-        if left <= 0:
-            self.transport.close()
-        else:
-            self._expect(left)

@@ -11,6 +11,7 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import Denied, NotFound
 from mcphub.gateway.access import Access
 from mcphub.gateway.asking import ParkedCalls
+from mcphub.gateway.bounded import Unread
 from mcphub.gateway.calls import SEPARATOR, Call
 from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Item, Kind
 from mcphub.gateway.context import UserContexts
@@ -20,7 +21,7 @@ from mcphub.gateway.naming import own_name
 from mcphub.gateway.paging import Pages
 from mcphub.gateway.replies import Protocol
 from mcphub.gateway.sessions import Sessions
-from mcphub.gateway.shares import Unread, Uploads
+from mcphub.gateway.shares import Uploads
 from mcphub.gateway.states import States
 from mcphub.gateway.task_owners import TaskOwners
 from mcphub.gateway.watching import Watches

@@ -1,14 +1,15 @@
-"""What one user's messages may take of the hub's memory on their way in and out.
+"""What one user's messages may take of the hub's memory on their way in.
 
 A call is counted while its server has it. Before that its body arrives, after that its answer waits
 for its client to read it; both are as slow as the client likes, on as many connections as it opens.
-Here both are bounded for each user, in bytes, whatever the number of connections.
+Both are bounded for each user, in bytes, whatever the number of connections: the way in here, the way
+out in `gateway.bounded`.
 """
 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from mcphub.errors import LimitExceeded
 
@@ -68,48 +69,3 @@ class Upload:
                 "You send as much at once as you may.", hint="Wait for some requests to end."
             )
         self.size += size
-
-
-class Connection(Protocol):
-    """A connection that has more to send than its client reads."""
-
-    @property
-    def unread(self) -> int:
-        """Bytes that wait to be read."""
-        ...
-
-    def abort(self) -> None:
-        """End it, and drop what waits."""
-        ...
-
-
-class Unread:
-    """Connections whose clients do not read fast enough, by user, those first that wait longest.
-
-    Args:
-        most: Bytes that may wait for the clients of one user; beyond them connections are ended.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._waiting: dict[str, dict[Connection, None]] = {}
-
-    def add(self, user_id: str, connection: Connection) -> None:
-        """Take a connection that has begun to wait."""
-        own = self._waiting.setdefault(user_id, {})
-        own[connection] = None
-        left = sum(one.unread for one in own)
-        for one in list(own):
-            if left <= self._most:
-                return
-            left -= one.unread
-            self.remove(user_id, one)
-            one.abort()
-
-    def remove(self, user_id: str, connection: Connection) -> None:
-        """Forget a connection that waits no longer. Idempotent."""
-        own = self._waiting.get(user_id)
-        if own is not None:
-            own.pop(connection, None)
-            if not own:
-                del self._waiting[user_id]

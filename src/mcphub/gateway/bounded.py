@@ -1,0 +1,136 @@
+"""`BoundedProtocol`: a connection of uvicorn's that no client can hold open for nothing.
+
+What uvicorn leaves out: deadlines for what has to arrive, and clients that do not read, for which the
+hub holds what it sends. A connection of which nothing is read for `UNREAD_S` ends; what waits to be
+read is counted for its user, whatever the number of connections, and beyond that user's share those
+are ended that wait longest.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from mcphub.gateway.http import OWNER
+
+UNREAD_S: Final = 60.0
+
+
+class Unread:
+    """Connections whose clients do not read fast enough, by user, those first that wait longest.
+
+    Args:
+        most: Bytes that may wait for the clients of one user; beyond them connections are ended.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: dict[str, dict[BoundedProtocol, None]] = {}
+
+    def add(self, user_id: str, connection: "BoundedProtocol") -> None:
+        """Take a connection that has begun to wait."""
+        own = self._waiting.setdefault(user_id, {})
+        own[connection] = None
+        left = sum(one.unread for one in own)
+        for one in list(own):
+            if left <= self._most:
+                return
+            left -= one.unread
+            self.remove(user_id, one)
+            one.abort()
+
+    def remove(self, user_id: str, connection: "BoundedProtocol") -> None:
+        """Forget a connection that waits no longer. Idempotent."""
+        own = self._waiting.get(user_id)
+        if own is not None:
+            own.pop(connection, None)
+            if not own:
+                del self._waiting[user_id]
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection whose client has to send and to read in time.
+
+    Args:
+        unread: Shared by all connections of a hub.
+        given: What uvicorn gives.
+    """
+
+    def __init__(self, unread: Unread, **given: Any) -> None:
+        super().__init__(**given)
+        self._all_unread = unread
+        self._deadline = self._timer_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._written_for = self._unread_of = ""
+        self._stalled: asyncio.TimerHandle | None = None
+
+    def write_for(self, user_id: str, parts: Iterable[bytes]) -> None:
+        """Send what is a user's, without an ASGI scope that says so."""
+        self._written_for = user_id
+        self.transport.writelines(parts)
+        self._written_for = ""
+
+    def pause_writing(self) -> None:
+        """Note that the client has more to read than the system holds for it."""
+        super().pause_writing()
+        asked = self.cycle.scope if self.cycle is not None else {}
+        self._unread_of = self._written_for or asked.get(OWNER, "")
+        self._stalled = self.loop.call_later(UNREAD_S, self._check_read, self.unread)
+        self._all_unread.add(self._unread_of, self)
+
+    def resume_writing(self) -> None:
+        """Note that it has read."""
+        self._is_read()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget what was waited for."""
+        self._is_read()
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for the client."""
+        return self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """End the connection, and drop what waits for the client."""
+        self.transport.abort()
+
+    def _check_read(self, before: int) -> None:
+        now = self.unread
+        if now >= before:
+            self.abort()
+        else:
+            self._stalled = self.loop.call_later(UNREAD_S, self._check_read, now)
+
+    def _is_read(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+            self._all_unread.remove(self._unread_of, self)
+
+    def _expect(self, seconds: float) -> None:
+        """Close the connection when nothing resets this within `seconds`.
+
+        The timer stays when the deadline moves on: setting one costs more than all else here.
+        """
+        self._deadline = self.loop.time() + seconds
+        if self._timer is None or self._deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._deadline
+            self._timer = self.loop.call_at(self._deadline, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        if not self._deadline:
+            return
+        left = self._deadline - self.loop.time()
+        if left <= 0:
+            self.transport.close()
+        else:
+            self._expect(left)
