@@ -167,6 +167,13 @@ GUARDS: Final = (
         "security/test_rules_isolation.py::test_two_users_never_share_a_process_a_uid_or_a_home",
     ),
     Guard(
+        "R11", "a forked child has its limits before it hears what to be", "spawn/zygote/spawner.py",
+        "await asyncio.to_thread(group.join, child.outer)",
+        "pass",
+        "security/test_zygote.py::"
+        "test_every_process_of_a_forked_instance_is_in_the_groups_of_that_instance",
+    ),
+    Guard(
         "R14", "a foreign Host is refused", "gateway/door.py",
         "return name in _LOOPBACK or host in self._hosts or name in self._hosts",
         "return True",

@@ -229,3 +229,34 @@ async def test_a_start_that_is_given_up_leaves_nothing(spawner, tmp_path):
             process = await started(spawner, tmp_path, 16, ALICE)
             await process.stop(0)
     await until(lambda: tree(zygote.pid) <= before)
+
+
+SPAWNS = (
+    "import os, sys; child = os.fork();"
+    " child and print('up', flush=True); sys.stdin.read(); child or os._exit(0)"
+)
+
+
+@pytest.mark.root
+async def test_every_process_of_a_forked_instance_is_in_the_groups_of_that_instance(
+    spawner, tmp_path
+):
+    if not spawner.plain.controllers:
+        pytest.skip("no control group can be written here")
+    found = {}
+    for number, canary in ((16, ALICE), (17, BOB)):
+        process = await started(spawner, tmp_path, number, canary, SPAWNS)
+        pids = tree(process.pid)
+        assert len(pids) == 2
+        lines = [
+            line.rpartition("/mcphub/")
+            for pid in pids
+            for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()  # noqa: ASYNC240
+        ]
+        names = [name for _, shown, name in lines if shown]
+        assert len(names) >= len(pids)
+        found[number] = set(names)
+    # one group for all processes of a user's instance, and another one for the other user's
+    assert [len(names) for names in found.values()] == [1, 1]
+    assert found[16].isdisjoint(found[17])
+    assert all(name.startswith("i_") for names in found.values() for name in names)
