@@ -207,6 +207,46 @@ async def test_a_request_of_unclear_length_hides_no_second_one(hub, odd):
         assert b"smuggled" not in answer
 
 
+UPGRADES = [
+    ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAB"),
+    ("Upgrade: websocket", "Connection: keep-alive, upgrade"),
+]
+
+
+@pytest.mark.parametrize("lines", UPGRADES, ids=["h2c", "websocket"])
+@pytest.mark.parametrize("cut", ["whole", "behind the head", "within the head"])
+async def test_the_body_of_a_request_that_asks_for_another_protocol_is_no_request(hub, lines, cut):
+    async with wire(hub) as alice:
+        hidden = alice.message(
+            "tools/call", {"name": "remember", "arguments": {"value": "smuggled"}}
+        )
+        head = alice.head(len(hidden), *lines)
+        at = {"whole": 0, "behind the head": len(head), "within the head": 40}[cut]
+        if at:
+            await alice.stream.send((head + hidden)[:at])
+            await anyio.sleep(0.05)  # another packet
+        await alice.stream.send((head + hidden)[at:])
+        status, _, _ = await alice.answer()
+        assert status in {0, 400}
+        with anyio.move_on_after(1):
+            status, _, _ = await alice.answer()
+            assert status == 0
+    async with wire(hub) as again:
+        _, _, answer = await again.ask(
+            again.message("tools/call", {"name": "recall", "arguments": {}})
+        )
+        assert b"smuggled" not in answer
+
+
+@pytest.mark.parametrize("lines", UPGRADES, ids=["h2c", "websocket"])
+async def test_a_wish_for_another_protocol_is_passed_over(hub, lines):
+    """Java's HTTP client has it with each first request."""
+    async with wire(hub) as alice:
+        await alice.says("as it is", *lines)
+        await alice.says("and on", *lines)
+        await alice.says("without")
+
+
 @pytest.mark.parametrize(
     "header",
     [

@@ -40,6 +40,7 @@ _MAX_HEAD: Final = 4096
 _MAX_AHEAD: Final = 64 * 1024
 _START: Final = b"POST /mcp"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})\r\n", re.IGNORECASE)
+_UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 _GO_ON: Final = b"POST /mcp HTTP/1.1\r\ncontent-length: 0\r\n\r\n"
 _ANSWER: Final = (
     b"%bx-mcphub-request-id: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
@@ -85,13 +86,15 @@ class FastLane(BoundedProtocol):
                 self._go_on_reading()
         elif self._is_uvicorns():
             super().data_received(data)
-        else:
+        elif self._fast:
             self._begin(data)
+        else:
+            self._to_uvicorn(_without_upgrade(data))
 
     def _is_uvicorns(self) -> bool:
         """Whether uvicorn's parser is in the middle of a message or has a request to answer."""
         busy = self.cycle is not None and not self.cycle.response_complete
-        return busy or self._inside or bool(self.pipeline) or not self._fast
+        return busy or self._inside or bool(self.pipeline)
 
     def _begin(self, data: bytes) -> None:
         """Read a request from its first byte."""
@@ -100,14 +103,14 @@ class FastLane(BoundedProtocol):
             if len(data) < _MAX_HEAD and data[: len(_START)] == _START[: len(data)]:
                 self._wait_for(data, len(data) + 1, HEAD_S)
             else:
-                self._to_uvicorn(data)
+                self._to_uvicorn(_without_upgrade(data))
             return
         length = _LENGTH.search(data, 0, cut + 2)
         inbound = None
         if length is not None:
             inbound = self._heads.read(data[: length.start()] + data[length.end() - 2 : cut])
         if length is None or inbound is None:
-            self._to_uvicorn(data)
+            self._to_uvicorn(_without_upgrade(data))
             return
         size = int(length[1])
         if len(data) == cut + 4 + size:
@@ -247,7 +250,14 @@ class FastLane(BoundedProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Give the body its time; whoever reads it has a shorter limit."""
+        """Give the body its time; whoever reads it has a shorter limit.
+
+        Raises:
+            ValueError: The parser takes what follows for another protocol: the body would be read as
+                further requests. uvicorn answers 400 and closes.
+        """
+        if self.parser.should_upgrade():  # pyright: ignore[reportOptionalMemberAccess]
+            raise ValueError("a request that asks for another protocol")
         self._expect(BODY_S + HEAD_S)
         super().on_headers_complete()
 
@@ -275,3 +285,14 @@ class FastLane(BoundedProtocol):
         if self._begun is not None and self._call is not None and self._call.modern is not None:
             self._begun.instance.upstream.cancel(self._begun.exchange)
             self._begun.exchange.fail(Cancelled("The caller closed the connection."))
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Return bytes that begin with a request without its wish for another protocol (RFC 9110 §7.8).
+
+    Java's HTTP client asks for HTTP/2 with each first request; uvicorn's parser would lose the body.
+    """
+    cut = data.find(b"\r\n\r\n", 0, _MAX_AHEAD)
+    if cut < 0 or _UPGRADE.search(data, 0, cut + 2) is None:
+        return data
+    return _UPGRADE.sub(b"", data[: cut + 2]) + data[cut + 2 :]
