@@ -174,16 +174,15 @@ class Ways:
             Its seconds, its processor seconds, and those that it had spent as a worker before it was taken.
         """
         others = self.others()
+        waiting = [worker.process.pid for worker in self.warm.workers()]
+        earlier = {pid: cpu_s([pid, *descendants(pid)]) for pid in waiting}
         before = cpu_s(others)
-        earlier = {
-            worker.process.pid: cpu_s([*descendants(worker.process.pid)])
-            for worker in self.warm.workers()
-        }
         started = await self.start(server, way)
         pid = started.process.pid
+        used = cpu_s(others) - before  # first: looking costs this process some, too
         own = [each for each in (pid, *descendants(pid)) if each not in others]
         loaded = earlier.get(pid, 0.0)
-        used = cpu_s(own) + cpu_s(others) - before - loaded
+        used += cpu_s(own) - loaded
         await started.stop()
         return started.seconds, used, loaded
 
