@@ -83,14 +83,35 @@ class Ground:
         return ContextSigner(ring, subjects[0], self.install_id, issuer)
 
 
+def _refuse_what_others_write(settings: HubSettings) -> None:
+    """Refuse settings that other accounts of the machine may change: they say what the hub executes (R12).
+
+    Raises:
+        InvalidInput: The directory, or a file of settings that others reach, can be written by them.
+    """
+    mode = settings.dir.stat().st_mode
+    if mode & 0o022:
+        raise InvalidInput(
+            "Other accounts of this machine may write into the hub's directory.",
+            hint="Look at what is in it, and run chmod 700 on it.",
+        )
+    for path in (settings.servers_file, settings.config_file):
+        if mode & 0o011 and path.exists() and path.stat().st_mode & 0o022:
+            raise InvalidInput(
+                f"Other accounts of this machine may change {path.name}.",
+                hint="Look at what is in it, and run chmod 600 on it.",
+            )
+
+
 @asynccontextmanager
 async def ground(settings: HubSettings, clock: Clock = system_clock) -> AsyncIterator[Ground]:
     """Open the store and everything on it; make database and vault key on first use.
 
     Raises:
-        HubError: The database or the key cannot be used.
+        HubError: The database or the key cannot be used, or others may change the settings.
     """
     settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_what_others_write(settings)
     db = Database.at(settings.database_url)
     try:
         await db.migrate()

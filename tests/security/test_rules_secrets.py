@@ -230,6 +230,29 @@ async def test_a_hub_refuses_a_key_file_that_others_can_read(tmp_path: Path) -> 
                 pass
 
 
+@pytest.mark.anyio
+async def test_a_hub_refuses_settings_that_other_accounts_can_change(tmp_path: Path) -> None:
+    directory = tmp_path / "hub"
+
+    async def starts() -> None:
+        async with serving_hub(directory, {}, {}, environ=dict(os.environ)):
+            pass
+
+    await starts()
+    for wrong in (0o770, 0o707, 0o1777):
+        directory.chmod(wrong)
+        with pytest.raises(InvalidInput, match="write into the hub's directory"):
+            await starts()
+    file = directory / "mcp_settings.json"
+    for reached, mode in ((0o755, 0o664), (0o711, 0o602)):
+        directory.chmod(reached)
+        file.chmod(mode)
+        with pytest.raises(InvalidInput, match="may change mcp_settings"):
+            await starts()
+    directory.chmod(0o700)
+    await starts()
+
+
 LIKE_A_SECRET = re.compile(
     r"(?i)(password|passwd|secret|api_?key|token|credential|signing|private_?key)"
 )
