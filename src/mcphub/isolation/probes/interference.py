@@ -21,6 +21,8 @@ from mcphub.isolation.recipe import uses_paths
 from mcphub.isolation.replay import perform, replayed
 from mcphub.isolation.script import Script
 
+_ALONE: Final = 3
+_EXPLAIN_S: Final = 45.0
 _MOST_STEPS: Final = 7
 _REPLAYED: Final = 80  # calls of A that are all repeated; of more only what worked
 _LEAST_S: Final = 15.0
@@ -51,48 +53,69 @@ class InterferenceProbe:
         if case.budget.left < _LEAST_S:
             case.budget.leave(told)
             return []
-        # what comes after the last one is of no interest
-        end = 1 + max(case.control.b.index(without) for _, without in candidates)
-        script_b = case.control.b[:end]
-        control, treatment = Run(), Run()
         try:
-            async with case.lab.start(with_a=False) as running:
-                await case.join(running)
-                await Script(case, running).repeat(control.b, script_b, what="alone again")
-            # what differs from one lonely run to the next says nothing
-            candidates = [pair for pair in candidates if _steady(control, pair[1])]
-            if not candidates:
-                return []
-            async with case.lab.start(with_a=True) as running:
-                await case.join(running)
-                script = Script(case, running)
-                if len(case.treatment.a) <= _REPLAYED:
-                    again = case.renamed([seen.call for seen in case.treatment.a])
-                    await perform(running, "A", again, treatment.a)
-                else:
-                    await script.plant(treatment)
-                await script.repeat(treatment.b, script_b, what="after A again")
+            steady = await _seen_again(case, candidates)
         except HubError:
             return []
         findings: dict[LeakClass, Finding] = {}
-        for seen, without in candidates:
-            again = _at(treatment.b, without)
-            if again is None or same(again, without):
-                continue
+        time = case.budget.slice(_EXPLAIN_S)
+        for number, (seen, without) in enumerate(steady):
             leak = class_of(case, seen, without)
-            if leak not in findings:
-                found = await _finding(case, leak, seen, without)
-                if found.leak not in known:
-                    findings.setdefault(found.leak, found)
-        return [
-            finding
-            for finding in findings.values()
-            if finding.confidence > 0.5 or not _differs_by_itself(finding.trace[-1])
-        ]
+            if leak in findings:
+                continue
+            if number and time.over:
+                _leave(case, seen)
+                break
+            found = await _finding(case, leak, seen, without)
+            if found is not None and found.leak not in known:
+                findings.setdefault(found.leak, found)
+        return list(findings.values())
+
+
+async def _seen_again(
+    case: Case, candidates: Sequence[tuple[Observation, Observation]]
+) -> list[tuple[Observation, Observation]]:
+    """Return those of the differences that both runs show once more.
+
+    Raises:
+        HubError: The server does not start again.
+    """
+    # what comes after the last one is of no interest
+    end = 1 + max(case.control.b.index(without) for _, without in candidates)
+    script_b = case.control.b[:end]
+    control, treatment = Run(), Run()
+    async with case.lab.start(with_a=False) as running:
+        await case.join(running)
+        await Script(case, running).repeat(control.b, script_b, what="alone again")
+    # what differs from one lonely run to the next says nothing
+    steady = [pair for pair in candidates if _steady(control, pair[1])]
+    if not steady:
+        return []
+    async with case.lab.start(with_a=True) as running:
+        await case.join(running)
+        script = Script(case, running)
+        if len(case.treatment.a) <= _REPLAYED:
+            again = case.renamed([seen.call for seen in case.treatment.a])
+            await perform(running, "A", again, treatment.a)
+        else:
+            await script.plant(treatment)
+        await script.repeat(treatment.b, script_b, what="after A again")
+    return [
+        (seen, without)
+        for seen, without in steady
+        if (other := _at(treatment.b, without)) is not None and not same(other, without)
+    ]
+
+
+def _leave(case: Case, seen: Observation) -> None:
+    """Note a difference that only the long run shows: too little for a finding, too much for "no leak seen"."""
+    if not _differs_by_itself(seen):
+        what = seen.call.name or seen.call.method
+        case.budget.leave(f"B's answer from {what} differs after A was active, and not by itself")
 
 
 def _differs_by_itself(seen: Observation) -> bool:
-    """Tell whether only a trace is worth something: a stand-in answered, or B's own calls were too many."""
+    """Tell whether a difference needs no explanation: a stand-in answered, or B's own calls were too many."""
     return bool(seen.egress) or bool(RATE_LIMITED.search(seen.text))
 
 
@@ -130,10 +153,15 @@ def _at(run: Sequence[Observation], like: Observation) -> Observation | None:
     return next((seen for seen in run if comparable(seen, like)), None)
 
 
-async def _finding(case: Case, leak: LeakClass, seen: Observation, without: Observation) -> Finding:
+async def _finding(
+    case: Case, leak: LeakClass, seen: Observation, without: Observation
+) -> Finding | None:
+    """Return what a short trace shows, or nothing without one."""
     trace = await _shortest(case, seen, without)
-    last = trace[-1] if trace else seen
-    if leak is LeakClass.FILESYSTEM and trace and not _by_path(case, trace[:-1]):
+    if not trace:
+        return None
+    last = trace[-1]
+    if leak is LeakClass.FILESYSTEM and not _by_path(case, trace[:-1]):
         leak = LeakClass.STATE  # B's path leads elsewhere since A chose something
     what = seen.call.name or seen.call.method
     by = f" after A called {trace[0].call.name}" if len(trace) == 2 else " after A was active"
@@ -141,11 +169,11 @@ async def _finding(case: Case, leak: LeakClass, seen: Observation, without: Obse
         leak=leak,
         severity=Severity.LOW if leak is LeakClass.HISTORY_CACHE else Severity.MEDIUM,
         title=f"B gets another answer from {what}{by}.",
-        trace=trace or (seen,),
+        trace=trace,
         seen=first_difference(last.text, without.text),
         control=first_difference(without.text, last.text),
-        confidence=0.95 if trace else 0.5,
-        reproduced=3 if trace else 1,
+        confidence=0.95,
+        reproduced=3,
         remedy=_REMEDY,
     )
 
@@ -161,13 +189,19 @@ def _by_path(case: Case, calls: Sequence[Observation]) -> bool:
 
 async def _shortest(case: Case, seen: Observation, without: Observation) -> tuple[Observation, ...]:
     """Halve A's calls as long as the difference stays; nothing when it cannot be shown by itself."""
-    alone = await replayed(case, [], [seen.call])
-    if not alone or not same(alone[-1], without):
+    alone: list[Observation] = []
+    for _ in range(_ALONE):  # an answer out of few may be the same by chance
+        alone += await replayed(case, [], [seen.call])
+        if not all(same(one, alone[0]) for one in alone):
+            return ()
+    if not alone or not same(alone[0], without):
+        _leave(case, seen)  # it depends on what B did before
         return ()
     few = len(case.treatment.a) <= _REPLAYED
     calls = [a.call for a in case.treatment.a if a.ok or few]
     trace = await replayed(case, calls, [seen.call])
     if not _differs(trace, without):
+        _leave(case, seen)
         return ()
     time = case.budget.slice(_SHRINK_S, 1 / 2)
     for _ in range(_MOST_STEPS):
@@ -181,6 +215,10 @@ async def _shortest(case: Case, seen: Observation, without: Observation) -> tupl
                 break
         else:
             break
+    again = await replayed(case, calls, [seen.call])
+    if not _differs(again, without):
+        _leave(case, seen)
+        return ()
     return trace
 
 
