@@ -50,7 +50,7 @@ GUARDS: Final = (
         "security/test_hostile_answers.py::test_a_server_answers_no_request_but_the_one_it_got",
     ),
     Guard(
-        "R24", "what a user's clients do not read is bounded", "gateway/shares.py",
+        "R24", "what a user's clients do not read is bounded", "gateway/bounded.py",
         "            one.abort()\n",
         "",
         "interaction/test_shares.py::test_answers_that_nobody_reads_are_bounded_for_each_user",
@@ -120,11 +120,11 @@ GUARDS: Final = (
         "R8", "a list that an instance gave is kept with that instance", "gateway/catalogs.py",
         "known = self._own.get((instance.id, kind.method))\n"
         "        if known is None:\n"
-        "            known = await read_list(instance.upstream, kind)\n"
+        "            known = await read_list(instance.upstream, kind, tell)\n"
         "            self._own[(instance.id, kind.method)] = known",
         "known = self._own.get((instance.server, kind.method))\n"
         "        if known is None:\n"
-        "            known = await read_list(instance.upstream, kind)\n"
+        "            known = await read_list(instance.upstream, kind, tell)\n"
         "            self._own[(instance.server, kind.method)] = known",
         "security/test_rules_isolation.py::test_what_an_instance_had_listed_dies_with_it",
     ),
