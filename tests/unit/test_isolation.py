@@ -139,6 +139,21 @@ def test_each_call_of_a_has_its_own_canaries_and_b_always_says_the_same():
 UUID4 = "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 
 
+def test_what_is_given_takes_the_place_where_the_schema_has_it():
+    """Also in an object of a list that needs not be given."""
+    file = {"type": "object", "properties": {"file_path": {"type": "string"}}}
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "files": {"type": "array", "items": file}},
+        "required": ["name"],
+    }
+    who, _ = writer("B")
+    given = who.compose(Tool("read", "", schema), Recipe("read", fixed={"file_path": "/a/b"}))
+    assert given["files"] == [{"file_path": "/a/b"}] and "file_path" not in given
+    elsewhere = who.compose(Tool("read", "", schema), Recipe("read", fixed={"other": "x"}))
+    assert elsewhere["other"] == "x" and "files" not in elsewhere
+
+
 @pytest.mark.parametrize(
     ("schema", "fits"),
     [

@@ -98,7 +98,7 @@ def spoken(tool: Tool) -> tuple[str, Kind] | None:
 
 
 def handle_parameters(tool: Tool) -> list[tuple[str, Kind]]:
-    """Return the parameters of the first level that take a handle: ids, names, paths."""
+    """Return the parameters, nested ones too, that take a handle: ids, names, paths."""
     return [
         (name, kind)
         for name, kind, _ in parameters(tool)

@@ -34,6 +34,7 @@ _SETTING: Final = frozenset(
 )
 _SHOWS: Final = frozenset(["show", "include", "verbose", "with", "detail", "detailed", "details"])
 _ARGUMENTS: Final = frozenset(["args", "arguments", "argv", "params", "parameters"])
+_FIRST: Final = frozenset(["start", "begin", "from", "first", "page", "offset", "skip"])
 _FEW: Final = frozenset(["timeout", "wait", "delay", "seconds", "sleep", "duration", "interval"])
 
 
@@ -149,7 +150,11 @@ class _Composer:
         given = self._object(schema, 0)
         if not properties_of(schema) and self._recipe.optional:
             given = {name: self._text(name, {}) for name in _USUAL}
-        return {**given, **fixed}
+        deeper = {name for name, _, _ in parameters(self._tool)} - properties_of(schema).keys()
+        for name, value in fixed.items():
+            if name not in deeper or not _put(given, name, value):
+                given[name] = value
+        return given
 
     def _parted(self, schema: Mapping[str, Any], fixed: dict[str, Any]) -> list[str]:
         """Return the words of a command, where program and arguments are parameters of their own.
@@ -173,11 +178,24 @@ class _Composer:
         for name, inner in properties_of(schema).items():
             wanted = name in needed or self._is_statement(name, inner)
             wanted |= name == self._recipe.only and depth == 0
+            wanted |= name in self._recipe.fixed or self._holds_fixed(inner)
             if wanted or (self._recipe.optional and self._harmless(name, inner, depth)):
                 found[name] = self.value(name, self._resolved(inner), depth + 1)
         if not found and isinstance(schema.get("additionalProperties"), dict) and depth:
             found["note"] = self.value("note", schema["additionalProperties"], depth + 1)
         return found
+
+    def _holds_fixed(self, schema: Any, depth: int = 0) -> bool:
+        """Tell whether something that is given has its place inside of a parameter."""
+        inner = self._resolved(schema)
+        if not self._recipe.fixed or depth > _DEEPEST:
+            return False
+        own = properties_of(inner)
+        if not own.keys().isdisjoint(self._recipe.fixed):
+            return True
+        return any(
+            self._holds_fixed(part, depth + 1) for part in (inner.get("items"), *own.values())
+        )
 
     def _is_statement(self, name: str, schema: Any) -> bool:
         """Tell whether a parameter is a small language: then it is given, required or not."""
@@ -276,19 +294,24 @@ class _Composer:
         default = schema.get("default")
         if isinstance(default, (int, float)) and not isinstance(default, bool) and not words & _FEW:
             return self._beside(default, low, high)
-        if words & _FEW:
-            wanted = 1000 if {"ms", "timeout"} & words and "seconds" not in words else 1
-        elif words & {"year"}:
-            wanted = 2026
-        elif words & {"month"}:
-            wanted = 2
-        else:
-            wanted = (4 if self._writer.user == "A" else 2) + self._recipe.choice
+        wanted: float = self._some(words)
         if isinstance(low, (int, float)):
             wanted = max(wanted, low)
         if isinstance(high, (int, float)):
             wanted = min(wanted, high)
         return int(wanted) if float(wanted).is_integer() else wanted
+
+    def _some(self, words: set[str]) -> int:
+        """Return a number that is likely to be taken where nothing says which ones are."""
+        if words & _FEW:
+            return 1000 if {"ms", "timeout"} & words and "seconds" not in words else 1
+        if words & _FIRST:
+            return 0 if words & {"offset", "skip"} else 1  # what there is begins there
+        if words & {"year"}:
+            return 2026
+        if words & {"month"}:
+            return 2
+        return (4 if self._writer.user == "A" else 2) + self._recipe.choice
 
     def _beside(self, default: float, low: Any, high: Any) -> float:
         """Return a default, or its neighbour where A is to leave something behind."""
@@ -442,3 +465,17 @@ class _Composer:
         self._names += 1
         word = self._mark(name, kind, handle=True)
         return word if self._writer.user == "A" else f"{word}{self._names}"
+
+
+def _put(given: Any, name: str, value: Any) -> bool:
+    """Replace every member of that name deeper in composed arguments; returns whether there was one."""
+    found = False
+    for inner in given if isinstance(given, list) else ():
+        found |= _put(inner, name, value)
+    for key, inner in given.items() if isinstance(given, dict) else ():
+        if key == name:
+            given[key] = [value] if isinstance(inner, list) else value
+            found = True
+        else:
+            found |= _put(inner, name, value)
+    return found
