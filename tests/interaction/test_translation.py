@@ -260,8 +260,9 @@ async def test_a_resource_is_watched_upstream_once_and_until_the_last_stops(hub_
             await opened(one)
             await opened(two)
             subscribe = request("resources/subscribe", {"uri": "mem://state"})
-            for client in (one, two, two):
-                await client.post(subscribe)
+            async with anyio.create_task_group() as at_once:
+                for client in (one, *[two] * 12):
+                    at_once.start_soon(client.post, subscribe)
             assert (await wanted(one))["resourceSubscriptions"] == ["mem://state"]
             await one.post(request("resources/unsubscribe", {"uri": "mem://state"}))
             assert (await wanted(one))["resourceSubscriptions"] == ["mem://state"]

@@ -185,9 +185,15 @@ async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcom
             answer = {"result": msgspec.Raw(b"{}")}  # as it was before
         elif call.method == SUBSCRIBE:
             check_watched(watched, to.name)
-            answer = await plane.watches.begin(instance, to.name, to.spec.timeout_s)
-            if "result" in answer:
-                watched.add(key)
+            watched.add(
+                key
+            )  # before anything is waited for: the same request at the same time counts once
+            answer = {}
+            try:
+                answer = await plane.watches.begin(instance, to.name, to.spec.timeout_s)
+            finally:
+                if "result" not in answer:
+                    watched.discard(key)
         else:
             watched.discard(key)
             answer = await plane.watches.end(instance, to.name, to.spec.timeout_s)
