@@ -34,7 +34,7 @@ every server that it knows nothing about. A verdict speaks of exactly this versi
 line, and "no leak seen" of what was tried: [how a leak is found](../explanation/finding-leaks.md).
 
 `make reality-check` makes this page again; `make reality-check ARGS=--resume` goes on with a run that
-was ended. {missing}
+was ended.{missing}
 
 ![Leak classes of each server, shared and behind the hub](reality-check.svg)
 
@@ -100,7 +100,7 @@ def _page(rows: Sequence[Row], entries: int) -> str:
     head = _HEAD.format(
         count=len(rows),
         days=f"on {days[0]}" if len(days) == 1 else f"from {days[0]} to {days[-1]}" if days else "",
-        missing=f"{left} entries of the manifest were not checked in this run." if left else "",
+        missing=f" {left} entries of the manifest were not checked in this run." if left else "",
         summary=_summary(rows),
     )
     table = "\n".join(_row(row) for row in rows)
