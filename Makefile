@@ -23,7 +23,7 @@ help:
 	@echo '  make bench   measure a call through the hub, nginx, other gateways and none (ten minutes);'
 	@echo '               ARGS=--docs writes table and chart into docs/reference'
 	@echo '  make bench-starts   measure what the start of an instance costs, by its program and by the hub'
-	@echo '  make bench-instances   measure what 10 to 1,000 live instances cost (15 GB of memory; an hour when busy)'
+	@echo '  make bench-instances   measure what 10 to 1,000 live instances cost (15 GB of memory; five minutes)'
 	@echo '  make reality-check   check the published servers of the manifest, shared and behind the hub, and write'
 	@echo '               the page about them; ARGS=--resume goes on with a run that was ended'
 	@echo '  make lock    resolve pyproject.toml into requirements/ again (ARGS=--upgrade for newer versions)'
