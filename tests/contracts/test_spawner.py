@@ -305,9 +305,9 @@ async def test_the_environment_is_built_from_empty(spawner, tmp_path, monkeypatc
 
 
 async def test_the_working_directory_is_made_inside_the_home(spawner, tmp_path):
-    wanted = launch(tmp_path / "h", "/bin/pwd", cwd="work/deep")
+    wanted = launch(tmp_path / "h", "/bin/pwd", cwd="own/deep")
     _, out, _ = await run(spawner, wanted)
-    assert out.strip() == f"{spawner.home_inside(tmp_path / 'h')}/work/deep"
+    assert out.strip() == f"{spawner.home_inside(tmp_path / 'h')}/own/deep"
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/no-such-program", "/usr/share", "relative", ""])

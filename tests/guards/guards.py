@@ -129,6 +129,12 @@ GUARDS: Final = (
         "security/test_rules_isolation.py::test_what_an_instance_had_listed_dies_with_it",
     ),
     Guard(
+        "R8", "what a shared server lists for one user is kept for nobody", "gateway/catalogs.py",
+        "if tell is not None and not owned:",
+        "if False:",
+        "interaction/test_user_context.py::test_users_of_one_shared_program_are_kept_apart_by_it",
+    ),
+    Guard(
         "R9", "a notification goes to the instance's owner", "gateway/listen.py",
         "for outlet in self._by_user.get(instance.owner, ()):\n                outlet.offer(instance.server, message)",
         "for outlets in self._by_user.values():\n"

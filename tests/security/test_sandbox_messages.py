@@ -26,7 +26,7 @@ def said(*lines: bytes, **more: object) -> StderrBuffer:
 
 def test_the_launchers_words_are_kept_apart_until_the_server_speaks():
     found = said(
-        b"mount: /mnt/r2: /root/x: special device hunter22 does not exist.\n",
+        b"mount: /mnt/r2: /home/op/x: special device hunter22 does not exist.\n",
         b"       dmesg(1) may have more information.\n",
         b"up\n",
         b"bwrap: said the server\n",
@@ -39,23 +39,25 @@ def test_the_launchers_words_are_kept_apart_until_the_server_speaks():
 
 
 def test_a_launcher_that_stops_in_the_middle_of_a_line_tells_no_path():
-    assert "/root" not in "".join(said(b"bwrap: Can't find /root/x", programs=("bwrap",)).lines())
+    assert "/home/op" not in "".join(
+        said(b"bwrap: Can't find /home/op/x", programs=("bwrap",)).lines()
+    )
 
 
 def test_paths_of_the_host_are_shown_as_the_server_knows_them():
     shown = names_of(
-        Path("/root/.mcphub/homes/u_1/git"),
+        Path("/home/op/.mcphub/homes/u_1/git"),
         "/home/u",
-        [Path("/root/.mcphub/run"), Path("/root/my project/.venv"), Path("/opt/tools")],
+        [Path("/home/op/.mcphub/run"), Path("/home/op/my project/.venv"), Path("/opt/tools")],
     )
     found = said(
-        b'File "/root/.mcphub/homes/u_1/git/a.py", /root/.mcphub/packages/x\n',
-        b"/root/my project/.venv/bin/python /opt/tools /root/.mcphub-other /x/root/.mcphub\n",
+        b'File "/home/op/.mcphub/homes/u_1/git/a.py", /home/op/.mcphub/packages/x\n',
+        b"/home/op/my project/.venv/bin/python /opt/tools /home/op/.mcphub-other /x/home/op/.mcphub\n",
         shown=shown,
     )
     assert found.lines() == [
         'File "/home/u/a.py", …/packages/x',
-        "…/.venv/bin/python /opt/tools /root/.mcphub-other /x/root/.mcphub",
+        "…/.venv/bin/python /opt/tools /home/op/.mcphub-other /x/home/op/.mcphub",
     ]
 
 

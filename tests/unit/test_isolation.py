@@ -154,6 +154,29 @@ def test_what_is_given_takes_the_place_where_the_schema_has_it():
     assert elsewhere["other"] == "x" and "files" not in elsewhere
 
 
+@pytest.mark.timeout(10)
+def test_a_schema_that_contains_itself_in_many_places_is_composed_at_once():
+    branch = {"type": "array", "items": {"$ref": "#/$defs/Node"}}
+    node = {
+        "type": "object",
+        "properties": {
+            **{f"p{number}": dict(branch) for number in range(20)},
+            "leaf": {"type": "object", "properties": {"file_path": {"type": "string"}}},
+        },
+    }
+    schema = {
+        "type": "object",
+        "$defs": {"Node": node},
+        "properties": {"tree": {"$ref": "#/$defs/Node"}},
+    }
+    who, _ = writer("B")
+    for name in ("file_path", "elsewhere"):
+        given = who.compose(Tool("read", "", schema), Recipe("read", fixed={name: "/a/b"}))
+        assert given == (
+            {"tree": {"leaf": {"file_path": "/a/b"}}} if name == "file_path" else {name: "/a/b"}
+        )
+
+
 @pytest.mark.parametrize(
     ("schema", "fits"),
     [

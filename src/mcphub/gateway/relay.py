@@ -185,9 +185,8 @@ async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcom
             answer = {"result": msgspec.Raw(b"{}")}  # as it was before
         elif call.method == SUBSCRIBE:
             check_watched(watched, to.name)
-            watched.add(
-                key
-            )  # before anything is waited for: the same request at the same time counts once
+            # before anything is waited for: the same request at the same time counts once
+            watched.add(key)
             answer = {}
             try:
                 answer = await plane.watches.begin(instance, to.name, to.spec.timeout_s)

@@ -7,7 +7,8 @@ import re
 import secrets
 import shlex
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -140,21 +141,50 @@ class _Composer:
         setting = tool.rank is Rank.CREATE and not _SETTING.isdisjoint(tool.words)
         self._departs = setting and recipe.optional and writer.user == "A"
         self._command: list[str] = []
+        self._deep: Set[str] = frozenset()  # what is given and has its place inside of a parameter
+        self._way: set[int] = set()
         self._has_statement = any(needed and k in TEMPLATES for _, k, needed in parameters(tool))
         self._has_path = any(kind in PATHS for _, kind, _ in parameters(tool))
 
     def arguments(self) -> dict[str, Any]:
         schema = self._resolved(self._tool.schema)
         fixed = dict(self._recipe.fixed)
+        own = properties_of(schema)
+        self._deep = fixed.keys() - own.keys()
+        self._way = self._way_to(self._deep)
         self._command = self._parted(schema, fixed)
         given = self._object(schema, 0)
-        if not properties_of(schema) and self._recipe.optional:
+        if not own and self._recipe.optional:
             given = {name: self._text(name, {}) for name in _USUAL}
-        deeper = {name for name, _, _ in parameters(self._tool)} - properties_of(schema).keys()
         for name, value in fixed.items():
-            if name not in deeper or not _put(given, name, value):
+            if name not in self._deep or not _put(given, name, value):
                 given[name] = value
         return given
+
+    def _way_to(self, names: Set[str]) -> set[int]:
+        """Return which schemas lead to the nearest place of each name, by identity.
+
+        Each is looked at once: schemas may contain themselves, in many places.
+        """
+        way: set[int] = set()
+        missing = set(names)
+        before: dict[int, int] = {id(self._tool.schema): 0}
+        waiting: deque[Any] = deque([self._tool.schema])
+        while waiting and missing:
+            schema = waiting.popleft()
+            inner = self._resolved(schema)
+            own = properties_of(inner)
+            if missing & own.keys():
+                step = id(schema)
+                while step:
+                    way.add(step)
+                    step = before[step]
+            missing -= own.keys()
+            for part in (inner.get("items"), *own.values()):
+                if isinstance(part, dict) and id(part) not in before:
+                    before[id(part)] = id(schema)
+                    waiting.append(part)
+        return way
 
     def _parted(self, schema: Mapping[str, Any], fixed: dict[str, Any]) -> list[str]:
         """Return the words of a command, where program and arguments are parameters of their own.
@@ -178,24 +208,12 @@ class _Composer:
         for name, inner in properties_of(schema).items():
             wanted = name in needed or self._is_statement(name, inner)
             wanted |= name == self._recipe.only and depth == 0
-            wanted |= name in self._recipe.fixed or self._holds_fixed(inner)
+            wanted |= name in self._deep or id(inner) in self._way
             if wanted or (self._recipe.optional and self._harmless(name, inner, depth)):
                 found[name] = self.value(name, self._resolved(inner), depth + 1)
         if not found and isinstance(schema.get("additionalProperties"), dict) and depth:
             found["note"] = self.value("note", schema["additionalProperties"], depth + 1)
         return found
-
-    def _holds_fixed(self, schema: Any, depth: int = 0) -> bool:
-        """Tell whether something that is given has its place inside of a parameter."""
-        inner = self._resolved(schema)
-        if not self._recipe.fixed or depth > _DEEPEST:
-            return False
-        own = properties_of(inner)
-        if not own.keys().isdisjoint(self._recipe.fixed):
-            return True
-        return any(
-            self._holds_fixed(part, depth + 1) for part in (inner.get("items"), *own.values())
-        )
 
     def _is_statement(self, name: str, schema: Any) -> bool:
         """Tell whether a parameter is a small language: then it is given, required or not."""

@@ -88,6 +88,11 @@ class Instance:
         """Done when its process is gone; None before it has one."""
         return self._process.exited if self._process is not None else None
 
+    def prove(self) -> None:
+        """Tell its process, if it has one, that the server has answered its opening."""
+        if self._process is not None:
+            self._process.prove()
+
     def why(self) -> str:
         """Return which limit its process has reached, as a sentence; empty for none."""
         return self._process.why() if self._process is not None else ""

@@ -154,8 +154,7 @@ class Opener:
             found = await self._open_process(opening, opening.launch, known)
         opening.check()
         opening.done = True
-        if opening.instance._process is not None:  # noqa: SLF001
-            opening.instance.process.prove()
+        opening.instance.prove()
         if spec.dialect is None:
             await self._dialects.learn(spec, found)
 

@@ -100,9 +100,8 @@ class StderrBuffer:
         self.launcher: list[str] = []
         self._redact = Redactor(secrets)
         self._shown = shown or {}
-        self._paths: re.Pattern[str] | None = (
-            None  # made for the first line: most starts say nothing
-        )
+        # made for the first line: most starts say nothing
+        self._paths: re.Pattern[str] | None = None
         self._programs = tuple(f"{name}:" for name in programs)
         self._starting = bool(programs)
         self._partial = bytearray()
