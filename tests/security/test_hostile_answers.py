@@ -12,7 +12,7 @@ SERVERS = {
     "one": scripted({"tools": tools("verbatim", "size", "flood")}, timeoutSeconds=1),
     "other": scripted({"tools": tools("size")}),
 }
-OWN, OTHERS = 11, 12
+OWN, OTHERS = 11, 900_012  # the second is far from what the hub counts towards a server
 FORGED = '{"content":[{"type":"text","text":"forged"}]}'
 PAGE = "event: endpoint\rdata: http://other.example/\r\r"
 
