@@ -199,7 +199,11 @@ class Hub:
             name for name in {*old.specs, *new.specs} if old.specs.get(name) != new.specs.get(name)
         }
         _log.info("settings.reloaded", changed=sorted(names))
-        self.tasks.start("settings.apply", self._apply(names))
+        self.access.take_settings()
+        for name in names:
+            self._changed(name)
+        self._end_what_is_over()
+        self.tasks.start("settings.warm", self.warm())
 
     async def watch(self) -> None:
         """Follow the database's revision, so that a change by another process counts within a second."""
@@ -244,12 +248,6 @@ class Hub:
             and (spec.name not in state or state[spec.name].enabled)
         ]
         await asyncio.gather(*(one(spec) for spec in wanted))
-
-    async def _apply(self, names: set[str]) -> None:
-        await self.refresh()
-        for name in names:
-            self._changed(name)
-        await self.warm()
 
     def _changed(self, name: str) -> None:
         self.launcher.forget(name)

@@ -68,6 +68,18 @@ GUARDS: Final = (
         "interaction/test_withdrawn.py::test_an_instance_ends_when_its_user_may_not_use_its_server_any_more",
     ),
     Guard(
+        "R7", "a shared instance ends when sharing does", "gateway/access.py",
+        "return may_share(self._facts(self.specs[server]), self._host)",
+        "return True",
+        "interaction/test_settings_edit.py::test_a_server_that_may_not_be_shared_any_more_serves_nobody_together",
+    ),
+    Guard(
+        "R5", "an edit of the settings counts without a database", "hub.py",
+        "        self.access.take_settings()\n",
+        "",
+        "interaction/test_settings_edit.py::test_an_edit_counts_also_when_the_database_fails_at_that_moment",
+    ),
+    Guard(
         "R3", "a session is found by its owner only", "gateway/sessions.py",
         "session is None or session.user_id != principal.user_id or",
         "session is None or",

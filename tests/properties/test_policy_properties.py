@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcphub.policy.decide import decide
+from mcphub.policy.decide import decide, may_share
 from mcphub.policy.model import (
     Denial,
     Evidence,
@@ -74,6 +74,7 @@ shareable_servers = st.builds(
         requires_user_isolation=False,
         per_user_credential=False,
         names_user=False,
+        version="1.0.0",  # evidence often speaks of it
     ),
     open_servers,
     st.none() | st.sampled_from([RiskLevel.LOW, RiskLevel.MEDIUM]),
@@ -170,3 +171,12 @@ def test_every_decision_is_explained(
     if isinstance(decision, Denial):
         assert decision.rule == decision.trace[-1].rule
         assert decision.reason
+
+
+@given(principals, servers, hosts)
+def test_a_process_is_shared_only_where_it_may_be_for_everybody(
+    principal: Principal, server: ServerFacts, host: HostFacts
+) -> None:
+    decision = decide(principal, server, host)
+    if isinstance(decision, Permit):
+        assert may_share(server, host) == (decision.isolation is Isolation.SHARED)

@@ -16,8 +16,16 @@ from mcphub.errors import Denied, HubError, NotFound
 from mcphub.identity.directory import Directory
 from mcphub.identity.snapshot import PrincipalSnapshot
 from mcphub.ids import Clock
-from mcphub.policy.decide import decide
-from mcphub.policy.model import Denial, HostFacts, Isolation, Permit, Principal, Transport
+from mcphub.policy.decide import decide, may_share
+from mcphub.policy.model import (
+    Denial,
+    HostFacts,
+    Isolation,
+    Permit,
+    Principal,
+    ServerFacts,
+    Transport,
+)
 from mcphub.spawn.launching import NEUTRAL, SHARED
 from mcphub.vault.vault import CredentialState, Vault
 
@@ -78,6 +86,16 @@ class Access:
         self._state = _State(principals, dict(self._live.current.specs), states, credentials)
         self.generation += 1
 
+    def take_settings(self) -> None:
+        """Let the settings file as it is now count at once, with what is known of everything else.
+
+        Needs no database: what an edit forbids is forbidden also while there is none.
+        """
+        now = self._now
+        specs = dict(self._live.current.specs)
+        self._state = _State(now.principals, specs, now.states, now.credentials)
+        self.generation += 1
+
     @property
     def specs(self) -> Mapping[str, ServerSpec]:
         """All server specs by name."""
@@ -107,13 +125,7 @@ class Access:
         spec = state.specs.get(server)
         if spec is None:
             return None
-        stored = state.states.get(server)
-        facts = spec.facts(
-            version=exact_version(spec, stored.pin if stored is not None else None),
-            enabled=stored.enabled if stored is not None else True,
-            evidence=stored.evidence if stored is not None else None,
-        )
-        verdict = decide(principal, facts, self._host)
+        verdict = decide(principal, self._facts(spec), self._host)
         if len(state.verdicts) >= _MAX_VERDICTS:
             state.verdicts.clear()
         state.verdicts[key] = (principal, verdict)
@@ -178,7 +190,7 @@ class Access:
     def _may_have(self, owner: str, server: str) -> bool:
         """Whether the owner of an instance may use its server now, whatever key would ask."""
         if owner == SHARED:
-            return True
+            return may_share(self._facts(self.specs[server]), self._host)
         now, owners = self._clock(), self._now.owners
         known = owners.get(owner)
         if known is None or (known.valid_until is not None and now >= known.valid_until):
@@ -187,6 +199,14 @@ class Access:
                 return False
             owners[owner] = known
         return isinstance(self.verdict(known, server), Permit)
+
+    def _facts(self, spec: ServerSpec) -> ServerFacts:
+        """What policy needs to know of a server now."""
+        stored = self._now.states.get(spec.name)
+        if stored is None:
+            return spec.facts(version=exact_version(spec, None))
+        version = exact_version(spec, stored.pin)
+        return spec.facts(version=version, enabled=stored.enabled, evidence=stored.evidence)
 
     def missing(self, principal: Principal, spec: ServerSpec) -> tuple[str, ...]:
         """Return the slots of a server that the principal has set no value for."""

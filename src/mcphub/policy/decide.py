@@ -188,7 +188,7 @@ def decide(principal: Principal, server: ServerFacts, host: HostFacts) -> Permit
     denial = _visibility(course)
     if denial is not None:
         return denial
-    row = next((r for r in _ROWS if r.transport is server.transport and r.when(server)), None)
+    row = _row(server)
     if row is None:
         return course.refuse("no-rule", f'No rule speaks of the server "{server.name}".')
     isolation = _narrowed(course, row)
@@ -210,6 +210,22 @@ def decide(principal: Principal, server: ServerFacts, host: HostFacts) -> Permit
         trace=tuple(course.trace),
         key=_PERMIT_KEY,
     )
+
+
+def may_share(server: ServerFacts, host: HostFacts) -> bool:
+    """Return whether one process of a server may serve several users, whoever they are."""
+    row = _row(server)
+    return (
+        row is not None
+        and row.isolation is Isolation.SHARED
+        and server.isolation in {None, Isolation.SHARED, Isolation.BUILTIN}
+        and server.enabled
+        and host.sandbox_level >= host.needed(server.risk)
+    )
+
+
+def _row(server: ServerFacts) -> _Row | None:
+    return next((r for r in _ROWS if r.transport is server.transport and r.when(server)), None)
 
 
 def _visibility(course: _Course) -> Denial | None:
