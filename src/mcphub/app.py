@@ -31,6 +31,7 @@ from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.bounded import Unread
 from mcphub.gateway.catalogs import Catalogs
 from mcphub.gateway.context import UserContexts
+from mcphub.gateway.crowd import Crowd
 from mcphub.gateway.door import Door
 from mcphub.gateway.fastlane import FastLane
 from mcphub.gateway.front import Front
@@ -47,6 +48,8 @@ from mcphub.hub import Hub
 from mcphub.ids import Clock, LateClock, system_clock
 from mcphub.listening import (
     CALLS_END_S,
+    check_open_files,
+    connections_at_once,
     control_listener,
     raise_open_files,
     server_of,
@@ -169,6 +172,7 @@ async def running(
             pages=Pages(limits.page_items),
             uploads=Uploads(SHARES * limits.body_bytes),
             unread=Unread(SHARES * limits.line_bytes),
+            crowd=Crowd(connections_at_once(limits.connections), limits.connections_per_user),
         )
         hub = Hub(
             services,
@@ -371,7 +375,7 @@ async def serve(settings: HubSettings, *, on_ready: Callable[[str], None]) -> No
         HubError: As `serving`.
     """
     keep_large_buffers()
-    raise_open_files()
+    check_open_files(raise_open_files(), settings.limits.instances)
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -10,12 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import structlog
 import uvicorn
 
 from mcphub.errors import InvalidInput
 from mcphub.settings import HubSettings
 
+_log = structlog.get_logger()
 SHUTDOWN_S: Final = 5
+_CONNECTIONS: Final = 16_384
+_FILES_EACH: Final = 6
+"""Descriptors of an instance (pipes, process, namespace) and of its user's connection."""
+_FILES_BESIDE: Final = 500
+_FILES_LEAST: Final = 256
+FILES_HINT: Final = (
+    "Raise the hard limit (LimitNOFILE= of a service, `ulimit -Hn` of a shell, `--ulimit nofile=` of a "
+    "container), or lower limits.instances in mcphub.toml."
+)
 CALLS_END_S: Final = 4.0
 """Seconds that calls in flight have when the hub stops; the rest is for their answers."""
 
@@ -35,6 +46,40 @@ def raise_open_files() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         return hard
     return soft
+
+
+def files_wanted(instances: int) -> int:
+    """Return how many open files a hub with that many instances may need."""
+    return instances * _FILES_EACH + _FILES_BESIDE
+
+
+def check_open_files(most: int, instances: int) -> None:
+    """Say when the open files do not suffice.
+
+    Args:
+        most: What this process may have open.
+        instances: How many it may run.
+
+    Raises:
+        InvalidInput: It cannot serve anybody with so few.
+    """
+    wanted = files_wanted(instances)
+    if 0 <= most < _FILES_LEAST:
+        raise InvalidInput(
+            f"The hub may open {most} files only, and needs {_FILES_LEAST} to serve at all, "
+            f"{wanted} for all instances that it may run.",
+            hint=FILES_HINT,
+        )
+    if 0 <= most < wanted:
+        _log.warning("open_files.few", most=most, wanted=wanted, hint=FILES_HINT)
+
+
+def connections_at_once(wanted: int) -> int:
+    """Return how many connections of clients there may be; 0 asks for what the open files allow."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted or (
+        _CONNECTIONS if soft == resource.RLIM_INFINITY else min(_CONNECTIONS, soft // 2)
+    )
 
 
 class Server(uvicorn.Server):

@@ -65,6 +65,17 @@ class Limits(_Strict):
         default=3600, gt=0, description="Idle time after which a session ends."
     )
     calls_per_user: int = Field(default=128, ge=1, description="Calls of one user in flight.")
+    connections: int = Field(
+        default=0,
+        ge=0,
+        description="Connections of all clients; 0: half of the files that the hub may open, "
+        "at most 16384.",
+    )
+    connections_per_user: int = Field(
+        default=512,
+        ge=1,
+        description="Connections of one user; idle ones end for new ones, then 429.",
+    )
     page_items: int = Field(
         default=1000, ge=1, description="Items on one page of a list; many clients read one page."
     )

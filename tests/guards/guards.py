@@ -56,6 +56,18 @@ GUARDS: Final = (
         "interaction/test_shares.py::test_answers_that_nobody_reads_are_bounded_for_each_user",
     ),
     Guard(
+        "R24", "connections of one user are bounded", "gateway/crowd.py",
+        "if len(own) >= self._per_user:",
+        "if False:",
+        "interaction/test_crowds.py::test_a_user_whose_connections_are_all_in_use_gets_429_and_others_get_in",
+    ),
+    Guard(
+        "R24", "strangers keep nobody out", "gateway/crowd.py",
+        "if self._count >= self._total:",
+        "if False:",
+        "interaction/test_crowds.py::test_strangers_who_only_connect_keep_nobody_out",
+    ),
+    Guard(
         "R9", "a stream follows the groups of its user", "gateway/streams.py",
         "covers=lambda server: _covers(plane, caller(), target, server),\n        log_level",
         "covers=lambda server, first=caller(): _covers(plane, first, target, server),\n        log_level",

@@ -25,15 +25,42 @@ def test_the_hub_may_open_as_many_files_as_the_machine_lets_it():
     assert said == soft == hard == again == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
-def test_doctor_tells_when_the_open_files_do_not_suffice_for_the_instances(tmp_path):
-    def few() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000))
+def few(most):
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    cli = [sys.executable, "-c", "import sys; from mcphub.cli import main; sys.exit(main())"]
-    where = ["--dir", str(tmp_path / "hub"), "--json"]
-    subprocess.run([*cli, "init", *where], capture_output=True, check=True)
+
+CLI = [sys.executable, "-c", "import sys; from mcphub.cli import main; sys.exit(main())"]
+
+
+def test_a_hub_with_too_few_open_files_says_so_instead_of_serving(tmp_path):
+    where = ["--dir", str(tmp_path / "hub")]
+    subprocess.run([*CLI, "init", *where], capture_output=True, check=True)
     done = subprocess.run(
-        [*cli, "doctor", *where], preexec_fn=few, capture_output=True, text=True, check=False
+        [*CLI, "serve", *where, "--port", "0"],
+        preexec_fn=few(100), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode and "may open 100 files only" in done.stderr
+    assert "LimitNOFILE" in done.stderr and "sandbox" not in done.stderr
+
+
+def test_few_open_files_take_nothing_from_the_sandbox(tmp_path):
+    where = ["--dir", str(tmp_path / "hub"), "--json"]
+    subprocess.run([*CLI, "init", *where], capture_output=True, check=True)
+    levels = []
+    for start in (None, few(400)):
+        done = subprocess.run(
+            [*CLI, "doctor", *where], preexec_fn=start, capture_output=True, text=True, check=False
+        )
+        checks = json.loads(done.stdout)["checks"]
+        levels += [one["detail"] for one in checks if one["name"] == "sandbox level"]
+    assert levels[0] == levels[1]
+
+
+def test_doctor_tells_when_the_open_files_do_not_suffice_for_the_instances(tmp_path):
+    where = ["--dir", str(tmp_path / "hub"), "--json"]
+    subprocess.run([*CLI, "init", *where], capture_output=True, check=True)
+    done = subprocess.run(
+        [*CLI, "doctor", *where], preexec_fn=few(1000), capture_output=True, text=True, check=False
     )
     (found,) = [one for one in json.loads(done.stdout)["checks"] if one["name"] == "open files"]
     assert not found["ok"] and not found["matters"]

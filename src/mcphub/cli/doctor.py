@@ -15,15 +15,13 @@ from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import Cli, Rows, command
 from mcphub.errors import HubError
 from mcphub.ids import system_clock
+from mcphub.listening import FILES_HINT, files_wanted
 from mcphub.policy.model import RiskLevel
 from mcphub.settings import HubSettings
 from mcphub.spawn.selftest import Row, report
 from mcphub.store.database import Database
 
 _LONG_AGO = 1_760_000_000.0  # October 2025: a clock before it is wrong
-_FILES_EACH = 6
-"""Descriptors of an instance (pipes, process, namespace) and of its user's connection."""
-_FILES_BESIDE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +181,13 @@ async def _clock(_: Cli) -> Check:
 async def _open_files(cli: Cli) -> Check:
     """Tell whether the hub could run all the instances that it may; it raises its own limit to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = cli.settings().limits.instances * _FILES_EACH + _FILES_BESIDE
+    wanted = files_wanted(cli.settings().limits.instances)
     return Check(
         "open files",
         hard == resource.RLIM_INFINITY or hard >= wanted,
         False,
         f"{hard} at most, {wanted} wanted for limits.instances",
-        "Raise the hard limit (LimitNOFILE= of a service) or lower limits.instances in mcphub.toml.",
+        FILES_HINT,
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mcphub.gateway.http import OWNER
+from mcphub.gateway.crowd import Crowd
+from mcphub.gateway.http import CONNECTION, OWNER
 
 UNREAD_S: Final = 60.0
 
@@ -54,16 +55,40 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Args:
         unread: Shared by all connections of a hub.
+        crowd: All of them.
         given: What uvicorn gives.
     """
 
-    def __init__(self, unread: Unread, **given: Any) -> None:
+    def __init__(self, unread: Unread, crowd: Crowd, **given: Any) -> None:
         super().__init__(**given)
-        self._all_unread = unread
+        self._all_unread, self._crowd = unread, crowd
+        self.owner: str | None = None
         self._deadline = self._timer_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._written_for = self._unread_of = ""
         self._stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Count it."""
+        super().connection_made(transport)
+        self._crowd.enter(self)
+
+    def on_message_begin(self) -> None:
+        """Let the application say whose request it is."""
+        super().on_message_begin()
+        self.scope[CONNECTION] = self  # pyright: ignore[reportGeneralTypeIssues]
+
+    @property
+    def idle(self) -> bool:
+        """Whether uvicorn has answered all that it got."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def end(self) -> None:
+        """Close it; what waits for the client is dropped."""
+        if self.unread:
+            self.abort()
+        else:
+            self.transport.close()
 
     def write_for(self, user_id: str, parts: Iterable[bytes]) -> None:
         """Send what is a user's, without an ASGI scope that says so."""
@@ -86,6 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget what was waited for."""
+        self._crowd.leave(self)
         self._is_read()
         if self._timer is not None:
             self._timer.cancel()

@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
-from mcphub.errors import HubError, NotFound
+from mcphub.errors import HubError, LimitExceeded, NotFound
 from mcphub.gateway import intake, streams
 from mcphub.gateway.calls import Call, Target
-from mcphub.gateway.http import OWNER, Receive, Reply, Scope, Send
+from mcphub.gateway.http import Receive, Reply, Scope, Send, claim
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.relay import Cancelled, relay
@@ -49,7 +49,11 @@ class McpEndpoint:
         if principal is None:
             await intake.unauthenticated(reply)
             return
-        scope[OWNER] = principal.user_id
+        try:
+            claim(self._plane.crowd, scope, principal.user_id)
+        except LimitExceeded as error:
+            await intake.turned_away(reply, error)
+            return
         session_id = headers.get("mcp-session-id", "")
         inbound = Inbound(principal, target, target.path, session_id, headers, request_id, reply)
         method = scope["method"]

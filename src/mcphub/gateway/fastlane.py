@@ -22,7 +22,7 @@ from typing import Any, Final
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from mcphub.errors import HubError
+from mcphub.errors import HubError, LimitExceeded
 from mcphub.gateway import intake, warm
 from mcphub.gateway.bounded import BoundedProtocol
 from mcphub.gateway.calls import Call
@@ -57,7 +57,7 @@ class FastLane(BoundedProtocol):
     """
 
     def __init__(self, heads: Heads, *, fast: bool, **given: Any) -> None:
-        super().__init__(heads.plane.unread, **given)
+        super().__init__(heads.plane.unread, heads.plane.crowd, **given)
         self._plane, self._heads, self._fast = heads.plane, heads, fast
         self._parts: list[bytes] = []
         self._size = self._wanted = 0
@@ -91,6 +91,11 @@ class FastLane(BoundedProtocol):
         else:
             self._to_uvicorn(_without_upgrade(data))
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for anything: no message is under way in either direction."""
+        return self._begun is None and not self._parts and not self._is_uvicorns()
+
     def _is_uvicorns(self) -> bool:
         """Whether uvicorn's parser is in the middle of a message or has a request to answer."""
         busy = self.cycle is not None and not self.cycle.response_complete
@@ -108,7 +113,7 @@ class FastLane(BoundedProtocol):
         length = _LENGTH.search(data, 0, cut + 2)
         inbound = None
         if length is not None:
-            inbound = self._heads.read(data[: length.start()] + data[length.end() - 2 : cut])
+            inbound = self._known(data[: length.start()] + data[length.end() - 2 : cut])
         if length is None or inbound is None:
             self._to_uvicorn(_without_upgrade(data))
             return
@@ -125,6 +130,16 @@ class FastLane(BoundedProtocol):
             self._wait_for(data[cut + 4 :], size, BODY_S)
             if self._size >= size:
                 self._go_on_reading()
+
+    def _known(self, head: bytes) -> Inbound | None:
+        """Return what a head says when the fast lane may go on with it."""
+        inbound = self._heads.read(head)
+        if inbound is not None:
+            try:
+                self._crowd.claim(self, inbound.principal.user_id)
+            except LimitExceeded:
+                return None  # the ASGI door says so
+        return inbound
 
     def _wait_for(self, data: bytes, size: int, seconds: float) -> None:
         self._parts, self._size, self._wanted = [data], len(data), size

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
+from mcphub.gateway.crowd import Connection, Crowd
 from mcphub.gateway.shares import Upload
 from mcphub.tasks import Tasks
 from mcphub.wire import sse
@@ -31,6 +32,8 @@ _PARAMETER: Final = PARAMETER_HEADER.encode()
 _BODY_S: Final = 120.0
 OWNER: Final = "mcphub.user"
 """Member of an ASGI scope: the id of the user whom its request was found to be of."""
+CONNECTION: Final = "mcphub.connection"
+"""Member of an ASGI scope: the connection that the request came on, where it is counted."""
 KEEP_ALIVE_S: Final = 15.0
 
 
@@ -66,6 +69,18 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
             raise Ambiguous(name)
         found[name] = value.strip(b" \t").decode("latin-1")  # RFC 9110 §5.5
     return found
+
+
+def claim(crowd: Crowd, scope: Scope, user_id: str) -> None:
+    """Note whose request it is, and whose connection it came on.
+
+    Raises:
+        LimitExceeded: The user has too many connections.
+    """
+    scope[OWNER] = user_id
+    connection: Connection | None = scope.get(CONNECTION)
+    if connection is not None:
+        crowd.claim(connection, user_id)
 
 
 async def read_body(receive: Receive, declared: str, limit: int, upload: Upload) -> bytes:

@@ -76,6 +76,12 @@ async def unauthenticated(reply: Reply) -> None:
     await reply.plain(401, body, headers)
 
 
+async def turned_away(reply: Reply, error: LimitExceeded) -> None:
+    """Answer a request on a connection too many, before it is read, and close that."""
+    status, more = overload_of(error) or (429, [])
+    await reply.finish(error_reply(b"", error), status, [*more, (b"connection", b"close")])
+
+
 def is_json(headers: Mapping[str, str]) -> bool:
     """Whether a body is said to be JSON."""
     return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"

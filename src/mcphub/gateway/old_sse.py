@@ -17,7 +17,7 @@ import msgspec
 from mcphub.errors import HubError, LimitExceeded, NotFound
 from mcphub.gateway import intake, streams
 from mcphub.gateway.calls import Call, Target
-from mcphub.gateway.http import OWNER, Receive, Reply, Scope, Send
+from mcphub.gateway.http import Receive, Reply, Scope, Send, claim
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.relay import Cancelled, relay
@@ -61,7 +61,11 @@ class SseEndpoint:
         if principal is None:
             await intake.unauthenticated(reply)
             return
-        scope[OWNER] = principal.user_id
+        try:
+            claim(self._plane.crowd, scope, principal.user_id)
+        except LimitExceeded as error:
+            await intake.turned_away(reply, error)
+            return
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_id", [""])
         path = target.path.replace("/mcp", "/sse", 1)
         inbound = Inbound(principal, target, path, given[-1], headers, request_id, reply)

@@ -15,6 +15,7 @@ from mcphub.gateway.bounded import Unread
 from mcphub.gateway.calls import SEPARATOR, Call
 from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Item, Kind
 from mcphub.gateway.context import UserContexts
+from mcphub.gateway.crowd import Crowd
 from mcphub.gateway.listen import Outlets
 from mcphub.gateway.metrics import Metrics
 from mcphub.gateway.naming import own_name
@@ -59,6 +60,7 @@ class DataPlane:
         pages: Cuts lists into pages.
         uploads: Bodies that arrive.
         unread: Connections whose clients do not read.
+        crowd: All connections of clients.
         task_owners: Where tasks are and whose they are.
         contexts: Who the user is, as servers are told.
         in_flight: Calls per user now.
@@ -83,6 +85,7 @@ class DataPlane:
     pages: Pages
     uploads: Uploads
     unread: Unread
+    crowd: Crowd
     task_owners: TaskOwners = field(default_factory=TaskOwners)
     hub_url: str = ""
     ids: RequestIds = field(default_factory=RequestIds)

@@ -55,6 +55,11 @@ class Session:
     asks: frozenset[str] = frozenset()
     asked: dict[bytes, tuple[Instance, bytes]] = field(default_factory=dict)
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a client holds its stream open or waits for an answer."""
+        return self.outlet is not None or bool(self.calls)
+
     def declare(self, capabilities: bytes) -> None:
         """Take what the client says it can, as a modern server reads it."""
         self.capabilities = capabilities
@@ -101,7 +106,7 @@ class Sessions:
             )
         own = self._by_user.setdefault(principal.user_id, [])
         if len(own) >= self._per_user:
-            self.end(min(own, key=lambda session: session.last_seen))
+            self.end(min(own, key=lambda session: (session.in_use, session.last_seen)))
             own = self._by_user.setdefault(principal.user_id, [])
         new = session_id()
         session = Session(
@@ -153,7 +158,7 @@ class Sessions:
         """End idle sessions."""
         limit = _now() - self._idle_s
         for session in list(self._by_id.values()):
-            if session.last_seen < limit and session.outlet is None and not session.calls:
+            if session.last_seen < limit and not session.in_use:
                 self.end(session)
 
     def users(self) -> list[str]:

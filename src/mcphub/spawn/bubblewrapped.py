@@ -114,7 +114,7 @@ class Bubblewrapped:
         if order.uid is not None:
             chain += ["unshare", "--mount", "--propagation", "private", "--"]
         table = "" if table_fd is None else str(table_fd)
-        files = str(order.launch.sandbox.files)
+        files = str(order.files)
         largest = str(order.launch.sandbox.home_mb * _BLOCKS_PER_MIB)
         chain += ["sh", "-c", _SCRIPT, _SHELL, str(os.getpid()), files, largest, table]
         chain += [*order.join_files, "--"]

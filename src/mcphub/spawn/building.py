@@ -6,6 +6,7 @@
 
 import contextlib
 import os
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -53,6 +54,13 @@ class Order:
     processes: int | None
     uid: int | None
     info_fd: int
+
+    @property
+    def files(self) -> int:
+        """Most open files of one process: as in its settings, but never more than the hub's own hard limit."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = self.launch.sandbox.files
+        return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class Confined:
             network_owner=network.user_namespace if order.uid is None else -1,
             cgroups=tuple(order.join_files),
             tmp_bytes=order.launch.sandbox.tmp_mb * _MIB,
-            files=order.launch.sandbox.files,
+            files=order.files,
             file_bytes=order.launch.sandbox.home_mb * _MIB,
             processes=order.processes or 0,
             seccomp=seccomp.program(),
@@ -142,7 +142,7 @@ class Confined:
             namespaces=False,
             uid=order.uid,
             cgroups=tuple(order.join_files),
-            files=order.launch.sandbox.files,
+            files=order.files,
             file_bytes=order.launch.sandbox.home_mb * _MIB,
             # Counted over all processes of a uid: only for a uid that is the user's own.
             processes=order.processes or 0 if order.uid is not None else 0,

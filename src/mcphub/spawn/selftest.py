@@ -272,7 +272,8 @@ async def main():
     state = Path(sys.argv[1])
     async with SandboxedSpawner(SandboxSettings(state / "hub", int(sys.argv[2]))) as spawner:
         argv = ("/bin/sleep", "600")
-        process = await spawner.start(Launch("i_doctor", "neutral", 0, argv, state / "home"))
+        name = f"i_doctor{os.getpid()}"  # a doctor beside this one has another
+        process = await spawner.start(Launch(name, "neutral", 0, argv, state / "home"))
         print(process.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 import structlog

@@ -416,7 +416,7 @@ def _chain(ground: Ground, table_fd: int | None, group: cgroups.Group) -> list[s
         chain += ["unshare", "--mount", "--propagation", "private", "--"]
     table = "" if table_fd is None else str(table_fd)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = str(min(hard, _FILES))
+    files = str(_FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES))
     chain += ["sh", "-c", _SCRIPT, "mcphub-sandbox", str(os.getpid()), files, table]
     chain += [*group.join_files, "--"]
     if ground.uid_base is not None:
