@@ -179,6 +179,13 @@ GUARDS: Final = (
         "security/test_warm.py::test_the_environment_of_a_waiting_worker_holds_nothing_of_the_hub",
     ),
     Guard(
+        "R10", "a server's own modules do not run before their user is known",
+        "spawn/warm/worker.cjs",
+        'const CLOSED = "data:text/javascript,throw 0";',
+        'const CLOSED = "data:text/javascript,0";',
+        "security/test_warm.py::test_a_module_that_was_linked_early_runs_when_its_user_is_known",
+    ),
+    Guard(
         "R10", "an environment begins empty", "spawn/building.py",
         "return defaults | plain",
         'return dict(__import__("os").environ) | defaults | plain',

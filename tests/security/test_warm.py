@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -218,6 +219,24 @@ async def test_a_stream_that_a_package_opened_loses_no_byte(spawner, tmp_path):
     script, warm = package(tmp_path / "opens", dependency="process.stdin; process.stdout;")
     process = await spawner.start(launch_of(script, warm, tmp_path / "home", 16))
     assert await ask(process, "'first'") == "first"
+
+
+MODERN = (
+    "import { createRequire } from 'node:module'; import dep from 'dep';"
+    "const early = `${process.env.TOKEN} ${process.argv.slice(2)} ${process.cwd()}`;"
+    "const require = createRequire(import.meta.url); global.dep = dep;" + SERVER.split(";", 1)[1]
+)
+
+
+async def test_a_module_that_was_linked_early_runs_when_its_user_is_known(spawner, tmp_path):
+    script, warm = package(tmp_path / "package", server=MODERN)
+    (Path(script).parent / "package.json").write_text('{"type": "module"}')
+    warm = replace(warm, modules=(*warm.modules, f"link {script}"))
+    launch = launch_of(script, warm, tmp_path / "home", 16)
+    await until(lambda: spawner.warm.is_stocked(launch))
+    Path(script).write_text("throw new Error('it was read when its user came')")  # noqa: ASYNC240
+    process = await started(spawner, (script, warm), tmp_path, 16, ALICE)
+    assert await ask(process, "early") == f"{ALICE} argument-{ALICE} /home/u"
 
 
 async def test_an_environment_that_is_too_large_for_a_worker_is_started_plainly(

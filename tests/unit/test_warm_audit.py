@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcphub.spawn.warm.finding import CODE, _asked_for
+from mcphub.spawn.warm.finding import CODE, MOST_TEXT, _asked_for
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="needs Node.js in PATH")
@@ -46,10 +46,10 @@ def audit(tmp_path):
     root.mkdir()
     home.mkdir()
 
-    def look(**sources: str) -> dict:
+    def look(how: str = "require", suffix: str = "js", **sources: str) -> dict:
         for name, text in sources.items():
-            (root / f"{name}.js").write_text(text + "\n")
-        modules = [f"require {root / name}.js" for name in sources]
+            (root / f"{name}.{suffix}").write_text(text + "\n")
+        modules = [f"{how} {root / name}.{suffix}" for name in sources]
         done = subprocess.run(
             [NODE, str(CODE / "audit.cjs"), "verify", str(root), *modules],
             env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
@@ -85,11 +85,38 @@ def test_the_names_that_are_read_are_told(audit):
     assert {"CALM_LEVEL", "CALM_FLAG", "TMPDIR"} <= set(told["read"])
 
 
+def test_a_module_that_is_linked_runs_nothing_whatever_it_would_do(audit):
+    sources = {name: text for name, (text, _) in UNFIT.items()}
+    assert audit("link", **{name: f"{text}\n" for name, text in sources.items()})["unfit"] == {}
+    modern = {
+        name: f"import {{ createRequire }} from 'node:module';{text}"
+        for name, text in sources.items()
+    }
+    assert audit("link", "mjs", **modern)["unfit"] == {}
+
+
+def test_a_module_that_cannot_be_linked_or_asks_whether_it_is_the_main_one_is_unfit(audit):
+    found = audit(
+        "link",
+        "mjs",
+        broken="import {",
+        lonely="import './nowhere.mjs'",
+        main="if (import.meta.main) start()",
+        plain="import 'node:fs'; await 0; console.log('hello')",
+    )
+    assert set(found["unfit"]) == {"broken", "lonely", "main"}
+    assert found["unfit"]["broken"] == "fails: SyntaxError"
+    assert found["unfit"]["main"] == "asks whether it is the main module"
+
+
 def test_only_what_the_servers_own_files_ask_of_other_packages_is_loaded_early(tmp_path):
     root = str(tmp_path)
     own, sdk = f"{root}/node_modules/@team/server", f"{root}/node_modules/sdk"
     edges = [
+        ["import", "/", f"{own}/index.js"],
         ["import", f"{own}/index.js", f"{own}/lib.js"],
+        ["require", f"{own}/index.js", f"{own}/old.cjs"],
+        ["import", f"{own}/index.js", f"{own}/values.json"],
         ["import", f"{own}/lib.js", f"{sdk}/mcp.js"],
         ["import", f"{sdk}/mcp.js", f"{root}/node_modules/zod/index.js"],
         ["require", f"{own}/lib.js", f"{root}/node_modules/old/index.cjs"],
@@ -102,4 +129,19 @@ def test_only_what_the_servers_own_files_ask_of_other_packages_is_loaded_early(t
     assert _asked_for(lines, f"{own}/index.js", root) == [
         f"import {sdk}/mcp.js",
         f"require {root}/node_modules/old/index.cjs",
+        f"link {own}/index.js",
+        f"link {own}/lib.js",
     ]
+
+
+def test_no_more_is_loaded_early_than_a_worker_can_be_told(tmp_path):
+    root = str(tmp_path)
+    own = f"{root}/node_modules/server"
+    lines = [
+        json.dumps(["import", f"{own}/index.js", f"{own}/{number}{'x' * 200}.js"]).encode()
+        for number in range(1000)
+    ]
+    found = _asked_for(lines, f"{own}/index.js", root)
+    assert 50 < len(found) < 1000
+    assert found[0] == f"link {own}/0{'x' * 200}.js"
+    assert len(json.dumps({"modules": [name.split(" ", 1) for name in found]})) < MOST_TEXT

@@ -14,7 +14,7 @@ from typing import Final
 
 import mcphub
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

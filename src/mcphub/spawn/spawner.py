@@ -47,8 +47,8 @@ class Warm:
 
     Attributes:
         node: The interpreter, absolute: the first word of `argv`; the second is the script.
-        modules: `import FILE` or `require FILE`, in this order. Nothing of a user may change what
-            that does.
+        modules: `import FILE` or `require FILE`, in this order, then `link FILE` for ES modules that
+            are read and compiled, and not executed. Nothing of a user may change what that does.
         trial: Bring up a worker for this start, and fail if that fails.
     """
 

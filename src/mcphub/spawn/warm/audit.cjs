@@ -1,8 +1,8 @@
 // Finds which packages of a Node.js server a warm worker may load; runs in a sandbox, as nobody.
 //
 // `discover SCRIPT ARGS...` runs the server itself and notes which file loads which. `verify ROOT
-// MODULES...` loads modules (`import FILE`, `require FILE`) as a worker would, one after the other, and
-// notes what that did. A module is unfit when loading it reads the environment as a whole or changes
+// MODULES...` loads modules (`import FILE`, `require FILE`), or links them (`link FILE`), as a worker
+// would, one after the other, and notes what that did. A module is unfit when loading it reads the environment as a whole or changes
 // it, reads the arguments or the working directory, looks into the home, writes a file, starts a
 // process, a thread or a timer, calls a network, speaks, loads native code, or leaves something open:
 // that could be another thing once the user is known. Names of single variables that were read are
@@ -14,6 +14,7 @@ const Module = require("node:module");
 const os = require("node:os");
 const path = require("node:path");
 const { pathToFileURL } = require("node:url");
+const { link } = require("./worker.cjs");
 
 const RESULT = path.join(os.homedir(), "audit.json");
 const [what, ...words] = process.argv.slice(2);
@@ -145,6 +146,17 @@ function watched(root) {
   return watch;
 }
 
+// Link a file as a worker does; returns why it must not.
+async function linked(file) {
+  if (fs.readFileSync(file, "utf8").includes("import.meta.main")) {
+    return "asks whether it is the main module"; // answered when it is linked
+  }
+  const ran = () => Object.values(require.cache).filter((module) => module.loaded).length;
+  const before = ran();
+  await link([file]);
+  return ran() > before ? "runs when it is linked" : "";
+}
+
 async function verify(root, modules) {
   await import("node:process"); // reads every property once, which is nobody's doing
   const { setImmediate: soon } = globalThis;
@@ -159,7 +171,10 @@ async function verify(root, modules) {
     const before = await settled();
     watch.current = module;
     try {
-      if (how === "import") await import(pathToFileURL(file));
+      if (how === "link") {
+        const why = await linked(file);
+        if (why) watch.charge(why);
+      } else if (how === "import") await import(pathToFileURL(file));
       else Module.createRequire(file)(file);
     } catch (error) {
       watch.charge(`fails: ${error?.name ?? "error"}`);

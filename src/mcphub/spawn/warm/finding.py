@@ -1,13 +1,14 @@
 """Finds out, in the sandbox of a neutral launch, what a warm worker of a Node.js server may load.
 
 What a worker loads are the files of other packages that the server's own files ask for, so that each
-module exists once and is loaded by Node.js itself, in the place where it lies. The server's own files
-are loaded when the user is known.
+module exists once and is loaded by Node.js itself, in the place where it lies. Of the server's own files
+those that are ES modules are linked early, which executes nothing; they run when the user is known.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ CODE: Final = Path(__file__).parent
 MOST_TEXT: Final = 48 * 1024
 _MODULES: Final = "/node_modules/"
 _LOADABLE: Final = (".js", ".cjs", ".mjs")
+_HOWS: Final = ("import", "require")
+_LINKABLE: Final = (".js", ".mjs")
 
 
 def is_package(argv: Sequence[str]) -> bool:
@@ -39,7 +42,7 @@ async def find(trials: Trials, launch: Launch) -> Finding:
     unfit: dict[str, str] = {}
     for _ in range(ROUNDS):
         modules = [name for name in order if name not in unfit]
-        if not modules or len("".join(modules)) > MOST_TEXT // 2:
+        if not modules:
             return Finding(unfit=unfit, why_plain="No package of it may be loaded early.")
         check = await _verified(trials, launch, [*audit, "verify", root, *modules])
         if check is None:
@@ -56,16 +59,26 @@ async def find(trials: Trials, launch: Launch) -> Finding:
 
 
 def _asked_for(lines: Sequence[bytes], script: str, root: str) -> list[str]:
-    """Return what files of the script's own package loaded from other packages, in order."""
+    """Return what files of the script's own package loaded from other packages, then they themselves.
+
+    Both in order, and no more than a worker can be told: what is left out is loaded later.
+    """
     own = _home_of(str(Path(script).resolve()))
-    found: dict[str, None] = {}
+    foreign: dict[str, None] = {}
+    linked: dict[str, None] = {}
     for line in lines:
         how, parent, file = (str(word) for word in json.loads(line))
-        if _home_of(parent) != own or _home_of(file) == own or how not in {"import", "require"}:
+        if not file.startswith(root + _MODULES) or "\n" in file:
             continue
-        if file.startswith(root + _MODULES) and file.endswith(_LOADABLE) and "\n" not in file:
-            found[f"{how} {file}"] = None
-    return list(found)
+        if _home_of(file) == own:
+            if how == "import" and file.endswith(_LINKABLE):
+                linked[f"link {file}"] = None
+        elif _home_of(parent) == own and how in _HOWS and file.endswith(_LOADABLE):
+            foreign[f"{how} {file}"] = None
+    sizes = accumulate(len(name) for name in (*foreign, *linked))
+    return [
+        name for name, size in zip((*foreign, *linked), sizes, strict=True) if size < MOST_TEXT // 2
+    ]
 
 
 def _home_of(file: str) -> str:

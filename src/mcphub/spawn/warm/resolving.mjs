@@ -10,8 +10,9 @@ export function initialize(data) {
 
 export async function resolve(specifier, context, next) {
   const found = await next(specifier, context);
-  if (context.parentURL?.startsWith("file:") && found.url.startsWith("file:")) {
-    const edge = ["import", fileURLToPath(context.parentURL), fileURLToPath(found.url)];
+  const parent = context.parentURL ?? "file:///"; // the server's first file has none
+  if (parent.startsWith("file:") && found.url.startsWith("file:")) {
+    const edge = ["import", fileURLToPath(parent), fileURLToPath(found.url)];
     appendFileSync(result, JSON.stringify(edge) + "\n");
   }
   return found;

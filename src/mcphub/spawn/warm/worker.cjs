@@ -1,5 +1,8 @@
 // A warm worker: loads a server's packages, waits for its one user, then becomes the server.
 //
+// The server's own ES modules it links only: they are read, compiled and bound to each other, and not
+// one line of them runs before the user is known.
+//
 // It hears two messages on its stdin, each with its length before it: what to load, and who it is. The
 // second is the first thing of a user that it sees, and it never hears a third: what follows is MCP.
 // Reading blocks on purpose. Nothing runs while it waits, and not one byte after a message is taken.
@@ -12,6 +15,7 @@ const v8 = require("node:v8");
 const vm = require("node:vm");
 
 const READY = "ready\n";
+const CLOSED = "data:text/javascript,throw 0"; // a module that no evaluation gets past
 
 function fill(buffer) {
   for (let at = 0; at < buffer.length; ) {
@@ -39,6 +43,16 @@ function hear() {
   return JSON.parse(text);
 }
 
+// Link ES modules and all that they import. Evaluation goes in the order of the imports, so it ends at
+// the first one; what was linked stays in the loader's cache, for whoever imports it then.
+async function link(files) {
+  const urls = [CLOSED, ...files.map((file) => pathToFileURL(file).href)];
+  const text = urls.map((url) => `import ${JSON.stringify(url)};`).join("");
+  await import(`data:text/javascript,${encodeURIComponent(text)}`).catch((reason) => {
+    if (reason !== 0) throw reason;
+  });
+}
+
 // What loading has left behind would stay in memory until the server has made as much again.
 function collect() {
   v8.setFlagsFromString("--expose-gc");
@@ -57,14 +71,17 @@ function become(what) {
 }
 
 async function main() {
-  for (const [how, file] of hear().modules) {
+  const modules = hear().modules;
+  for (const [how, file] of modules) {
     if (how === "import") await import(pathToFileURL(file));
-    else Module.createRequire(file)(file);
+    else if (how === "require") Module.createRequire(file)(file);
   }
+  await link(modules.filter(([how]) => how === "link").map(([, file]) => file));
   collect();
   fs.writeSync(1, READY);
   const what = hear();
   setImmediate(become, what); // not in a promise: the server's errors are its own
 }
 
-main();
+if (require.main === module) main();
+module.exports = { link };
