@@ -28,7 +28,7 @@ from mcphub.catalog.guide import guide_of
 from mcphub.catalog.spec import ServerSpec
 from mcphub.gateway.access import Access
 from mcphub.gateway.asking import ParkedCalls
-from mcphub.gateway.bounded import Unread
+from mcphub.gateway.bounded import BoundedProtocol, Unread
 from mcphub.gateway.catalogs import Catalogs
 from mcphub.gateway.context import UserContexts
 from mcphub.gateway.crowd import Crowd
@@ -80,6 +80,7 @@ from mcphub.spawn.warm.spawner import WarmSpawner
 from mcphub.spawn.zygote.spawner import ZygoteSpawner
 from mcphub.tasks import Tasks
 
+_CONTROLS: Final = 64
 CONTEXT_PATH: Final = "/.well-known/mcphub-user-context"
 
 
@@ -341,7 +342,8 @@ async def serving(
             connection = partial(
                 FastLane, Heads(hub.plane, front.door), fast=settings.listen.fast_lane
             )
-            servers = [server_of(front, connection), server_of(control_app(hub))]
+            asking = partial(BoundedProtocol, hub.plane.unread, Crowd(_CONTROLS, _CONTROLS))
+            servers = [server_of(front, connection), server_of(control_app(hub), asking)]
             serves = [
                 tasks.start("http.serve", server.serve(sockets=[bound]))
                 for server, bound in zip(servers, (listener, control), strict=True)

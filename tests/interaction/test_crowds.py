@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from mcphub.cli.running import RunningHub
 from tests.doors import BOTH_DOORS
 from tests.interaction.clients import MODERN, plain, raw_client, request
 from tests.polling import until
@@ -194,3 +195,22 @@ async def test_of_a_users_sessions_too_many_the_idle_ones_end_first(hub_of):
             assert (await first.post(request("ping", id=2))).status_code == 200
             assert (await bob.post(request("ping", id=2))).status_code == 200
             assert len(hub.hub.sessions) == 4
+
+
+async def test_a_flood_of_the_control_socket_is_bounded_and_its_owner_is_answered(hub_of, tmp_path):
+    async with hub_of({"plain": plain()}) as hub, lines(hub, 1) as (bob,):
+        path = tmp_path / "hub" / "run" / "hub.sock"
+        assert path.stat().st_mode & 0o777 == 0o600
+        flood, junk = [], [b"\x00\xff" * 500, b"GET /status HTTP/1.1\r\nHo", b""]
+        try:
+            for number in range(300):
+                flood.append(Line(*await asyncio.open_unix_connection(path)))
+                flood[-1].writer.write(junk[number % 3])
+            hubs = RunningHub(path)
+            assert await hubs.refresh()
+            assert (await hubs.get("/status"))["sandboxLevel"] is not None
+            assert (await bob.asked(hub, "bob"))[0] == 200
+            await until(lambda: sum(line.reader._eof for line in flood) >= 300 - 64)
+        finally:
+            for line in flood:
+                line.writer.transport.abort()
