@@ -204,11 +204,18 @@ GUARDS: Final = (
         "security/test_rules_isolation.py::test_two_users_never_share_a_process_a_uid_or_a_home",
     ),
     Guard(
-        "R11", "a forked child has its limits before it hears what to be", "spawn/zygote/spawner.py",
-        "await asyncio.to_thread(group.join, child.outer)",
+        "R11", "a forked child has its limits before it reads what to be", "spawn/zygote/child.py",
+        'os.write(fd, b"0")',
         "pass",
         "security/test_zygote.py::"
         "test_every_process_of_a_forked_instance_is_in_the_groups_of_that_instance",
+    ),
+    Guard(
+        "R11", "a forked child without limits is refused", "spawn/zygote/spawner.py",
+        "if not group.holds(child.pid):",
+        "if False:",
+        "security/test_zygote.py::"
+        "test_a_child_that_does_not_join_its_groups_never_becomes_an_instance",
     ),
     Guard(
         "R14", "a foreign Host is refused", "gateway/door.py",

@@ -260,3 +260,29 @@ async def test_every_process_of_a_forked_instance_is_in_the_groups_of_that_insta
     assert [len(names) for names in found.values()] == [1, 1]
     assert found[16].isdisjoint(found[17])
     assert all(name.startswith("i_") for names in found.values() for name in names)
+
+
+SHY = """
+receive = child.receive
+def shy(*words):
+    data, fds = receive(*words)
+    return b'0', [*fds[:5], *fds[5 + int(data):]]
+child.receive = shy
+"""
+
+
+@pytest.mark.root
+async def test_a_child_that_does_not_join_its_groups_never_becomes_an_instance(
+    tmp_path, monkeypatch
+):
+    head, serve = zygotes._BOOT.split("main(int")
+    head = head.replace("import main;", "import main; from mcphub.spawn.zygote import child;")
+    monkeypatch.setattr(zygotes, "_BOOT", f"{head}\nexec({SHY!r})\nmain(int{serve}")
+    async with ForkingSpawner(SandboxSettings(tmp_path / "run")) as spawner:
+        if not spawner.plain.controllers:
+            pytest.skip("no control group can be written here")
+        with pytest.raises(AssertionError):  # it was started plainly
+            await started(spawner, tmp_path, 16, ALICE)
+        (zygote,) = spawner.zygotes.zygotes()
+        await until(lambda: not zygote.children)
+        assert not spawner.zygotes.processes()

@@ -41,7 +41,7 @@ class Order:
         launch: What shall run.
         places: What is shown read-only besides the system directories, parents first.
         network: Network of the instance.
-        join_files: `cgroup.procs` files to join.
+        join_files: Files to write `0` to, which joins control groups.
         processes: Most processes, where no control group limits them; else None.
         uid: Kernel uid to become, or None.
         info_fd: Where the pid of the first process inside is told.

@@ -43,17 +43,25 @@ class Group:
 
     @property
     def join_files(self) -> list[str]:
-        """Files that a process writes `0` to in order to join."""
-        return [str(path / "cgroup.procs") for path in self.paths]
+        """Files that a process of one thread writes `0` to in order to join; what it forks joins too.
+
+        With v1 that is `tasks`: the kernel moves the calling thread at once, whereas for a process it waits
+        some milliseconds, in each hierarchy, until no other thread of the machine forks or ends.
+        """
+        return [str(path / ("cgroup.procs" if _is_v2(path) else "tasks")) for path in self.paths]
 
     def join(self, pid: int) -> None:
-        """Put a process into the groups; what it forks later is in them too.
+        """Put a process into the groups, which may take a hundredth of a second.
 
         Raises:
             OSError: It is gone, or the kernel refused.
         """
-        for path in self.join_files:
-            Path(path).write_text(str(pid))
+        for path in self.paths:
+            (path / "cgroup.procs").write_text(str(pid))
+
+    def holds(self, pid: int) -> bool:
+        """Whether a process is in all of the groups."""
+        return all(str(pid) in (path / "cgroup.procs").read_text().split() for path in self.paths)
 
     def pids(self) -> set[int]:
         """Return every process in the groups, as host pids."""
@@ -210,7 +218,7 @@ def _usable(base: Path, names: tuple[str, ...], version: int) -> bool:
 
 
 def _limit(path: Path, controller: str, spec: SandboxSpec) -> None:
-    v2 = (path / "cgroup.controllers").exists()
+    v2 = _is_v2(path)
     memory = spec.memory_mb * 1024 * 1024
     quota = max(1000, int(spec.cpu * _PERIOD_US))
     if controller == "memory" and v2:
@@ -226,6 +234,10 @@ def _limit(path: Path, controller: str, spec: SandboxSpec) -> None:
     elif controller == "cpu":
         (path / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
         (path / "cpu.cfs_quota_us").write_text(str(quota))
+
+
+def _is_v2(path: Path) -> bool:
+    return (path / "cgroup.controllers").exists()
 
 
 def _weigh(base: Path) -> None:

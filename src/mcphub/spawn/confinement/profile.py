@@ -44,7 +44,7 @@ class Profile:
         links: (place, target) of symbolic links in the root.
         network: Descriptor of a network namespace to enter; -1 makes an empty one.
         network_owner: Descriptor of the user namespace that owns it, for a hub without root.
-        cgroups: `cgroup.procs` files to join.
+        cgroups: Files to write `0` to, which joins control groups.
         tmp_bytes: Size of `/tmp` and of `/dev/shm`.
         files: Most open files of a process.
         file_bytes: Largest file; 0 sets none.

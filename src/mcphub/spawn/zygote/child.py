@@ -1,9 +1,10 @@
 """What a forked child does: receives what it is, enters its sandbox, becomes the server.
 
 The first code that sees anything of a user, and it belongs to that user from its first byte on. On
-its socket it says `hello` (the kernel adds its pid as the hub sees it), hears once what to be, says
-the pid of the process inside and, from there, `inside`, and goes on when it hears an answer. Standard
-library only; everything is imported before the fork.
+its socket it says `hello` (the kernel adds its pid as the hub sees it), hears once what to be, joins
+its control groups before it reads that, says the pid of the process inside and, from there, `inside`,
+and goes on when it hears an answer, which comes when the hub has seen it in its groups. Standard library
+only; everything is imported before the fork.
 """
 
 import atexit
@@ -47,15 +48,18 @@ def main(fd: int) -> NoReturn:
 def _enter(sock: socket.socket) -> dict[str, Any]:
     """Receive and enter; returns inside with what to run."""
     sock.send(b"hello")
-    data, fds = receive(sock, 64, 8)
+    data, fds = receive(sock, 64, 16)
     if not data:
         os._exit(1)
-    spec, home, network = fds[3], fds[4], fds[5] if len(fds) > 5 else -1
+    spec, home = fds[3], fds[4]
+    groups, networks = fds[5 : 5 + int(data)], fds[5 + int(data) :]
+    for fd in groups:
+        os.write(fd, b"0")
     for number in range(3):
         os.dup2(fds[number], number)
     with open(spec, "rb") as file:
         what = json.loads(file.read())
-    profile = Profile.of(what.pop("profile") | {"network": network})
+    profile = Profile.of(what.pop("profile") | {"network": networks[0] if networks else -1})
     # The home is a detached mount: the only thing of the user that is not in the zygote's root.
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.attach(home, HOME)

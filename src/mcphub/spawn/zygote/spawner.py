@@ -202,10 +202,9 @@ class ZygoteSpawner(Layered):
             undo.push_async_callback(group.remove)
             child = zygote.fork()
             undo.callback(_end, child)
-            # while the zygote forks and the child joins its groups, the preparer works
+            # while the zygote forks, the preparer works
             asked = self.preparer.prepare(launch.instance_id, zygote.namespace, launch.home, ports)
             undo.callback(asked.forget)
-            await self._joined(child, group)
             made = await asked.answer()
             undo.callback(close_all, made)
             network = await self._plain.egress.register(
@@ -217,22 +216,6 @@ class ZygoteSpawner(Layered):
         child.sock.close()
         close_all(made)
         return process
-
-    @staticmethod
-    async def _joined(child: Child, group: cgroups.Group) -> None:
-        """Put a child into its groups before it hears anything, and so all that comes from it.
-
-        The kernel may take a hundredth of a second for it, in which the hub has others to serve.
-
-        Raises:
-            ZygoteFailed: It did not come up.
-        """
-        while not child.outer:
-            await hear(child)
-        try:
-            await asyncio.to_thread(group.join, child.outer)
-        except OSError as error:
-            raise ZygoteFailed(f"a child cannot join its groups: {error.strerror}") from None
 
     async def _raised(
         self,
@@ -263,13 +246,18 @@ class ZygoteSpawner(Layered):
                 for fd in fds:
                     stack.callback(os.close, fd)
             spec = memory_file(theirs, json.dumps(self._what(launch, places)).encode())
-            given = [in_read, out_write, err_write, spec, home]
+            groups = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in group.join_files]
+            for fd in groups:
+                theirs.callback(os.close, fd)
+            given = [in_read, out_write, err_write, spec, home, *groups]
             given += [] if network.own else [network.namespace]
-            socket.send_fds(child.sock, [b"be"], given)
+            socket.send_fds(child.sock, [str(len(groups)).encode()], given)
             while not (child.pid and child.inner):
                 await hear(child)
             pidfd = os.pidfd_open(child.pid)
             theirs.callback(os.close, pidfd)
+            if not group.holds(child.pid):
+                raise ZygoteFailed("a child did not join its groups")
             for fd in (in_write, out_read, err_read):
                 os.set_blocking(fd, False)
             process = self._process(
