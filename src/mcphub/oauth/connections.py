@@ -2,7 +2,7 @@
 
 All of a user's instances of a server share one `Connection`, so a refresh happens once however many
 calls wait for it, and what it gives is stored before it is used (rule R16). A connection is found by
-its permit's user and server alone (rule R5). Implements `upstream.posting.Bearer`.
+its permit's user and server alone (rule R5). Implements `upstream.http1.Bearer`.
 """
 
 import asyncio

@@ -32,7 +32,7 @@ from mcphub.spawn.discarding import discard
 from mcphub.spawn.modes import Prover, StartMode, mode_of, plain
 from mcphub.spawn.program import readable_of
 from mcphub.spawn.spawner import Launch, Told
-from mcphub.upstream.posting import Bearer
+from mcphub.upstream.http1 import Bearer
 from mcphub.vault.secret import Secret
 from mcphub.vault.signing import ContextSigner, encrypt
 from mcphub.vault.vault import Vault

@@ -7,21 +7,26 @@ Source: MCP 2024-11-05 basic/transports §HTTP with SSE.
 
 import asyncio
 from collections.abc import Mapping
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
+
+from yarl import URL
 
 from mcphub.errors import HubError, UpstreamFailed
 from mcphub.tasks import Tasks
 from mcphub.upstream import posting
-from mcphub.upstream.lines import NO_HEADERS, LineTooLong, OnEnd, OnLine
+from mcphub.upstream.bodies import EVENTS, Stream
+from mcphub.upstream.connection import Head
+from mcphub.upstream.http1 import Bearer
+from mcphub.upstream.lines import LineTooLong, OnEnd, OnLine
+from mcphub.upstream.posting import Post, Posting
 from mcphub.upstream.upstream import OpeningRefused
 from mcphub.wire import envelope
-from mcphub.wire.codes import HUB_UPSTREAM_FAILED
 
 
-class SsePipe:
-    """Implements `upstream.lines.Pipe`. Arguments as `upstream.http.HttpPipe`; `url` is the stream's."""
+class SsePipe(Posting):
+    """See `posting.Posting`; `url` is the stream's."""
 
-    has_headers = True
+    answers = False
 
     def __init__(
         self,
@@ -32,102 +37,78 @@ class SsePipe:
         tasks: Tasks,
         on_line: OnLine,
         on_end: OnEnd,
-        bearer: posting.Bearer | None = None,
+        bearer: Bearer | None = None,
     ) -> None:
-        self._name, self._url, self._limit = name, url, limit
-        self._tasks = tasks
-        self._on_line, self._on_end = on_line, on_end
-        self._posts = posting.Posts()
-        self._open = True
-        self._endpoint: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._http = posting.client(headers, bearer)
-        self._stream = tasks.start("upstream.listen", self._listen())
-
-    @property
-    def congested(self) -> bool:
-        """Whether as many messages are on their way as may be."""
-        return self._posts.congested
-
-    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
-        """Post one message, as soon as the stream has said where."""
-        if not self._open:
-            raise BrokenPipeError
-        message = envelope.parse(line)
-        post = self._post(line, message, headers)
-        self._posts.add(posting.key_of(message, line), self._tasks.start("upstream.post", post))
-
-    async def drain(self) -> None:
-        """Wait until one message has been delivered."""
-        while self.congested and self._open:
-            await self._posts.one_ends()
+        super().__init__(name, url, headers, limit, tasks, on_line, on_end, bearer)
+        self._target = ""
+        self._waiting: list[tuple[Post, bytes, Mapping[str, str]]] = []
+        self._stream = Stream(limit, self._streamed)
+        self._listening = tasks.start("upstream.listen", self._listen())
 
     def abandon(self, request_id: int) -> bool:  # noqa: ARG002
         """Do nothing: the answer would come on the stream and is dropped there."""
         return False
 
-    def close(self, reason: Exception | None = None) -> None:
-        """End the stream."""
-        if not self._open:
+    def explains(self, post: Post, head: Head) -> bool:  # noqa: ARG002
+        """A status says it all."""
+        return False
+
+    def refused(self, post: Post, found: envelope.Message | None) -> bool:  # noqa: ARG002
+        """Never called: nothing explains a refusal."""
+        return False
+
+    def _send(self, post: Post, line: bytes, headers: Mapping[str, str]) -> None:
+        """Post one message, as soon as the stream has said where."""
+        if not self._target:
+            self._waiting.append((post, line, headers))
             return
-        self._open = False
-        self._endpoint.cancel()
-        self._posts.drop_all()
-        if self._stream is not asyncio.current_task():
-            self._stream.cancel()
-        self._tasks.start("upstream.close", self._http.close())
-        self._on_end(reason)
+        sent = {**headers, **posting.POST_HEADERS}
+        post.request = self._http.send("POST", post, line, sent, self._target)
+
+    def _leave(self) -> None:
+        self._waiting.clear()
+        if self._listening is not asyncio.current_task():
+            self._listening.cancel()
+        self._http.close()
 
     async def _listen(self) -> None:
-        reason: HubError | LineTooLong
+        request = self._http.send("GET", self._stream, headers={"Accept": EVENTS})
         try:
-            reason = await self._read()
-        except HubError as error:
-            reason = error
-        except posting.Failures as error:
-            reason = UpstreamFailed(
-                f"Server '{self._name}': It cannot be reached ({type(error).__name__})."
-            )
-        except LineTooLong as error:
-            reason = error
-        self.close(reason)
+            ended = await self._stream.ended
+        finally:
+            request.close()
+        self.close(self._reason(ended))
 
-    async def _read(self) -> HubError:
-        """Hand on what comes on the stream; returns why it ended."""
-        accept = {"Accept": posting.EVENTS}
-        async with self._http.get(self._url, headers=accept, allow_redirects=False) as response:
-            if response.status != 200:
-                text = posting.refusal(response.status) or f"It answered HTTP {response.status}."
-                return OpeningRefused(f"Server '{self._name}': {text}", http_status=response.status)
-            async for kind, data in posting.events(response.content, self._limit):
-                if kind == "message":
-                    self._on_line(envelope.one_line(data), 0)
-                elif kind == "endpoint" and not self._endpoint.done():
-                    endpoint = urljoin(self._url, data.decode("latin-1").strip())
-                    if urlsplit(endpoint)[:2] != urlsplit(self._url)[:2]:
-                        return OpeningRefused(
-                            f"Server '{self._name}' wants messages sent to another host."
-                        )
-                    self._endpoint.set_result(endpoint)
-        return UpstreamFailed(f"Server '{self._name}' closed its stream.", hint="Call again.")
+    def _reason(self, ended: Exception | None) -> Exception:
+        status = self._stream.status
+        if isinstance(ended, HubError | LineTooLong):
+            return ended
+        if status not in {0, 200}:
+            text = posting.refusal(status) or f"It answered HTTP {status}."
+            return OpeningRefused(f"Server '{self.name}': {text}", http_status=status)
+        if ended is not None and not status:
+            return UpstreamFailed(f"Server '{self.name}': {ended}")
+        return UpstreamFailed(f"Server '{self.name}' closed its stream.", hint="Call again.")
 
-    async def _post(
-        self, line: bytes, message: envelope.Message, headers: Mapping[str, str]
-    ) -> None:
-        problem = ""
+    def _streamed(self, kind: str, data: bytes) -> None:
+        if kind == "message":
+            self.on_line(envelope.one_line(data), 0)
+        elif kind == "endpoint" and not self._target:
+            self._found(data.decode("latin-1").strip())
+
+    def _found(self, said: str) -> None:
+        """Take the address that messages go to."""
         try:
-            endpoint = await asyncio.shield(self._endpoint)
-            async with self._http.post(
-                endpoint,
-                data=line,
-                headers={**headers, **posting.POST_HEADERS},
-                allow_redirects=False,
-            ) as response:
-                problem = posting.refusal(response.status)
-        except posting.Failures as error:
-            problem = f"It cannot be reached ({type(error).__name__})."
-        except HubError as error:
-            if message.is_request:
-                self._on_line(posting.denied(message.id, error), 0)
-        if problem and message.is_request:
-            text = f"Server '{self._name}': {problem}"
-            self._on_line(envelope.error(message.id, HUB_UPSTREAM_FAILED, text), 0)
+            endpoint = URL(urljoin(self.url, said))
+            origin = endpoint.origin()
+        except ValueError:
+            origin = endpoint = None
+        if endpoint is None or origin != URL(self.url).origin():
+            text = f"Server '{self.name}' wants messages sent to another host."
+            self._stream.on_end(OpeningRefused(text))
+            return
+        self._target = endpoint.raw_path_qs
+        for waiting in self._waiting:
+            if waiting[0].open:
+                self._send(*waiting)
+        self._waiting.clear()

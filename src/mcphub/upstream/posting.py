@@ -1,134 +1,266 @@
-"""What all HTTP connections of one owner have in common: an own client, bounded answers, event streams.
+"""What all HTTP connections of one owner have in common: posts, bounded answers, event streams.
 
-Nothing of it (cookies, session ids, TCP connections) is ever another user's. Redirects are not
-followed and no proxy of the environment is used, so credentials go where the administrator's URL
-says and nowhere else (R20).
+Nothing of it (session ids, connections) is ever another user's. Redirects are not followed and no
+proxy of the environment is used, so credentials go where the administrator's URL says and nowhere
+else (R20). How bytes travel is in `upstream.http1`, what a body holds in `upstream.bodies`.
 """
 
 import asyncio
+import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from typing import Final, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Final
 
-import aiohttp
 import msgspec
 
 from mcphub.errors import HubError, MissingCredential, Unavailable, UpstreamFailed
-from mcphub.secret import Secret
-from mcphub.upstream.lines import LineTooLong
-from mcphub.wire import envelope, sse
-from mcphub.wire.codes import HUB_DENIED, HUB_UNAVAILABLE
+from mcphub.tasks import Tasks
+from mcphub.upstream.bodies import EVENTS, JSON, Messages, messages_of
+from mcphub.upstream.connection import Head, Request
+from mcphub.upstream.http1 import Bearer, Client
+from mcphub.upstream.lines import NO_HEADERS, LineTooLong, OnEnd, OnLine
+from mcphub.wire import envelope
+from mcphub.wire.codes import HUB_DENIED, HUB_UNAVAILABLE, HUB_UPSTREAM_FAILED
 
-JSON: Final = "application/json"
-EVENTS: Final = "text/event-stream"
 POST_HEADERS: Final = {"Content-Type": JSON, "Accept": f"{JSON}, {EVENTS}"}
 REOPEN_S: Final = (1.0, 5.0, 30.0)
 """Pauses before a stream that ended is opened again."""
 MAX_POSTS: Final = 256
 """Requests of one owner to one server at the same time."""
-_CONNECT_S: Final = 10.0
-_CHUNK: Final = 64 * 1024
+_MOST_IGNORED: Final = 64 * 1024
+"""Bytes of a body that nobody reads for which a connection is kept."""
 _MARK: Final = secrets.token_urlsafe(16)
 """In errors that the hub itself answers with: no server knows it."""
-
-Failures: Final = (aiohttp.ClientError, TimeoutError, OSError)
-"""What a request raises when the server cannot be reached."""
-
-
-class Bearer(Protocol):
-    """Gives the access token of one owner for one server, and learns when it is refused."""
-
-    async def token(self) -> Secret:
-        """Return one that is valid now.
-
-        Raises:
-            HubError: There is none.
-        """
-        ...
-
-    async def refused(self, token: Secret, status: int, challenges: tuple[str, ...]) -> bool:
-        """Take a refusal (401 or 403) with its `WWW-Authenticate` headers; whether to try again.
-
-        Raises:
-            HubError: It is of no use before the owner has done something.
-        """
-        ...
-
-    def rejected(self) -> HubError:
-        """Return the error for a new token that is refused again."""
-        ...
+_WRITTEN: Final = re.compile(rb'\{"jsonrpc":"2\.0",(?:"id":([0-9]+),)?"method":"([^"\\]+)"')
+_RESPONSE: Final = re.compile(rb'\{"jsonrpc":"2\.0","id":([0-9]+),"(?:result|error)":')
 
 
-def client(headers: Mapping[str, str], bearer: Bearer | None = None) -> aiohttp.ClientSession:
-    """Return the HTTP client of one owner; with a `bearer`, each request carries its token."""
+class Posting(ABC):
+    """A server behind a URL as a pipe of lines: each message is a POST. Implements `lines.Pipe`.
 
-    async def authorized(
-        request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        assert bearer is not None
-        token = await bearer.token()
-        request.headers["Authorization"] = f"Bearer {token.reveal()}"
-        response = await send(request)
-        if response.status not in {401, 403}:
-            return response
-        try:
-            challenges = tuple(response.headers.getall("WWW-Authenticate", ()))
-            if not await bearer.refused(token, response.status, challenges):
-                return response
-        except BaseException:
-            response.close()
-            raise
-        response.close()
-        request.headers["Authorization"] = f"Bearer {(await bearer.token()).reveal()}"
-        response = await send(request)
-        if response.status == 401:
-            response.close()
-            raise bearer.rejected()
-        return response
+    Args:
+        name: Name of the server spec, for error texts.
+        url: Where to post.
+        headers: Headers of every request: credentials of this user, identity.
+        limit: Longest message, in bytes.
+        tasks: Where connections are made.
+        on_line, on_end: As `upstream.lines.Connect`.
+        bearer: Gives the token of each request, where the server has OAuth.
+    """
 
-    return aiohttp.ClientSession(
-        headers=headers,
-        middlewares=() if bearer is None else (authorized,),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-        connector=aiohttp.TCPConnector(limit=0, limit_per_host=0),
-        auto_decompress=True,
-        trust_env=False,
-    )
+    has_headers = True
+    cancels = False
+    """Whether closing a request's connection tells the server that it is cancelled."""
+    answers = True
+    """Whether what comes back on a POST are messages."""
 
-
-class Posts:
-    """The requests of a connection that are open now, by the raw id of their message."""
-
-    def __init__(self) -> None:
-        self._open: dict[bytes, asyncio.Task[None]] = {}
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        headers: Mapping[str, str],
+        limit: int,
+        tasks: Tasks,
+        on_line: OnLine,
+        on_end: OnEnd,
+        bearer: Bearer | None = None,
+    ) -> None:
+        self.name, self.url, self.limit = name, url, limit
+        self.on_line = on_line
+        self._on_end = on_end
+        self._tasks = tasks
+        self._posts: dict[bytes, Post] = {}
+        self._freed: asyncio.Future[None] | None = None
+        self._open = True
+        self._http = Client(url, headers, tasks, bearer)
 
     @property
     def congested(self) -> bool:
-        """Whether as many are open as may be."""
-        return len(self._open) >= MAX_POSTS
+        """Whether as many requests are open as may be."""
+        return len(self._posts) >= MAX_POSTS
 
-    def add(self, key: bytes, task: "asyncio.Task[None]") -> None:
-        """Keep an open request until it ends."""
-        self._open[key] = task
-        task.add_done_callback(lambda _: self._open.pop(key, None))
+    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
+        """Post one message."""
+        if not self._open:
+            raise BrokenPipeError
+        post = Post(self, *written(line))
+        self._posts[post.key] = post
+        self._send(post, line, headers)
 
-    def drop(self, request_id: int) -> None:
-        """Close the connection of a request."""
-        task = self._open.pop(b"%d" % request_id, None)
-        if task is not None:
-            task.cancel()
+    async def drain(self) -> None:
+        """Wait until one request has ended."""
+        while self.congested and self._open:
+            if self._freed is None:
+                self._freed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._freed)
 
-    def drop_all(self) -> None:
-        """Close them all."""
-        for task in list(self._open.values()):
-            task.cancel()
-        self._open.clear()
+    def abandon(self, request_id: int) -> bool:
+        """Close the request's connection; returns whether this cancels it in the server's era."""
+        post = self._posts.get(b"%d" % request_id)
+        if post is not None:
+            post.drop()
+        return self.cancels
 
-    async def one_ends(self) -> None:
-        """Wait until one of them has ended."""
-        if self._open:
-            await asyncio.wait(list(self._open.values()), return_when=asyncio.FIRST_COMPLETED)
+    def close(self, reason: Exception | None = None) -> None:
+        """End the connection: open requests are dropped. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        for post in list(self._posts.values()):
+            post.drop()
+        self._leave()
+        self._on_end(reason)
+
+    def ended(self, post: "Post") -> None:
+        """Forget a post that has ended."""
+        self._posts.pop(post.key, None)
+        if self._freed is not None:
+            if not self._freed.done():
+                self._freed.set_result(None)
+            self._freed = None
+
+    # ------------------------------------------------------------------ what differs
+
+    def _send(self, post: "Post", line: bytes, headers: Mapping[str, str]) -> None:
+        post.request = self._http.send("POST", post, line, {**headers, **POST_HEADERS})
+
+    def _leave(self) -> None:
+        """Tell the server, where there is something to tell, and close the connections."""
+        self._http.close()
+
+    def begun(self, post: "Post", head: Head) -> None:  # noqa: B027  most have nothing to do
+        """Take the head of an answer that is no refusal."""
+
+    def explains(self, post: "Post", head: Head) -> bool:  # noqa: ARG002
+        """Whether a refusal may hold a message that says more."""
+        return head.status >= 400 and head.status not in {401, 403}
+
+    @abstractmethod
+    def refused(self, post: "Post", found: envelope.Message | None) -> bool:
+        """Take a status of 400 and above with the JSON-RPC error in it, if any; whether all is said."""
+
+    def completed(self, post: "Post") -> None:  # noqa: B027  most have nothing to do
+        """Take that an answer that was no refusal is complete."""
+
+
+class Post:
+    """One message on its way to a server; takes what comes back. Implements `connection.Taker`.
+
+    Attributes:
+        id: Raw id of a request of the hub's, b"" for anything else.
+        key: What it is known by while it is open.
+        status: Of the answer, 0 before there is one.
+    """
+
+    __slots__ = (
+        "_answered", "_found", "_ignored", "_messages", "_pipe", "_problem", "id", "key", "method",
+        "open", "request", "status",
+    )  # fmt: skip
+
+    def __init__(self, pipe: Posting, raw_id: bytes, method: str) -> None:
+        self._pipe = pipe
+        self.id, self.method = raw_id, method
+        self.key = raw_id or b"-%d" % id(self)
+        self.request: Request | None = None
+        self.status = 0
+        self.open = True
+        self._answered = False
+        self._problem = ""
+        self._found: envelope.Message | None = None
+        self._ignored = 0
+        self._messages: Messages | None = None
+
+    def on_head(self, head: Head) -> None:
+        """See `connection.Taker`."""
+        self.status = head.status
+        self._problem = refusal(head.status, head.first(b"www-authenticate"))
+        if self._problem and not self._pipe.explains(self, head):
+            self.fail(self._problem)
+            return
+        if not self._problem:
+            self._pipe.begun(self, head)
+        if self._pipe.answers:
+            self._messages = messages_of(head, self._pipe.limit)
+
+    def on_data(self, data: bytes) -> None:
+        """See `connection.Taker`."""
+        if self._messages is not None:
+            try:
+                self._take(self._messages.feed(data))
+            except LineTooLong as error:
+                self._pipe.close(error)
+            return
+        self._ignored += len(data)
+        if self._ignored > _MOST_IGNORED and self.request is not None:
+            self.request.close()
+            self.on_end(None)
+
+    def on_end(self, error: Exception | None) -> None:
+        """See `connection.Taker`."""
+        if not self.open:
+            return
+        if isinstance(error, HubError):
+            self._over(denied(self.id, error))
+        elif error is not None:
+            self.fail(str(error))
+        else:
+            if self._messages is not None:
+                self._take(self._messages.end())
+            if self.open:
+                self._complete()
+
+    def fail(self, problem: str) -> None:
+        """End with an error of the hub's own."""
+        text = f"Server '{self._pipe.name}': {problem}"
+        data = {"httpStatus": self.status} if self._pipe.answers else None  # 0: not reached
+        self._over(envelope.error(self.id, HUB_UPSTREAM_FAILED, text, data))
+
+    def answer(self, members: envelope.Members) -> None:
+        """End with what the server said, under the id that it was asked with."""
+        self._over(envelope.join(members | {"id": msgspec.Raw(self.id)}))
+
+    def drop(self) -> None:
+        """End without a word."""
+        self.open = False
+        self._pipe.ended(self)
+        if self.request is not None:
+            self.request.close()
+
+    def _take(self, lines: list[bytes]) -> None:
+        origin = int(self.id or b"0")
+        for line in lines:
+            if not self.open:
+                return
+            if self._problem:
+                self._found = self._found or parsed(line)
+                continue
+            self._answered = self._answered or responds(line, self.id)
+            self._pipe.on_line(line, origin)
+
+    def _complete(self) -> None:
+        if self._problem:
+            found = (
+                self._found if self._found is not None and "error" in self._found.members else None
+            )
+            if self._pipe.refused(self, found):
+                self._over(b"")
+            elif self.open:
+                self.fail(self._problem)
+            return
+        self._pipe.completed(self)
+        if self._answered or not self._pipe.answers or not self.id:
+            self._over(b"")
+        else:
+            self.fail("It closed the connection without an answer.")
+
+    def _over(self, line: bytes) -> None:
+        """End; whoever asked gets a line, unless the answer is there already."""
+        if self.open:
+            wants = bool(self.id) and not self._answered
+            self.drop()
+            if line and wants:
+                self._pipe.on_line(line, 0)
 
 
 def refusal(status: int, challenge: str = "") -> str:
@@ -171,89 +303,27 @@ def changed(name: str) -> UpstreamFailed:
     return UpstreamFailed(f"Server '{name}' speaks another protocol now.", hint="Call again.")
 
 
-def key_of(message: envelope.Message, line: bytes) -> bytes:
-    """Return what an open request is known by."""
-    return message.id if message.is_request else b"-%d" % id(line)
+def written(line: bytes) -> tuple[bytes, str]:
+    """Return id and method of a message that the hub wrote; no id of anything but a request."""
+    found = _WRITTEN.match(line)
+    if found is not None:
+        return found[1] or b"", found[2].decode()
+    message = envelope.parse(line)
+    return (message.id if message.is_request else b""), message.method
 
 
-def origin_of(message: envelope.Message) -> int:
-    """Return the id of the hub's own request; 0 for anything that is none."""
-    return int(message.id) if message.is_request and message.id.isdigit() else 0
+def responds(line: bytes, request_id: bytes) -> bool:
+    """Whether a line is the response to a request; one that cannot be read ends the request too."""
+    found = _RESPONSE.match(line)
+    if found is not None:
+        return found[1] == request_id
+    message = parsed(line)
+    return message is not None and not message.method and message.id == request_id
 
 
-def answers(line: bytes, request_id: bytes) -> bool:
-    """Whether a line is the response to a request."""
+def parsed(line: bytes) -> envelope.Message | None:
+    """Return a line as a message, or None."""
     try:
-        message = envelope.parse(line)
+        return envelope.parse(line)
     except envelope.Malformed:
-        return False
-    return not message.method and message.id == request_id
-
-
-async def messages(response: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
-    """Yield the messages of a response, each on one line, from JSON or an event stream.
-
-    Raises:
-        LineTooLong: One is over `limit` bytes.
-    """
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind == EVENTS:
-        async for name, data in events(response.content, limit):
-            if name == "message":
-                yield envelope.one_line(data)
-    elif kind == JSON:
-        body = await whole(response.content, limit)
-        try:
-            batch = envelope.split_batch(body) if body else None
-        except envelope.Malformed:
-            batch = None  # whoever takes it says what is wrong with it
-        for raw in [body] if batch is None else batch:
-            if bytes(raw).strip():
-                yield envelope.one_line(bytes(raw))
-
-
-async def error_in(response: aiohttp.ClientResponse, limit: int) -> envelope.Message | None:
-    """Return the JSON-RPC error that comes with a status of 400 and above, or None.
-
-    Raises:
-        LineTooLong: The body is over `limit` bytes.
-    """
-    async for line in messages(response, limit):
-        try:
-            found = envelope.parse(line)
-        except envelope.Malformed:
-            return None
-        return found if "error" in found.members else None
-    return None
-
-
-async def whole(content: aiohttp.StreamReader, limit: int) -> bytes:
-    """Return a whole body.
-
-    Raises:
-        LineTooLong: It is over `limit` bytes.
-    """
-    parts: list[bytes] = []
-    size = 0
-    async for part in content.iter_chunked(_CHUNK):
-        size += len(part)
-        if size > limit:
-            raise LineTooLong
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def events(content: aiohttp.StreamReader, limit: int) -> AsyncIterator[tuple[str, bytes]]:
-    """Yield (type, data) of the events of a stream.
-
-    Raises:
-        LineTooLong: One is over `limit` bytes.
-    """
-    reader = sse.EventReader(limit)
-    async for part in content.iter_chunked(_CHUNK):
-        try:
-            found = reader.feed(part)
-        except sse.EventTooLong:
-            raise LineTooLong from None
-        for event in found:
-            yield event
+        return None
