@@ -238,8 +238,10 @@ async def test_closing_a_request_closes_its_connection_and_no_other():
 async def test_headers_are_merged_by_name_and_none_holds_a_line_break():
     async with serving(Server([sized(b"")], [sized(b"")])) as server:
         async with client_of(server, {"X-One": "1", "authorization": "a"}) as client:
-            await asked(client, headers={"x-one": "2"})
+            framing = {"content-length": "9", "Transfer-Encoding": "chunked", "Connection": "close"}
+            await asked(client, headers={"x-one": "2", **framing})
             head = server.heads[0].lower()
+            assert "chunked" not in head and "close" not in head
             assert head.startswith("post /mcp?a=b http/1.1\r\nhost: 127.0.0.1:")
             assert "x-one: 2\r\n" in head and "x-one: 1" not in head
             assert head.count("content-length: 2\r\n") == 1
@@ -253,6 +255,13 @@ async def test_headers_are_merged_by_name_and_none_holds_a_line_break():
                 taken = await asked(client, headers={name: value})
                 assert "no header can carry" in str(taken.error)
             assert len(server.heads) == 1
+
+
+async def test_a_header_of_every_request_that_cannot_be_sent_is_told_and_nothing_is_sent():
+    async with serving(Server()) as server, client_of(server, {"A": "b\r\nEvil: 1"}) as client:
+        for _ in range(2):
+            assert "no header can carry" in str((await asked(client)).error)
+        assert not server.heads
 
 
 async def test_connections_are_never_another_owners():

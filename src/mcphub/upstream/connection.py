@@ -21,7 +21,7 @@ IDLE_S: Final = 15.0
 _MOST_FRAMING: Final = 64 * 1024
 """Bytes without one of a body: a head, interim heads, trailers."""
 _INFLATED: Final = 256 * 1024
-_KEEP: Final = re.compile(r"timeout=([0-9]{1,4})")
+_KEEP: Final = re.compile(rb"timeout=([0-9]{1,4})")
 
 
 class Failed(Exception):
@@ -41,7 +41,10 @@ class Head:
 
     def first(self, name: bytes) -> str:
         """Return the first value of a header, or ""."""
-        return next(iter(self.all(name)), "")
+        for key, value in self.headers:
+            if key == name:
+                return value.decode("latin-1")
+        return ""
 
 
 class Taker(Protocol):
@@ -112,6 +115,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._request: Request | None = None
         self._good_until = 0.0
+        self._kept_s = IDLE_S
         self._fresh()
 
     def is_good(self, now: float) -> bool:
@@ -163,7 +167,7 @@ class Connection(asyncio.Protocol):
         request = self._request
         if request is not None:
             whole = exc is None and self._head is not None and self._until_end
-            text = "It closed the connection before it had answered."
+            text = "It closed the connection before it had answered; whether it did what it was asked to do is not known."
             self._end(request, None if whole else Failed(text))
 
     # ------------------------------------------------------------------ the parser's calls
@@ -184,16 +188,22 @@ class Connection(asyncio.Protocol):
         if self._head is not None or status < 200:
             self._bad = self._bad or status == 101
             return
-        self._head = head = Head(status, self._headers)
-        coded = [value.lower() for name, value in self._headers if name == b"transfer-encoding"]
-        self._bad = coded not in ([], [b"chunked"])
+        self._head = Head(status, self._headers)
         self._keeps = self._parser.should_keep_alive()
-        self._until_end = not coded and not head.all(b"content-length")
-        encoding = head.first(b"content-encoding").lower()
-        if encoding in {"gzip", "x-gzip"}:
-            self._inflater = zlib.decompressobj(wbits=31)
-        elif encoding not in {"", "identity"}:
-            self._bad = True
+        self._until_end = True
+        coded = 0
+        for name, value in self._headers:
+            if name == b"content-length":
+                self._until_end = False
+            elif name == b"transfer-encoding":
+                self._until_end = False
+                coded += 1
+                self._bad = self._bad or coded > 1 or value.lower() != b"chunked"
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                self._bad = self._bad or value.lower() not in {b"gzip", b"x-gzip"}
+                self._inflater = zlib.decompressobj(wbits=31)
+            elif name == b"keep-alive" and (said := _KEEP.search(value)) is not None:
+                self._kept_s = min(IDLE_S, int(said[1]) - 1)
 
     def on_body(self, body: bytes) -> None:
         """Note a piece of the body."""
@@ -250,13 +260,10 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, request: Request) -> None:
         """End a complete answer, with the connection free for the next one where that is safe."""
-        assert self._head is not None
         if not self._keeps or self._transport.get_write_buffer_size():
             self._end(request, None)
             return
-        said = _KEEP.search(self._head.first(b"keep-alive"))
-        kept_s = min(IDLE_S, int(said[1]) - 1) if said is not None else IDLE_S
-        self._good_until = self._loop.time() + kept_s
+        self._good_until = self._loop.time() + self._kept_s
         self._request = None
         self._owner.keep(self)
         request.end(None)

@@ -29,6 +29,16 @@ from mcphub.upstream.lines import NO_HEADERS
 
 _CONNECT_S: Final = 10.0
 _EYEBALLS_S: Final = 0.25
+_FRAMING: Final = {
+    "connection",
+    "content-length",
+    "expect",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+"""Headers that say where a request ends and what becomes of its connection: only the client sets them."""
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
@@ -76,14 +86,14 @@ class Client:
         self._idle: list[Connection] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._open = True
-        self._lines: dict[str, str] = {}
+        self._given: list[Mapping[str, str]] = []
         usual = {"User-Agent": f"mcphub/{__version__}", "Accept-Encoding": "gzip"}
         self.always({"Host": self._url.host_port_subcomponent or "", **usual, **headers})
 
     def always(self, headers: Mapping[str, str]) -> None:
         """Send these headers with every further request, instead of others of their names."""
-        self._lines |= _lines(headers)
-        self._usual = self._joined(self._lines)
+        self._given.append(headers)
+        self._lines, self._usual = {}, ""
 
     def send(
         self,
@@ -104,7 +114,7 @@ class Client:
         """
         request = Request("", body, taker)
         try:
-            lines = self._joined(self._lines | _lines(headers)) if headers else self._usual
+            lines = self._headers(headers)
         except Failed as error:
             self._loop.call_soon(taker.on_end, error)
             return request
@@ -148,9 +158,23 @@ class Client:
         if connection in self._idle:
             self._idle.remove(connection)
 
-    def _joined(self, lines: dict[str, str]) -> str:
+    def _headers(self, more: Mapping[str, str]) -> str:
+        """Return the lines of a request's headers.
+
+        Raises:
+            Failed: One cannot be sent.
+        """
+        if not self._usual:
+            for given in self._given:
+                self._lines |= _lines(given)
+            if self._bearer is not None:
+                self._lines.pop("authorization", None)  # its token is the only one
+            self._usual = "".join(self._lines.values())
+        if not more:
+            return self._usual
+        lines = self._lines | _lines(more)
         if self._bearer is not None:
-            lines.pop("authorization", None)  # its token is the only one
+            lines.pop("authorization", None)
         return "".join(lines.values())
 
     def _warm(self) -> Connection | None:
@@ -226,10 +250,14 @@ def _lines(headers: Mapping[str, str]) -> dict[str, str]:
     Raises:
         Failed: One cannot be sent.
     """
+    found: dict[str, str] = {}
     for name, value in headers.items():
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        if not (value.isprintable() or _VALUE.fullmatch(value)) or not _NAME.fullmatch(name):
             raise Failed(f"Header {name!r} has characters that no header can carry.")
-    return {name.lower(): f"{name}: {value}\r\n" for name, value in headers.items()}
+        found[name.lower()] = f"{name}: {value}\r\n"
+    for name in _FRAMING & found.keys():
+        del found[name]
+    return found
 
 
 @functools.cache

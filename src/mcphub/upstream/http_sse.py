@@ -62,8 +62,7 @@ class SsePipe(Posting):
         if not self._target:
             self._waiting.append((post, line, headers))
             return
-        sent = {**headers, **posting.POST_HEADERS}
-        post.request = self._http.send("POST", post, line, sent, self._target)
+        post.request = self._http.send("POST", post, line, headers, self._target)
 
     def _leave(self) -> None:
         self._waiting.clear()

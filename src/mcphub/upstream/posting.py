@@ -73,7 +73,7 @@ class Posting(ABC):
         self._posts: dict[bytes, Post] = {}
         self._freed: asyncio.Future[None] | None = None
         self._open = True
-        self._http = Client(url, headers, tasks, bearer)
+        self._http = Client(url, {**headers, **POST_HEADERS}, tasks, bearer)
 
     @property
     def congested(self) -> bool:
@@ -123,7 +123,7 @@ class Posting(ABC):
     # ------------------------------------------------------------------ what differs
 
     def _send(self, post: "Post", line: bytes, headers: Mapping[str, str]) -> None:
-        post.request = self._http.send("POST", post, line, {**headers, **POST_HEADERS})
+        post.request = self._http.send("POST", post, line, headers)
 
     def _leave(self) -> None:
         """Tell the server, where there is something to tell, and close the connections."""
@@ -174,7 +174,8 @@ class Post:
     def on_head(self, head: Head) -> None:
         """See `connection.Taker`."""
         self.status = head.status
-        self._problem = refusal(head.status, head.first(b"www-authenticate"))
+        if head.status >= 300:
+            self._problem = refusal(head.status, head.first(b"www-authenticate"))
         if self._problem and not self._pipe.explains(self, head):
             self.fail(self._problem)
             return
