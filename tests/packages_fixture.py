@@ -43,7 +43,8 @@ async def pin_of(store: PackageStore, command: str, *args: str) -> Pin:
     known = CACHE / "pins" / f"{digest[:16]}.json"
     if known.exists():
         values = json.loads(known.read_text())
-        return Pin(**{**values, "extras": tuple(values["extras"])})
+        tuples = {name: tuple(values.get(name, ())) for name in ("extras", "constraints")}
+        return Pin(**{**values, **tuples})
     pin = await store.resolve(requirement)
     known.parent.mkdir(parents=True, exist_ok=True)
     fresh = known.with_suffix(f".{os.getpid()}")

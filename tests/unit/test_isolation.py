@@ -23,7 +23,7 @@ from mcphub.isolation.channel import StdioChannel, parsed
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
 from mcphub.isolation.model import Call, Observation
-from mcphub.isolation.oracle import normal, older_sdk, refused_endpoints, same, worked
+from mcphub.isolation.oracle import normal, refused_endpoints, same, worked
 from mcphub.isolation.recipe import Recipe, optional_parameters, recipes
 from mcphub.isolation.surface import Rank, Tool, looks_destructive
 from mcphub.isolation.synthesis import Planted, Words, Writer
@@ -378,19 +378,6 @@ def test_the_stand_in_answers_as_a_wiki_does_in_both_of_its_formats():
     new = answered("/api.php?action=parse&formatversion=2")
     assert old["query"]["search"][0]["title"] == old["query"]["pages"]["1"]["title"]
     assert isinstance(new["parse"]["text"], str) and isinstance(new["query"]["pages"], list)
-
-
-@pytest.mark.parametrize(
-    ("said", "old"),
-    [
-        ("AttributeError: 'Server' object has no attribute 'list_tools'", True),
-        ("ImportError: cannot import name 'McpError' from 'mcp.server' (/x)", True),
-        ("ModuleNotFoundError: No module named 'mcp.server.fastmcp'", True),
-        ("ModuleNotFoundError: No module named 'numpy'", False),
-    ],
-)
-def test_a_server_for_an_older_sdk_is_known_by_its_last_words(said, old):
-    assert ("mcp<2" in older_sdk(said)) is old
 
 
 @pytest.mark.parametrize("user", ["A", "B"])

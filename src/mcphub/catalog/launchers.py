@@ -28,7 +28,7 @@ _PYTHON = re.compile(r"(?:python)?(\d+(?:\.\d+){0,2})")
 _PROGRAM = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _EXACT_PYPI = re.compile(r"==\s*([\w.+!-]+)")
 _EXACT_NPM = re.compile(r"=?v?(\d+\.\d+\.\d+[\w.+-]*)")
-_PYTHON_EXTRA = "python="
+PYTHON_EXTRA = "python="
 _SUPPORTED = (
     "Supported: `npx [-y] [-p PACKAGE] PACKAGE[@VERSION] …`, `npm exec`, "
     "`uvx [--from PACKAGE] [--with PACKAGE] [--python VERSION] PACKAGE[@VERSION] …`, "
@@ -66,14 +66,14 @@ class Requirement:
 def python_of(extras: Sequence[str]) -> str:
     """Return the Python version among `extras`, or empty."""
     for extra in extras:
-        if extra.startswith(_PYTHON_EXTRA):
-            return extra.removeprefix(_PYTHON_EXTRA)
+        if extra.startswith(PYTHON_EXTRA):
+            return extra.removeprefix(PYTHON_EXTRA)
     return ""
 
 
 def packages_of(extras: Sequence[str]) -> tuple[str, ...]:
     """Return `extras` without the Python version: requirements that an installer understands."""
-    return tuple(extra for extra in extras if not extra.startswith(_PYTHON_EXTRA))
+    return tuple(extra for extra in extras if not extra.startswith(PYTHON_EXTRA))
 
 
 def satisfies(pin: Pin, requirement: Requirement) -> bool:
@@ -280,7 +280,7 @@ def _python_tool(words: tuple[str, ...], options: _Options, tool: str) -> Requir
                 f"`{tool} --python {given['python'][0]}` is not a version.",
                 hint="Write a version such as 3.13.",
             )
-        extras.append(_PYTHON_EXTRA + python[1])
+        extras.append(PYTHON_EXTRA + python[1])
     return Requirement(PYPI, name, version, program, tuple(extras), rest[1:])
 
 

@@ -108,10 +108,14 @@ class PackageStore:
         """
         return launchers.requirement(command, args)
 
-    async def resolve(self, requirement: Requirement) -> Pin:
+    async def resolve(self, requirement: Requirement, constraints: tuple[str, ...] = ()) -> Pin:
         """Ask the registry for the exact version and hash, and keep the dependency tree.
 
-        A tree that is already kept for the same version and hash stays as it is.
+        A tree that is already kept for the same version, hash and constraints stays as it is.
+
+        Args:
+            requirement: What the settings ask for.
+            constraints: What the dependencies of a PyPI package are held to.
 
         Raises:
             InvalidInput: No such package or version, or it does not fit this hub's Python.
@@ -119,7 +123,10 @@ class PackageStore:
             UpstreamFailed: The tool failed for another reason.
         """
         with self._scratch() as work:
-            pin = await self._tool(requirement.ecosystem).resolve(requirement, work, self._clock())
+            if requirement.ecosystem == NPM:
+                pin = await self._npm.resolve(requirement, work, self._clock())
+            else:
+                pin = await self._pypi.resolve(requirement, work, self._clock(), constraints)
             self._keep_lock(pin, work)
         _log.info("package_resolved", package=pin.name, version=pin.version)
         return pin
@@ -178,9 +185,8 @@ class PackageStore:
 
     def _place(self, pin: Pin) -> Path:
         """Return the final directory: readable for people, unique by digest, safe as one name."""
-        exact = json.dumps(
-            [_FORMAT, pin.ecosystem, pin.name, pin.version, pin.integrity, pin.extras]
-        )
+        parts = [_FORMAT, pin.ecosystem, pin.name, pin.version, pin.integrity, pin.extras]
+        exact = json.dumps([*parts, pin.constraints] if pin.constraints else parts)
         digest = hashlib.sha256(exact.encode()).hexdigest()[:8]
         name = re.sub(r"[^\w.@+-]", "+", f"{pin.name}@{pin.version}").lstrip(".")[:120]
         return self._root / ("npm" if pin.ecosystem == NPM else "pypi") / f"{name}-{digest}"
@@ -298,6 +304,9 @@ def _identity(pin: Pin) -> dict[str, Any]:
     values = asdict(pin)
     del values["resolved_at"]
     values["extras"] = list(pin.extras)
+    values["constraints"] = list(pin.constraints)
+    if not pin.constraints:
+        del values["constraints"]
     return values
 
 

@@ -5,6 +5,7 @@ is compiled by the base interpreter, which does not read the environment's `.pth
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from mcphub.catalog.launchers import PYPI, Requirement, packages_of, python_of
+from mcphub.catalog.launchers import PYPI, PYTHON_EXTRA, Requirement, packages_of, python_of
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.toolchain import Completed, Toolchain, failure, is_system, run
 from mcphub.errors import InvalidInput, UpstreamFailed
@@ -23,7 +24,10 @@ LOCK = "requirements.txt"
 _RESOLVE_S = 180.0
 _INSTALL_S = 600.0
 _VENV = "venv"
+_CONSTRAINTS = "constraints.txt"
 _LOCKED = re.compile(r"^(?P<name>[\w.-]+)(?:\[[^\]]*\])?==(?P<version>[^\s;\\]+)(?P<rest>.*)$")
+_NEEDS_PYTHON = re.compile(r"does not satisfy Python>=3\.(\d{1,2})")
+_NEWEST_MINOR = 19
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
 _PREFIXES = (
     "import json, sys, sysconfig; p = sysconfig.get_path; "
@@ -38,11 +42,24 @@ class Pypi:
     toolchain: Toolchain
     env: Mapping[str, str]
 
-    async def resolve(self, requirement: Requirement, work: Path, resolved_at: float) -> Pin:
+    async def resolve(
+        self,
+        requirement: Requirement,
+        work: Path,
+        resolved_at: float,
+        constraints: tuple[str, ...] = (),
+    ) -> Pin:
         """Resolve the whole tree into `work/requirements.txt`, and return the top package's pin."""
         what = f"Resolving PyPI package {requirement.name}"
         wanted = [requirement.name + requirement.version, *packages_of(requirement.extras)]
-        await self._lock_tree(wanted, requirement.extras, work, what)
+        try:
+            await self._lock_tree(wanted, requirement.extras, constraints, work, what)
+        except PythonTooOld as error:
+            newer = "" if requirement.python else await self._newer(error.needs, work)
+            if not newer:
+                raise
+            constraints = (*constraints, PYTHON_EXTRA + newer)
+            await self._lock_tree(wanted, requirement.extras, constraints, work, what)
         version, hashes = _top((work / LOCK).read_text(), requirement.name)
         if not hashes:
             raise UpstreamFailed(
@@ -50,7 +67,8 @@ class Pypi:
                 hint="Only packages with a verifiable hash are installed.",
             )
         integrity = " ".join(hashes)
-        return Pin(PYPI, requirement.name, version, integrity, requirement.extras, resolved_at)
+        extras = requirement.extras
+        return Pin(PYPI, requirement.name, version, integrity, extras, resolved_at, constraints)
 
     async def build(self, pin: Pin, work: Path, progress: Callable[[str], None]) -> dict[str, Any]:
         """Install `pin` into `work`, from the lock there if there is one; return the programs.
@@ -64,10 +82,10 @@ class Pypi:
         if not (work / LOCK).exists():
             progress(f"Resolving {label} and its dependencies")
             wanted = [label, *packages_of(pin.extras)]
-            await self._lock_tree(wanted, pin.extras, work, what)
+            await self._lock_tree(wanted, pin.extras, pin.constraints, work, what)
         lock = work / LOCK
         lock.write_text(_with_pinned_hashes(lock.read_text(), pin))
-        python = await self._python(pin.extras, work)
+        python = await self._python((*pin.extras, *pin.constraints), work)
         progress(f"Downloading {label} and its dependencies")
         venv = ("venv", "--relocatable", "--no-project", "--python", str(python), _VENV)
         install = ("pip", "install", "--python", f"{_VENV}/bin/python", "--require-hashes")
@@ -90,12 +108,21 @@ class Pypi:
         return (await self.resolve(requirement, work, 0.0)).version
 
     async def _lock_tree(
-        self, wanted: Sequence[str], extras: Sequence[str], work: Path, what: str
+        self,
+        wanted: Sequence[str],
+        extras: Sequence[str],
+        constraints: Sequence[str],
+        work: Path,
+        what: str,
     ) -> None:
         (work / "requirements.in").write_text("\n".join(wanted) + "\n")
-        python = await self._python(extras, work)
+        held_to = packages_of(constraints)
+        (work / _CONSTRAINTS).write_text("\n".join(held_to) + "\n")
+        python = await self._python((*extras, *constraints), work)
         options = ("--generate-hashes", "--no-header", "--no-annotate", "--no-build", "--quiet")
-        args = ("pip", "compile", "requirements.in", "-o", LOCK, "--python", str(python), *options)
+        held = ("--constraints", _CONSTRAINTS) if held_to else ()
+        args = ("pip", "compile", "requirements.in", "-o", LOCK, "--python", str(python))
+        args = (*args, *held, *options)
         done = await self._uv(args, work, _RESOLVE_S)
         if done.status:
             raise _install_failure(what, wanted[0], done)
@@ -115,6 +142,14 @@ class Pypi:
                 "`--python`. The hub downloads no interpreters.",
             )
         return await asyncio.to_thread(Path(found).resolve)
+
+    async def _newer(self, needs: int, work: Path) -> str:
+        """Return the oldest installed Python that is at least 3.`needs`, as `3.13`; empty for none."""
+        for minor in range(needs, _NEWEST_MINOR + 1):
+            with contextlib.suppress(InvalidInput):
+                await self._python((f"{PYTHON_EXTRA}3.{minor}",), work)
+                return f"3.{minor}"
+        return ""
 
     async def _compile(self, python: Path, work: Path) -> None:
         """Write bytecode once: without it every start of the read-only package costs much more."""
@@ -156,11 +191,30 @@ class Pypi:
         return await run(self.toolchain, argv, cwd=work, env=self.env, timeout_s=timeout_s)
 
 
+class PythonTooOld(InvalidInput):
+    """A package needs a newer Python than it was resolved for.
+
+    Attributes:
+        needs: The minor version of Python 3 that it asks for.
+    """
+
+    def __init__(self, what: str, needs: int) -> None:
+        super().__init__(
+            f"{what} is not possible: it needs Python 3.{needs} or newer, which the hub does not have.",
+            hint=f"Install Python 3.{needs} or newer and put it into the hub's PATH, e.g. as "
+            f"`python3.{needs}`; the hub then takes it for this server by itself.",
+            code="python_too_old",
+        )
+        self.needs = needs
+
+
 def _install_failure(what: str, label: str, done: Completed) -> Exception:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("cause:", "error:"))]
     line = re.sub(r"^(?:cause|error):\s*", "", (told or lines or ["unknown error"])[-1])
     text = done.stderr.lower()
+    if needs := _NEEDS_PYTHON.search(" ".join(lines)):
+        return PythonTooOld(what, int(needs[1]))
     if "hash mismatch" in text or "hashes must match" in text:
         return UpstreamFailed(
             f"PyPI package {label} is not what was pinned: its hash differs.",

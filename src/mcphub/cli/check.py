@@ -1,6 +1,7 @@
 """`mcphub check`: two synthetic users against a server, in the sandbox; what leaks, with evidence."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import typer
 
 from mcphub.catalog.names import is_server_name
+from mcphub.catalog.older_sdk import OLDER_SDK, needs_older_sdk
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.spec import ServerSpec
@@ -226,11 +228,20 @@ async def _of_command(
     cli: Cli, words: list[str], url: str, env: Mapping[str, str], options: Options
 ) -> list[Result]:
     store, path = await _store(cli)
-    subject = await acquire.from_words(
-        words, store, env=env, url=url, search_path=path, progress=cli.note
-    )
+
+    async def subject(constraints: tuple[str, ...] = ()) -> Subject:
+        return await acquire.from_words(
+            words, store, env=env, url=url, constraints=constraints, search_path=path,
+            progress=cli.note,
+        )  # fmt: skip
+
+    first = await subject()
     async with _sandbox(cli) as spawner:
-        result = await _one(cli, subject, spawner, options)
+        result = await _one(cli, first, spawner, options)
+        if first.package and needs_older_sdk(result.reason):
+            cli.note(f"{first.id} was written for mcp 1: once more with `mcp<2` beside it.")
+            with contextlib.suppress(HubError):  # then the first result is the one to show
+                result = await _one(cli, await subject(OLDER_SDK), spawner, options)
     _print(cli, result)
     return [result]
 
@@ -327,21 +338,19 @@ async def _of_settings(
             state = (await ground.states.all()).get(spec.name)
             try:
                 pin = state.pin if state is not None else None
-                subject = await acquire.from_words(
-                    [spec.command, *spec.args],
-                    ground.packages,
-                    env={**spec.env, **env},
-                    name=spec.name,
-                    pin=pin or await _pinned(cli, ground, spec),
-                    search_path=cli.settings().operator_env.get("PATH", _PATH),
-                    progress=cli.note,
-                )
+                pin = pin or await _pinned(cli, ground, spec)
+                subject = await _of_spec(cli, ground, spec, env, pin)
             except HubError as error:
                 results.append(not_installed(spec.name, error))
                 _print(cli, results[-1])
                 continue
-            subject = replace(subject, own_package=spec.sandbox.own_package)
             result = await _one(cli, subject, spawner, options)
+            if subject.package and needs_older_sdk(result.reason):
+                cli.note(f"{spec.name} was written for mcp 1: once more with `mcp<2` beside it.")
+                with contextlib.suppress(HubError):  # then the first result is the one to show
+                    pin = await _pinned(cli, ground, spec, subject.version, OLDER_SDK)
+                    subject = await _of_spec(cli, ground, spec, env, pin)
+                    result = await _one(cli, subject, spawner, options)
             _print(cli, result)
             results.append(result)
             await check_evidence.keep(cli, ground, spec, result, compare=then.compare)
@@ -352,13 +361,37 @@ async def _of_settings(
     return results
 
 
-async def _pinned(cli: Cli, ground: "Ground", spec: ServerSpec) -> Pin | None:
+async def _of_spec(
+    cli: Cli, ground: "Ground", spec: ServerSpec, env: Mapping[str, str], pin: Pin | None
+) -> Subject:
+    """Install what a server of the settings runs."""
+    subject = await acquire.from_words(
+        [spec.command, *spec.args],
+        ground.packages,
+        env={**spec.env, **env},
+        name=spec.name,
+        pin=pin,
+        search_path=cli.settings().operator_env.get("PATH", _PATH),
+        progress=cli.note,
+    )
+    return replace(subject, own_package=spec.sandbox.own_package)
+
+
+async def _pinned(
+    cli: Cli,
+    ground: "Ground",
+    spec: ServerSpec,
+    version: str = "",
+    constraints: tuple[str, ...] = (),
+) -> Pin | None:
     """Pin what a server runs, as its first start would: evidence speaks of an exact version."""
     wanted = ground.packages.requirement(spec.command, spec.args)
     if wanted is None:
         return None
     cli.note(f"{spec.name}: looking up {wanted.name}")
-    pin = await ground.packages.resolve(wanted)
+    if version:
+        wanted = replace(wanted, version=f"=={version}")
+    pin = await ground.packages.resolve(wanted, constraints)
     await ground.states.set_pin(spec.name, pin)
     await cli.applied()
     return pin

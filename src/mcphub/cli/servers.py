@@ -214,7 +214,7 @@ async def show_server(cli: Cli, name: ServerName) -> None:
         ("risk", data["risk"] or "unclassified: treated as critical"),
         ("groups", ", ".join(data["groups"]) or "administrators only"),
         ("state", "enabled" if data["enabled"] else "disabled"),
-        ("version", data["version"] or "not pinned yet"),
+        ("version", pin.told if pin else data["version"] or "not pinned yet"),
         ("start", f"{data['start']['mode']}: {data['start']['reason']}"),
         *(("environment", key) for key in spec.env),
         *(("slot", f"{slot.name} in {', '.join(slot.places)}") for slot in spec.slots),
@@ -486,6 +486,7 @@ def _pin(pin: "Pin") -> dict[str, Any]:
         "package": pin.name,
         "version": pin.version,
         "integrity": pin.integrity,
+        "constraints": list(pin.constraints),
         "resolved_at": pin.resolved_at,
         "resolved": when(pin.resolved_at),
     }

@@ -253,22 +253,27 @@ class Catalogs:
             # it is somebody else's machine: nobody's placeholder is sent there
             return StoredCatalog(initialize=b"{}", at=self._clock(), per_user=True, **_columns({}))
         try:
-            async with self._pool.neutral(spec) as instance:
-                offer = Offer(envelope.object_of(instance.upstream.opening))
-                lists: dict[str, bytes] = {}
-                for kind in KINDS.values():
-                    if kind.capability in offer.capabilities:
-                        items = await read_list(instance.upstream, kind)
-                        lists[kind.member] = envelope.array([item.raw for item in items])
-                return StoredCatalog(
-                    initialize=instance.upstream.opening,
-                    at=self._clock(),
-                    per_user=False,
-                    **_columns(lists),
-                )
+            return await self._asked(spec)
         except HubError as error:
+            if await self._launcher.pin_older_sdk(spec, error):
+                return await self._discover(spec)
             _log.info("catalog.per_user", server=spec.name, reason=error.code)
             return StoredCatalog(initialize=b"{}", at=self._clock(), per_user=True, **_columns({}))
+
+    async def _asked(self, spec: ServerSpec) -> StoredCatalog:
+        async with self._pool.neutral(spec) as instance:
+            offer = Offer(envelope.object_of(instance.upstream.opening))
+            lists: dict[str, bytes] = {}
+            for kind in KINDS.values():
+                if kind.capability in offer.capabilities:
+                    items = await read_list(instance.upstream, kind)
+                    lists[kind.member] = envelope.array([item.raw for item in items])
+            return StoredCatalog(
+                initialize=instance.upstream.opening,
+                at=self._clock(),
+                per_user=False,
+                **_columns(lists),
+            )
 
 
 async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) -> tuple[Item, ...]:

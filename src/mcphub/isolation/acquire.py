@@ -27,10 +27,13 @@ async def from_words(
     url: str = "",
     name: str = "",
     pin: Pin | None = None,
+    constraints: tuple[str, ...] = (),
     search_path: str,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Subject:
     """Return the subject of a command line such as `npx -y @scope/server` or `python server.py`.
+
+    Without a pin the newest package is taken, its dependencies held to `constraints`.
 
     Raises:
         InvalidInput: The program does not exist, or the launcher's line is not understood.
@@ -39,7 +42,7 @@ async def from_words(
     wanted = packages.requirement(words[0], words[1:])
     if wanted is None:
         return _plain(words, env, url, name, search_path)
-    pin, installed = await _installed(packages, wanted, pin, progress)
+    pin, installed = await _installed(packages, wanted, pin, progress, constraints)
     return Subject(
         id=name or pin.name,
         version=installed.version,
@@ -126,10 +129,11 @@ async def _installed(
     wanted: Requirement,
     pin: Pin | None,
     progress: Callable[[str], None],
+    constraints: tuple[str, ...] = (),
 ) -> tuple[Pin, Installed]:
     if pin is None:
         progress(f"looking up {wanted.name}")
-        pin = await packages.resolve(wanted)
+        pin = await packages.resolve(wanted, constraints)
     installed = packages.installed(pin, wanted)
     if installed is None:
         installed = await packages.install(pin, wanted, progress)

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from mcphub.catalog.older_sdk import needs_older_sdk
 from mcphub.errors import HubError, UpstreamFailed
 from mcphub.isolation import identity
 from mcphub.isolation.budget import Budget
@@ -19,7 +20,7 @@ from mcphub.isolation.case import Case
 from mcphub.isolation.discovery import discover
 from mcphub.isolation.lab import Lab, Running, Sandbox
 from mcphub.isolation.model import Call, Coverage, Result, Verdict
-from mcphub.isolation.oracle import TOLD, UNWRITABLE, older_sdk, refused_endpoints, worked
+from mcphub.isolation.oracle import TOLD, UNWRITABLE, refused_endpoints, worked
 from mcphub.isolation.probes import Probe
 from mcphub.isolation.probes.cache import CacheProbe
 from mcphub.isolation.probes.claims import ClaimsProbe
@@ -93,12 +94,15 @@ async def check(
             case = Case(lab, budget, progress)
             return await checked(case, began)
     except HubError as error:
+        older = (
+            " It may need an older SDK: `mcp<2` beside it." if needs_older_sdk(error.hint) else ""
+        )
         return Result(
             id=subject.id,
             version=subject.version,
             verdict=Verdict.INCONCLUSIVE,
             safe_to_share=None,
-            reason=f"It could not be started: {error.message} {error.hint}{older_sdk(error.hint)}".strip(),
+            reason=f"It could not be started: {error.message} {error.hint}{older}".strip(),
             seconds=round(monotonic() - began, 1),
             notes=subject.notes,
         )

@@ -58,9 +58,6 @@ _REFUSAL: Final = re.compile(
     r"|unexpected token|not valid json",
     re.IGNORECASE | re.DOTALL,
 )
-_OLD_SDK: Final = re.compile(
-    r"cannot import name '?\w+'? from '?mcp\b|No module named '?mcp\.|'Server' object has no attribute",
-)
 _PORTS: Final = 65_536
 _NO_CONNECTION: Final = re.compile(
     r"ECONNREFUSED|connection refused|connect call failed|cannot connect|errno 111", re.IGNORECASE
@@ -78,15 +75,6 @@ def refused_endpoints(texts: Iterable[str]) -> list[tuple[str, int]]:
         if 0 < int(port) < _PORTS
     ]
     return list(dict.fromkeys(found))
-
-
-def older_sdk(said: str) -> str:
-    """Return the next step for a server that ended because it was written for an older SDK, or nothing."""
-    return (
-        " It may need an older SDK: install it with `mcp<2` beside it."
-        if _OLD_SDK.search(said)
-        else ""
-    )
 
 
 def worked(seen: Observation) -> bool:

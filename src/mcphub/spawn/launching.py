@@ -17,14 +17,15 @@ from urllib.parse import urlsplit
 import structlog
 
 from mcphub.catalog.identity import REQUEST_PLACE, header_of
-from mcphub.catalog.launchers import satisfies
+from mcphub.catalog.launchers import PYPI, packages_of, satisfies
+from mcphub.catalog.older_sdk import OLDER_SDK, needs_older_sdk
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.spec import FactName, ServerSpec
 from mcphub.catalog.states import ServerStates
 from mcphub.catalog.templates import expand
 from mcphub.catalog.versions import exact_version
-from mcphub.errors import InvalidInput, MissingCredential
+from mcphub.errors import HubError, InvalidInput, MissingCredential
 from mcphub.ids import instance_id as new_id
 from mcphub.policy.model import Isolation, Permit, Transport
 from mcphub.spawn import copies
@@ -247,6 +248,49 @@ class Launcher:
             installed = await self._packages.install(pin, requirement, self._progress)
         argv = (*installed.argv, *requirement.args)
         return Program(argv, installed.readable, installed.version, installed.source)
+
+    async def pin_older_sdk(self, spec: ServerSpec, error: HubError) -> bool:
+        """Pin a server's package with the older SDK, when a start failed because it needs that.
+
+        The package itself keeps its version and its hash.
+
+        Args:
+            spec: The server.
+            error: Why nobody's instance did not start, with its last words.
+
+        Returns:
+            Whether another start is worth a try.
+        """
+        if spec.transport is not Transport.STDIO or not needs_older_sdk(error.message):
+            return False
+        requirement = self._packages.requirement(spec.command, spec.args)
+        state = (await self._states.all()).get(spec.name)
+        pin = state.pin if state is not None else None
+        if (
+            requirement is None
+            or pin is None
+            or pin.ecosystem != PYPI
+            or packages_of(pin.constraints)
+        ):
+            return False
+        try:
+            exact = replace(requirement, version=f"=={pin.version}")
+            older = await self._packages.resolve(exact, OLDER_SDK)
+        except HubError as failure:
+            _log.warning("server.older_sdk_failed", server=spec.name, error=str(failure))
+            return False
+        if older.integrity != pin.integrity:
+            return False
+        _log.warning(
+            "server.older_sdk",
+            server=spec.name,
+            package=f"{pin.name} {pin.version}",
+            constraints=list(OLDER_SDK),
+            why="It was written for mcp 1 and ends with mcp 2; it is installed with the older one.",
+        )
+        await self._states.set_pin(spec.name, older)
+        self.forget(spec.name)
+        return True
 
     def _plain(self, spec: ServerSpec) -> Program:
         found = shutil.which(spec.command, path=self._search_path)

@@ -19,14 +19,14 @@ import structlog
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, LimitExceeded, MissingCredential, Unavailable
 from mcphub.ids import instance_id
-from mcphub.policy.model import Isolation, Permit, Transport
+from mcphub.policy.model import Permit, Transport
 from mcphub.spawn import failing
 from mcphub.spawn.homes import HomeWatch
 from mcphub.spawn.instance import Instance, State
 from mcphub.spawn.launching import NEUTRAL, SHARED, Dial, Launcher
 from mcphub.spawn.opening import Opener, Opening
 from mcphub.spawn.spawner import Launch
-from mcphub.spawn.starts import BackOff, PoolLimits, StartSlots
+from mcphub.spawn.starts import BackOff, Key, PoolLimits, StartSlots, key_of
 from mcphub.tasks import Tasks
 from mcphub.wire.envelope import Message
 
@@ -55,9 +55,6 @@ class Listener(Protocol):
         ...
 
 
-_Key = tuple[str, str, str]
-
-
 class InstancePool:
     """All instances of one hub.
 
@@ -81,10 +78,10 @@ class InstancePool:
         self._launcher = launcher
         self._limits = limits
         self._listener: Listener | None = None
-        self._current: dict[_Key, Instance] = {}
+        self._current: dict[Key, Instance] = {}
         self._all: dict[str, Instance] = {}
-        self._starting: dict[tuple[_Key, tuple[str, int]], asyncio.Future[Instance]] = {}
-        self._groups_starting: dict[tuple[_Key, tuple[str, int]], frozenset[str]] = {}
+        self._starting: dict[tuple[Key, tuple[str, int]], asyncio.Future[Instance]] = {}
+        self._groups_starting: dict[tuple[Key, tuple[str, int]], frozenset[str]] = {}
         self._back_off = BackOff()
         self._slots = StartSlots(limits.starts_at_once)
         self._tasks: Tasks | None = None
@@ -114,7 +111,7 @@ class InstancePool:
         self, permit: Permit, revision: tuple[str, int], session: str = ""
     ) -> Instance | None:
         """Return the caller's ready instance of this very revision, or None; never waits."""
-        instance = self._current.get(_key(permit, session))
+        instance = self._current.get(key_of(permit, session))
         if instance is None or instance.revision != revision:
             return None
         if instance.state is State.PAUSED:
@@ -181,6 +178,11 @@ class InstancePool:
             try:
                 await self._bring_up(instance, spec, launch)
                 yield instance
+            except HubError as error:
+                await self._stop(
+                    instance, grace_s=0
+                )  # first, so that its last words have been read
+                raise failing.with_last_words(error, instance.stderr()) from None
             finally:
                 await self._stop(instance, grace_s=0)  # nobody's: it has nothing to save
                 await self._launcher.discard(launch)
@@ -208,7 +210,7 @@ class InstancePool:
     async def _started(
         self, permit: Permit, spec: ServerSpec, revision: tuple[str, int], session: str
     ) -> Instance:
-        key = _key(permit, session)
+        key = key_of(permit, session)
         pending = self._starting.get((key, revision))
         if pending is None:
             self._admit(key, spec, permit)
@@ -222,7 +224,7 @@ class InstancePool:
             )
         return await asyncio.shield(pending)
 
-    def _admit(self, key: _Key, spec: ServerSpec, permit: Permit) -> None:
+    def _admit(self, key: Key, spec: ServerSpec, permit: Permit) -> None:
         self._back_off.check(key, spec.name, self.now())
         # those that start count too, wherever they wait: asking for all at once gets no more
         owners = Counter(
@@ -270,7 +272,7 @@ class InstancePool:
     async def _start(
         self,
         pending: "asyncio.Future[Instance]",
-        key: _Key,
+        key: Key,
         permit: Permit,
         spec: ServerSpec,
         revision: tuple[str, int],
@@ -314,7 +316,7 @@ class InstancePool:
     async def _failed(
         self,
         pending: "asyncio.Future[Instance]",
-        key: _Key,
+        key: Key,
         spec: ServerSpec,
         instance: Instance | None,
         error: HubError | OSError,
@@ -484,16 +486,6 @@ class InstancePool:
     def now() -> float:
         """Return the loop's time in seconds, the clock of all durations."""
         return asyncio.get_running_loop().time()
-
-
-def _key(permit: Permit, session: str) -> _Key:
-    if permit.isolation is Isolation.SHARED:
-        return (SHARED, permit.server, "")
-    return (
-        permit.principal.user_id,
-        permit.server,
-        session if permit.isolation is Isolation.SESSION else "",
-    )
 
 
 def _last_words(instance: Instance) -> list[str]:

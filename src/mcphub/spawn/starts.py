@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mcphub.errors import Unavailable
+from mcphub.policy.model import Isolation, Permit
+from mcphub.spawn.launching import SHARED
 
 _LONGEST_PAUSE_S: Final = 60.0
 _KEPT: Final = 10_000
@@ -26,6 +28,18 @@ class PoolLimits:
     starts_at_once: int
     starts_waiting: int = 500
     instances_per_group: Mapping[str, int] = field(default_factory=dict)
+
+
+Key = tuple[str, str, str]
+"""Owner, server and session part of an instance."""
+
+
+def key_of(permit: Permit, session: str) -> Key:
+    """Return the key of the instance that a permit leads to."""
+    if permit.isolation is Isolation.SHARED:
+        return (SHARED, permit.server, "")
+    own = session if permit.isolation is Isolation.SESSION else ""
+    return (permit.principal.user_id, permit.server, own)
 
 
 @dataclass(slots=True)
