@@ -69,6 +69,47 @@ def test_members_are_added_to_the_result_and_to_nothing_else(result, separators,
 )  # fmt: skip
 def test_anything_else_is_read_as_a_message(line):
     assert plain_result(line) is None
+    blob = b'"blob":"' + b"x" * 100_000 + b'"'
+    for whole in (
+        line.replace(b"{}", b"{" + blob + b"}", 1),
+        line.replace(b'{"x"', b"{" + blob + b',"x"', 1),
+    ):
+        assert plain_result(whole) is None or len(whole) < len(blob)
+
+
+def padded(inner, number=7):
+    """A line too large to be searched as a whole."""
+    blob = (
+        b'"content":[{"type":"text","text":"' + b"\\n\\u0041" * 20_000 + b' \\"isError\\":true"}]'
+    )
+    return b'{"jsonrpc":"2.0","id":%d,"result":{%b%b}}' % (number, blob, inner and b"," + inner)
+
+
+@pytest.mark.parametrize(
+    ("inner", "is_error", "is_complete", "has_task"),
+    [
+        (b"", False, True, False), (b'"isError":true', True, True, False), (b'"isError" : true', True, True, False),
+        (b'"\\u0069sError":true', True, True, False), (b'"isError":false', False, True, False),
+        (b'"resultType":"task","taskId":"a"', False, False, True), (b'"result\\u0054ype":"task"', False, False, False),
+        (b'"resultType":"complete"', False, True, False), (b'"task":{"taskId":"a"}', False, True, True),
+        (b'"structuredContent":{"isError":true,"taskId":"a","resultType":"task"}', False, True, False),
+    ],
+)  # fmt: skip
+def test_of_a_large_result_its_own_members_say_what_matters(inner, is_error, is_complete, has_task):
+    plain = plain_result(padded(inner))
+    assert plain is not None and plain.id == 7
+    assert (plain.is_tool_error, plain.is_complete) == (is_error, is_complete)
+    assert plain.has(b'"taskId"') is has_task
+    assert json.loads(plain.answer(b'"mine"'))["id"] == "mine"
+
+
+def test_a_large_result_with_a_second_id_or_a_second_message_is_not_plain():
+    line = padded(b"")
+    for whole in (
+        line[:-1] + b',"id":8,"x":{}}', line + b"," + line, line[:-2] + b'},"result":{}}', line[:-1] + b"\r}",
+        line[:-2] + b"]}", line[:-2] + b"}}}",
+    ):  # fmt: skip
+        assert plain_result(whole) is None
 
 
 @pytest.mark.parametrize(

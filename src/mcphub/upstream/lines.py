@@ -171,8 +171,7 @@ class LinePipe:
         if not data:
             self.close()
             return
-        self._feed(data)
-        lines = data.count(b"\n")
+        lines = self._feed(data)
         owed = min(lines, self._owed)
         self._owed -= owed
         rest = self._pace.take(len(data) + (lines - owed) * LINE_COST)
@@ -184,10 +183,11 @@ class LinePipe:
         if self._open:
             self._loop.add_reader(self._reader, self._readable)
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> int:
+        """Take what was read; returns how many lines it has ended."""
         if b"\n" not in data:
             self._keep(data)
-            return
+            return 0
         *whole, rest = data.split(b"\n")
         if self._partial:
             whole[0] = b"".join([*self._partial, whole[0]])
@@ -196,10 +196,12 @@ class LinePipe:
         for line in whole:
             if len(line) > self._limit:
                 self.close(LineTooLong())
-                return
+                break
             self._on_line(line, 0)
-        if rest:
-            self._keep(rest)
+        else:
+            if rest:
+                self._keep(rest)
+        return len(whole)
 
     def _keep(self, data: bytes) -> None:
         self._partial.append(data)

@@ -24,13 +24,16 @@ _TYPE, _COMPLETE = b'"resultType"', re.compile(rb'"resultType"\s*:\s*"complete"'
 _ESCAPE, _LETTER = b"\\u00", re.compile(rb"\\u00[4-7]")
 
 
-class _Whole(msgspec.Struct, gc=False):
-    """A line as JSON; of a repeated member the last one counts."""
-
-    result: msgspec.Raw
+_BULK: Final = frozenset({"content", "structuredContent"})
+"""Members of a result in which nothing tells the hub anything: only those of the result itself do."""
 
 
-_WHOLE: Final = msgspec.json.Decoder(_Whole)
+class _Object(msgspec.Struct, gc=False):
+    """Any JSON object, of which nothing is kept."""
+
+
+_OBJECT: Final = msgspec.json.Decoder(_Object)
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(slots=True)
@@ -42,25 +45,27 @@ class PlainResult:
         id: Of the request that it answers.
         id_at: Where the id stands: first byte and the one behind it.
         result_at: Where the result begins: at its brace.
+        told: What of the line is searched for what may matter: all of it, or its small members only.
     """
 
     line: bytes
     id: int
     id_at: tuple[int, int]
     result_at: int
+    told: bytes
 
     def has(self, *names: bytes) -> bool:
-        """Whether one of these names, in quotes, is anywhere in the line."""
-        line = self.line
+        """Whether one of these names, in quotes, is anywhere in what is searched."""
+        told = self.told
         for name in names:  # noqa: SIM110  a generator costs more than the search
-            if name in line:
+            if name in told:
                 return True
         return False
 
     @property
     def is_tool_error(self) -> bool:
         """Whether it may be a tool's error."""
-        return says_error(self.line)
+        return says_error(self.told)
 
     @property
     def is_complete(self) -> bool:
@@ -68,9 +73,9 @@ class PlainResult:
 
         A name that is written with escapes could say so unseen.
         """
-        if _ESCAPE in self.line and _LETTER.search(self.line) is not None:
+        if _ESCAPE in self.told and _LETTER.search(self.told) is not None:
             return False
-        return not _says(self.line, _TYPE, _COMPLETE, False)
+        return not _says(self.told, _TYPE, _COMPLETE, False)
 
     def answer(self, raw_id: bytes, members: bytes = b"") -> bytes:
         """Return the line with another id, and further members at the start of its result.
@@ -94,30 +99,43 @@ class PlainResult:
 
 def plain_result(line: bytes) -> PlainResult | None:
     """Return the line as a plain result, or None when it is not plainly one."""
-    found = _FIRST.match(line)
+    found = number = _FIRST.match(line)
     if found is not None:
-        if line[-2:] != b"}}" or not _is_all(line, found.end(), len(line) - 1):
+        if line[-2:] != b"}}":
             return None
-        return PlainResult(line, int(found[1]), found.span(1), found.end())
-    found = _SECOND.match(line)
-    if found is None:
+        end = len(line) - 1
+    else:
+        found = _SECOND.match(line)
+        if found is None:
+            return None
+        number = _LAST.search(line, max(0, len(line) - _LAST_SIZE))
+        if number is None or number.end() != len(line):
+            return None
+        end = number.start() + 1
+    assert number is not None
+    told = _told(line, found.end(), end)
+    if told is None:
         return None
-    last = _LAST.search(line, max(0, len(line) - _LAST_SIZE))
-    if last is None or last.end() != len(line):
-        return None
-    if not _is_all(line, found.end(), last.start() + 1):
-        return None
-    return PlainResult(line, int(last[1]), last.span(1), found.end())
+    return PlainResult(line, int(number[1]), number.span(1), found.end(), told)
 
 
-def _is_all(line: bytes, start: int, end: int) -> bool:
-    """Whether a line is JSON, without a line break anywhere, whose one result goes from `start` to `end`."""
-    if b"\r" in line:  # ends a line for a reader of an event stream
-        return False
+def _told(line: bytes, start: int, end: int) -> bytes | None:
+    """Return what is searched; None unless exactly one JSON object goes from `start` to `end`.
+
+    What stands before and behind it is known, so the whole line is one message then. A line break
+    anywhere in it would end it for a reader of an event stream.
+    """
+    if b"\r" in line:
+        return None
     try:
-        return len(_WHOLE.decode(line).result) == end - start
-    except (msgspec.MsgspecError, RecursionError):
-        return False
+        if len(line) < _LARGE:
+            _OBJECT.decode(line[start:end])
+            return line
+        members = _MEMBERS.decode(memoryview(line)[start:end])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    small = {name: raw for name, raw in members.items() if name not in _BULK}
+    return msgspec.json.encode(small)
 
 
 def says_error(text: bytes) -> bool:
