@@ -49,6 +49,7 @@ def enter(
     kept: Sequence[int] = (),
     told: Callable[[int], None] | None = None,
     waits: bool = False,
+    first: bool = False,
 ) -> None:
     """Confine the calling process' child for ever; returns in that child only.
 
@@ -64,6 +65,8 @@ def enter(
             parent watches it; the child dies with the outer half. Otherwise the outer half leaves at
             once, and the child belongs to the nearest subreaper (PR_SET_CHILD_SUBREAPER), which must
             see to its end.
+        first: The caller is the first process of a new pid namespace; then nothing is forked, and it
+            returns in the caller. Not with an own user namespace, which must own that one.
 
     Raises:
         StepFailed: The kernel refused. The caller must end the process.
@@ -71,13 +74,10 @@ def enter(
     _step("join control groups", lambda: _join(profile.cgroups))
     if profile.namespaces:
         _step("enter network", lambda: _enter_network(profile))
-        _step("make namespaces", lambda: _make_namespaces(profile))
-        outside = os.pidfd_open(os.getpid())
-        child = os.fork()
-        if child:
-            _stay_outside(child, told, waits=waits)
-        if waits:
-            _step("follow outer half", lambda: _die_with(outside))
+        flags = _NAMESPACES & ~kernel.CLONE_NEWPID if first else _NAMESPACES
+        _step("make namespaces", lambda: _make_namespaces(profile, flags))
+        if not first:
+            _fork(told, waits=waits)
         if profile.network < 0:
             _step("bring up loopback", loopback.bring_up)
         _step("name machine", lambda: kernel.set_hostname(HOSTNAME))
@@ -114,9 +114,9 @@ def _enter_network(profile: Profile) -> None:
     kernel.setns(profile.network, kernel.CLONE_NEWNET)
 
 
-def _make_namespaces(profile: Profile) -> None:
+def _make_namespaces(profile: Profile, flags: int) -> None:
     """Leave for own namespaces. Root needs no user namespace: fewer parts, and real uids on files."""
-    flags = _NAMESPACES | (kernel.CLONE_NEWNET if profile.network < 0 else 0)
+    flags |= kernel.CLONE_NEWNET if profile.network < 0 else 0
     if profile.uid is not None:
         kernel.unshare(flags)
         return
@@ -134,6 +134,16 @@ def _make_namespaces(profile: Profile) -> None:
             os.write(fd, text.encode())
         finally:
             os.close(fd)
+
+
+def _fork(told: Callable[[int], None] | None, *, waits: bool) -> None:
+    """Go on as the first process of the new pid namespace."""
+    outside = os.pidfd_open(os.getpid())
+    child = os.fork()
+    if child:
+        _stay_outside(child, told, waits=waits)
+    if waits:
+        _step("follow outer half", lambda: _die_with(outside))
 
 
 def _stay_outside(child: int, told: Callable[[int], None] | None, *, waits: bool) -> NoReturn:

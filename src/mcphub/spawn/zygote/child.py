@@ -2,8 +2,8 @@
 
 The first code that sees anything of a user, and it belongs to that user from its first byte on. On
 its socket it says `hello` (the kernel adds its pid as the hub sees it), hears once what to be, joins
-its control groups before it reads that, says the pid of the process inside and, from there, `inside`,
-and goes on when it hears an answer, which comes when the hub has seen it in its groups. Standard library
+its control groups before it reads that, says the pid of the process inside (unless it is that one, then
+the zygote says it) and, from there, `inside`, and goes on when it hears an answer, which comes when the hub has seen it in its groups. Standard library
 only; everything is imported before the fork.
 """
 
@@ -33,11 +33,11 @@ _FLAGS: Final = frozenset({"-u", "-B", "-I"})
 _PR_SET_NAME: Final = 15
 
 
-def main(fd: int) -> NoReturn:
-    """Be the child on the socket `fd`; never returns."""
+def main(fd: int, *, first: bool) -> NoReturn:
+    """Be the child on the socket `fd`, maybe the first one of its pid namespace; never returns."""
     sock = socket.socket(fileno=fd)
     try:
-        what = _enter(sock)
+        what = _enter(sock, first=first)
     except (OSError, ValueError, KeyError, TypeError) as error:
         with contextlib.suppress(OSError):
             sock.send(f"failed {error}".encode()[:500])
@@ -45,7 +45,7 @@ def main(fd: int) -> NoReturn:
     _become(what)
 
 
-def _enter(sock: socket.socket) -> dict[str, Any]:
+def _enter(sock: socket.socket, *, first: bool) -> dict[str, Any]:
     """Receive and enter; returns inside with what to run."""
     sock.send(b"hello")
     data, fds = receive(sock, 64, 16)
@@ -68,6 +68,7 @@ def _enter(sock: socket.socket) -> dict[str, Any]:
         kept=(sock.fileno(),),
         told=lambda pid: _tell(sock, pid),
         waits=False,
+        first=first,
     )
     sock.send(b"inside")
     if not sock.recv(1):

@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from mcphub.spawn.confinement import kernel
@@ -28,8 +29,32 @@ _SET_CHILD_SUBREAPER: Final = 36
 _MAX_MESSAGE: Final = 64
 
 
-def main(control_fd: int, modules: str) -> NoReturn:
-    """Import `modules` (comma-separated, in this order), then serve the control socket to its end."""
+@dataclass(frozen=True, slots=True)
+class _Nest:
+    """What forking needs.
+
+    Attributes:
+        control: Socket to the hub.
+        wake: Ends of the pipe that tells of children that ended.
+        own: Descriptor of the own pid namespace, where each child is made the first process of another
+            one; else -1, and a child forks once more, for a user namespace has to come before.
+        outer: Pids of children that fork once more and end.
+    """
+
+    control: socket.socket
+    wake: tuple[int, int]
+    own: int
+    outer: set[int] = field(default_factory=set)
+
+
+def main(control_fd: int, modules: str, *, mapped: bool) -> NoReturn:
+    """Import modules, then serve the control socket to its end.
+
+    Args:
+        control_fd: The socket.
+        modules: Their names, comma-separated, in this order.
+        mapped: The users' kernel uids are mapped in the own user namespace.
+    """
     kernel.close_all_but((control_fd,))
     control = socket.socket(fileno=control_fd)
     hidden = [name for name in sys.modules if name.partition(".")[0] == "mcphub"]
@@ -50,7 +75,7 @@ def main(control_fd: int, modules: str) -> NoReturn:
     gc.collect()
     gc.freeze()
     _say(control, {"op": "ready"})
-    _serve(control)
+    _serve(control, mapped=mapped)
 
 
 def _unfit(control_fd: int) -> str:
@@ -79,19 +104,20 @@ def _say(control: socket.socket, message: dict[str, Any]) -> None:
         control.send(json.dumps(message).encode())
 
 
-def _serve(control: socket.socket) -> NoReturn:
+def _serve(control: socket.socket, *, mapped: bool) -> NoReturn:
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if mapped else -1
+    nest = _Nest(control, (wake_read, wake_write), own)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(wake_read, select.POLLIN)
-    outer: set[int] = set()
     while True:
         poll.poll()
         with contextlib.suppress(BlockingIOError):
             os.read(wake_read, 512)
-        _reap(control, outer)
+        _reap(nest)
         try:
             data, fds = receive(control, _MAX_MESSAGE, 1, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -102,30 +128,51 @@ def _serve(control: socket.socket) -> NoReturn:
             os._exit(0)  # the hub closed it; the last of the namespace ends with this process
         for fd in fds:
             if data == FORK:
-                _fork(control, fd, outer, (wake_read, wake_write))
+                try:
+                    _fork(nest, fd)
+                except OSError as error:  # the machine is out of something, and the others live on
+                    _tell(fd, f"failed: {error}")
             os.close(fd)
 
 
-def _fork(control: socket.socket, fd: int, outer: set[int], wake: tuple[int, int]) -> None:
+def _fork(nest: _Nest, fd: int) -> None:
     if len(os.listdir("/proc/self/task")) != 1:
-        _say(control, {"op": "refused", "why": "a thread appeared"})
+        _say(nest.control, {"op": "refused", "why": "a thread appeared"})
         return
-    pid = os.fork()
-    if pid:
-        outer.add(pid)
-        return
+    if nest.own >= 0:
+        kernel.unshare(kernel.CLONE_NEWPID)
+    try:
+        pid = os.fork()
+        if not pid:
+            _be_child(nest, fd)
+    finally:
+        if nest.own >= 0:
+            kernel.setns(nest.own, kernel.CLONE_NEWPID)
+    if nest.own >= 0:
+        _tell(fd, f"child {pid}")
+    else:
+        nest.outer.add(pid)
+
+
+def _be_child(nest: _Nest, fd: int) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for each in wake:
+        for each in nest.wake:
             os.close(each)
-        control.close()
-        child.main(fd)
+        nest.control.close()
+        child.main(fd, first=nest.own >= 0)
     finally:
         os._exit(1)
 
 
-def _reap(control: socket.socket, outer: set[int]) -> None:
+def _tell(fd: int, text: str) -> None:
+    """Say something to the hub on the socket of a child."""
+    with contextlib.suppress(OSError):  # nobody wants that child any more
+        os.write(fd, text.encode())
+
+
+def _reap(nest: _Nest) -> None:
     """Collect children. The outer half of a start is nobody's business; the rest are instances."""
     while True:
         try:
@@ -134,8 +181,8 @@ def _reap(control: socket.socket, outer: set[int]) -> None:
             return
         if not pid:
             return
-        if pid in outer:
-            outer.discard(pid)
+        if pid in nest.outer:
+            nest.outer.discard(pid)
         else:
             code = os.waitstatus_to_exitcode(status)
-            _say(control, {"op": "ended", "pid": pid, "status": code})
+            _say(nest.control, {"op": "ended", "pid": pid, "status": code})

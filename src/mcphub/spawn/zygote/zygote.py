@@ -49,7 +49,7 @@ _RIGHTS: Final = ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "SETFCAP", "NET_AD
 _BOOT: Final = (
     f"import sys; sys.path.insert(0, '{_CODE}');"
     "from mcphub.spawn.zygote.parent import main; del sys.path[0];"
-    "main(int(sys.argv[1]), sys.argv[2])"
+    "main(int(sys.argv[1]), sys.argv[2], mapped=sys.argv[3] == 'mapped')"
 )
 # $1 hub pid, $2 open files, $3 descriptor of the staging table or empty, then cgroup files up to `--`.
 _SCRIPT: Final = """
@@ -68,7 +68,7 @@ class Child:
 
     Attributes:
         sock: The hub's end of its socket.
-        outer: Host pid of the half that stays outside, once it said hello.
+        outer: Host pid of its first process, once it said hello: it stays outside, or is that inside.
         pid: Host pid of the first process inside.
         inner: The same as the zygote counts it.
     """
@@ -307,6 +307,7 @@ def start(ground: Ground, preload: Preload, places: Sequence[Path], group: cgrou
         args_fd = memory_file(fds, bubblewrap.pack(args))
         command = [preload.python, "-I", "-c", _BOOT]
         command += [str(theirs.fileno()), ",".join(preload.modules)]
+        command.append("own" if ground.uid_base is None else "mapped")
         passed = [theirs.fileno(), info_write, args_fd, seccomp_fd]
         passed += [] if table_fd is None else [table_fd]
         passed += [] if ground.uid_base is None else [block_read]
