@@ -56,6 +56,30 @@ GUARDS: Final = (
         "unit/test_splicing.py::test_a_large_result_with_a_second_id_or_a_second_message_is_not_plain",
     ),
     Guard(
+        "R1", "a remembered head ends with its generation", "gateway/heads.py",
+        "        if head.generation != self.plane.access.generation:\n            return False\n",
+        "",
+        "interaction/test_ways.py::test_a_revoked_key_is_refused_on_the_next_call_of_a_known_way",
+    ),
+    Guard(
+        "R3", "a known way ends with its session", "gateway/warm.py",
+        "not plane.sessions.holds(session)\n            or ",
+        "",
+        "interaction/test_ways.py::test_an_ended_session_goes_no_known_way",
+    ),
+    Guard(
+        "R2", "a known way takes no id that is in flight", "gateway/warm.py",
+        "            or raw_id in session.calls\n",
+        "",
+        "interaction/test_ways.py::test_a_second_request_with_an_id_that_is_in_flight_is_refused",
+    ),
+    Guard(
+        "R8", "a request that says who its user is has no known way", "upstream/upstream.py",
+        "if outgoing.tell is not None or outgoing.progress_token:",
+        "if outgoing.progress_token:",
+        "interaction/test_user_context.py::test_users_of_one_shared_program_are_kept_apart_by_it",
+    ),
+    Guard(
         "R24", "what a user's clients do not read is bounded", "gateway/bounded.py",
         "            one.abort()\n",
         "",

@@ -393,5 +393,8 @@ async def test_users_of_one_shared_program_are_kept_apart_by_it(hub_of):
             hers, his = [json.loads(await text_of(c, "recall")) for c in (alice, bob)]
             lists = [[r.uri for r in (await c.list_resources()).resources] for c in (alice, bob)]
             assert lists == [[f"note://{hers[1]}/"], [f"note://{his[1]}/"]], "kept for nobody else"
+            for _ in range(4):  # each call is told its user anew, however often it was made before
+                assert json.loads(await text_of(alice, "recall"))[2] == "hers"
+                assert json.loads(await text_of(bob, "recall"))[2] is None
         assert hers[0] == his[0], "one process"
         assert (hers[2], his[2]) == ("hers", None)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcphub.wire import codes, envelope, sse, translate
+from mcphub.wire.toolcall import tool_call
 
 KEYS = st.text(min_size=1, max_size=12)
 VALUES = st.recursive(
@@ -136,3 +137,47 @@ def test_a_result_that_crosses_to_the_other_era_and_back_is_the_same(result):
     raw = json.dumps(result).encode()
     crossed = translate.result_for_modern("tools/list", raw, b'{"name":"s"}')
     assert json.loads(translate.result_for_legacy(crossed)) == result
+
+
+_MEMBER_TEXTS = st.sampled_from(
+    [
+        '"jsonrpc":"2.0"', '"jsonrpc":"1.0"', '"id":7', '"id":"\\u0061"', '"id":1.5', '"id":null', '"id":[1]',
+        '"method":"tools/call"', '"method":"tools/list"', '"m\\u0065thod":"tools/call"', '"more":1',
+        '"params":{"name":"a"}', '"params":{"name":"b","arguments":{"x":1}}', '"params":null',
+        '"params":{"name":"a","name":"b","arguments":{"y":"\\n"},"_meta":{"k":1}}',
+        '"params":{"name":"a","arguments":[1],"arguments":2}', '"params":{"name":"a","task":{}}',
+        '"params":{"name":1}', '"params":{"name":"\\ud800"}', '"params":{"name":"a","_meta":null}',
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(_MEMBER_TEXTS, max_size=6), st.sampled_from([",", ", ", ",\n"]))
+def test_a_plain_call_is_read_as_the_message_that_it_is(members, comma):
+    body = ("{" + comma.join(members) + "}").encode()
+    plain = tool_call(body)
+    if plain is None:
+        return
+    message = envelope.parse(body)
+    params = envelope.object_of(message.members["params"])
+    assert (message.id, message.method) == (bytes(plain.id), "tools/call")
+    assert set(message.members) == {"jsonrpc", "id", "method", "params"}
+    assert envelope.text(params.pop("name")) == plain.params.name
+    assert bytes(params.pop("arguments", b"")) == bytes(plain.params.arguments)
+    assert bytes(params.pop("_meta", b"")) == bytes(plain.params.meta)
+    assert not params
+
+
+@given(OBJECTS, IDS, st.text(min_size=1, max_size=9))
+def test_an_ordinary_call_is_a_plain_one(arguments, id_, name):
+    params = {"name": name, "arguments": arguments}
+    message = {"jsonrpc": "2.0", "id": id_, "method": "tools/call", "params": params}
+    plain = tool_call(json.dumps(message).encode())
+    assert plain is not None and json.loads(bytes(plain.id)) == id_
+    assert json.loads(bytes(plain.params.arguments)) == arguments
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xed\xa0\x80"], ids=["no UTF-8", "half a character"])
+def test_what_is_no_utf_8_is_no_plain_call(bad):
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{"x":"%b"}}}'
+    assert tool_call(body % b"fine") is not None
+    assert tool_call(body % bad) is None

@@ -16,7 +16,7 @@ MIB = 1024 * 1024
 
 
 async def test_messages_that_wait_for_a_client_are_bounded_in_bytes():
-    exchange = Exchange(Outgoing("tools/call", {}, 1), 1, started=0)
+    exchange = Exchange(Outgoing("tools/call", 1), {}, 1, started=0)
     params = b'{"x":"' + b"x" * 3 * MIB + b'"}'
     large = envelope.parse(envelope.notification("notifications/progress", params))
     assert [exchange.event(large) for _ in range(4)] == [True, True, False, False]

@@ -10,12 +10,12 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_call_has_a_bounded_number_of_open_questions():
-    exchange = Exchange(Outgoing("tools/call", {}, 1), 1, started=0)
+    exchange = Exchange(Outgoing("tools/call", 1), {}, 1, started=0)
     questions = [
         envelope.parse(b'{"jsonrpc":"2.0","id":%d,"method":"elicitation/create"}' % number)
         for number in range(65)
     ]
     assert [exchange.question(one) for one in questions] == [True] * 64 + [False]
     assert len(await exchange.next()) == 64
-    exchange.questions.discard(questions[0].id)
+    exchange.take_reply(questions[0].id)
     assert exchange.question(questions[-1])

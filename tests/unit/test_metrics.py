@@ -5,9 +5,9 @@ from mcphub.gateway.metrics import Metrics
 
 def test_calls_are_counted_by_server_method_and_outcome_and_their_durations_add_up():
     metrics = Metrics()
-    metrics.ended("github", "tools/call", "ok", 0.004)
-    metrics.ended("github", "tools/call", "ok", 100.0)
-    metrics.ended("github", "tools/call", "error", 0.004)
+    metrics.of("github", "tools/call").ended("ok", 0.004)
+    metrics.of("github", "tools/call").ended("ok", 100.0)
+    metrics.of("github", "tools/call").ended("error", 0.004)
     text = metrics.text({"mcphub_sessions": 3})
     assert 'mcphub_calls_total{server="github",method="tools/call",outcome="ok"} 2' in text
     assert 'mcphub_calls_total{server="github",method="tools/call",outcome="error"} 1' in text
@@ -21,5 +21,5 @@ def test_calls_are_counted_by_server_method_and_outcome_and_their_durations_add_
 
 def test_a_method_that_a_client_made_up_is_no_label():
     metrics = Metrics()
-    metrics.ended("", 'x",evil="y', "error", 0.1)
+    metrics.of("", 'x",evil="y').ended("error", 0.1)
     assert "evil" not in metrics.text({}) and 'method="other"' in metrics.text({})

@@ -5,7 +5,6 @@ second, so a crash of the hub loses the records of about the last half second an
 second's (as long as the database answers); a clean stop loses none.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -18,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mcphub.audit.records import COLUMNS, RequestRecord, as_row
+from mcphub.audit.records import COLUMNS, RequestRecord, Row, as_row
 from mcphub.errors import HubError
 from mcphub.ids import Clock
 from mcphub.store.database import Database
@@ -30,8 +29,6 @@ FLUSH_S: Final = 0.5
 KEPT: Final = 100_000
 _BATCH: Final = 1000
 """Records of one transaction: each costs the loop about as much as two hundred records."""
-_ROWS: Final = 100
-"""Rows that are made at once; requests come in between."""
 _DELETED_AT_ONCE: Final = 10_000
 _LONGEST_PAUSE_S: Final = 30.0
 _STOP_S: Final = 10.0
@@ -59,8 +56,8 @@ class Recorder:
         self._clock = clock
         self._retention_s = retention_days * 86_400
         self._flush_s = flush_s
-        self._buffer: deque[RequestRecord] = deque()
-        self._append: Callable[[RequestRecord], None] = self._buffer.append
+        self._buffer: deque[Row] = deque()
+        self._append: Callable[[Row], None] = self._buffer.append
         self._dropped = 0
         self._statement = ""
         self._failing = False
@@ -80,8 +77,12 @@ class Recorder:
 
     def add(self, record: RequestRecord) -> None:
         """Take a finished record. Never blocks, never raises."""
+        self.add_row(as_row(record))
+
+    def add_row(self, row: Row) -> None:
+        """Take a finished record as the values of `COLUMNS`. Never blocks, never raises."""
         if len(self._buffer) < KEPT:
-            self._append(record)
+            self._append(row)
         else:
             self._dropped += 1
 
@@ -115,22 +116,13 @@ class Recorder:
         async with self._flushing:
             left = len(self._buffer)
             while left > 0:
-                rows = await self._rows(min(left, _BATCH))
+                rows = list(islice(self._buffer, min(left, _BATCH)))
                 async with self._db.write() as conn:
                     await self._insert(conn, rows)
                 # Only now: a batch that was broken off stays, and its ids make it harmless again.
                 for _ in rows:
                     self._buffer.popleft()
                 left -= len(rows)
-
-    async def _rows(self, count: int) -> list[tuple[Any, ...]]:
-        """Return the first `count` records of the buffer as rows."""
-        rows: list[tuple[Any, ...]] = []
-        while len(rows) < count:
-            some = islice(self._buffer, len(rows), min(count, len(rows) + _ROWS))
-            rows += map(as_row, some)
-            await asyncio.sleep(0)
-        return rows
 
     async def retain(self) -> int:
         """Delete records that are older than the retention; return how many."""
@@ -167,7 +159,7 @@ class Recorder:
         self._failing = False
         return True
 
-    async def _insert(self, conn: AsyncConnection, rows: list[tuple[Any, ...]]) -> None:
+    async def _insert(self, conn: AsyncConnection, rows: list[Row]) -> None:
         """Insert rows as the driver takes them: compiling per row would be most of a record's price."""
         if not self._statement:
             insert = sqlite.insert if self._db.is_sqlite else postgresql.insert

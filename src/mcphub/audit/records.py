@@ -85,19 +85,34 @@ def neutral(text: str, length: int) -> str:
     )
 
 
-COLUMNS: Final = (
-    "id", "at", "duration_ms", "user_id", "session", "server", "method", "name", "instance_id", "era",
-    "client", "decision", "outcome", "error_code", "bytes_in", "bytes_out", "trace_id",
+_OWN: Final = ("id", "at", "duration_ms", "outcome", "error_code", "bytes_in", "bytes_out")
+_ALIKE: Final = (
+    "user_id", "session", "server", "method", "name", "instance_id", "era", "client", "decision",
+    "trace_id",
 )  # fmt: skip
-"""Of a row, in the order of its values."""
+COLUMNS: Final = (*_OWN, *_ALIKE)
+"""Of a row, in the order of its values: what is each request's own, then what many have alike."""
+
+Row = tuple[Any, ...]
 
 
-def as_row(record: RequestRecord) -> tuple[Any, ...]:
+def as_row(record: RequestRecord) -> Row:
     """Return the values of `COLUMNS` as every database takes them, whatever a client has put into them."""
     return (
         neutral(record.id, 64),
         record.at,
         max(0.0, record.duration_ms),
+        record.outcome.value,
+        None if record.error_code is None else _int64(record.error_code),
+        _int64(record.bytes_in),
+        _int64(record.bytes_out),
+        *alike(record),
+    )
+
+
+def alike(record: RequestRecord) -> Row:
+    """Return the last values of a row: those that all calls of a caller to one tool have alike."""
+    return (
         neutral(record.user_id, 64),
         neutral(record.session, 8),
         neutral(record.server, 63),
@@ -107,10 +122,6 @@ def as_row(record: RequestRecord) -> tuple[Any, ...]:
         neutral(record.era, 16),
         neutral(record.client, 128),
         neutral(record.decision, 64),
-        record.outcome.value,
-        None if record.error_code is None else _int64(record.error_code),
-        _int64(record.bytes_in),
-        _int64(record.bytes_out),
         neutral(record.trace_id, 64),
     )
 

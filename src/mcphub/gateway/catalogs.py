@@ -288,7 +288,7 @@ async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) ->
     size = 0
     for _ in range(_MAX_PAGES):
         params: Members = {"cursor": cursor} if cursor is not None else {}
-        exchange = await upstream.send(Outgoing(kind.method, params, _LIST_TIMEOUT_S, tell=tell))
+        exchange = await upstream.send(Outgoing(kind.method, _LIST_TIMEOUT_S, tell=tell), params)
         result = envelope.object_of((await exchange.settled()).members.get("result"))
         raws = envelope.array_of(result.get(kind.member))
         size += sum(map(len, raws))

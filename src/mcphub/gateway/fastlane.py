@@ -22,16 +22,13 @@ from typing import Any, Final
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from mcphub.errors import HubError, LimitExceeded
-from mcphub.gateway import intake, warm
+from mcphub.errors import LimitExceeded
 from mcphub.gateway.bounded import BoundedProtocol
-from mcphub.gateway.calls import Call
-from mcphub.gateway.heads import Heads
+from mcphub.gateway.heads import Head, Heads, without_upgrade
 from mcphub.gateway.http import OWNER, Receive, Reply, Scope, Send
-from mcphub.gateway.intake import Inbound
-from mcphub.gateway.relay import LARGE, Begun, Cancelled, relay
+from mcphub.gateway.relay import LARGE, Cancelled, relay
 from mcphub.gateway.replies import status_of
-from mcphub.wire import envelope, eras
+from mcphub.gateway.warm import Sent
 
 _log = structlog.get_logger()
 HEAD_S: Final = 20.0
@@ -40,7 +37,7 @@ _MAX_HEAD: Final = 4096
 _MAX_AHEAD: Final = 64 * 1024
 _START: Final = b"POST /mcp"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})\r\n", re.IGNORECASE)
-_UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+_DIGITS: Final = re.compile(rb"[0-9]{1,9}")
 _GO_ON: Final = b"POST /mcp HTTP/1.1\r\ncontent-length: 0\r\n\r\n"
 _ANSWER: Final = (
     b"%bx-mcphub-request-id: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
@@ -61,10 +58,10 @@ class FastLane(BoundedProtocol):
         self._plane, self._heads, self._fast = heads.plane, heads, fast
         self._parts: list[bytes] = []
         self._size = self._wanted = 0
-        self._head = b""
-        self._inbound: Inbound | None = None
-        self._call: Call | None = None
-        self._begun: Begun | None = None
+        self._known: Head | None = None
+        self._head: Head | None = None
+        self._head_bytes = b""
+        self._sent: Sent | None = None
         self._inside = self._leaving = self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,7 +71,7 @@ class FastLane(BoundedProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client: for the fast lane where it can, else for uvicorn."""
-        if self._begun is not None:
+        if self._sent is not None:
             self._parts.append(data)
             self._size += len(data)
             if self._size > _MAX_AHEAD:
@@ -89,12 +86,12 @@ class FastLane(BoundedProtocol):
         elif self._fast:
             self._begin(data)
         else:
-            self._to_uvicorn(_without_upgrade(data))
+            self._to_uvicorn(without_upgrade(data))
 
     @property
     def idle(self) -> bool:
         """Whether nobody waits for anything: no message is under way in either direction."""
-        return self._begun is None and not self._parts and not self._is_uvicorns()
+        return self._sent is None and not self._parts and not self._is_uvicorns()
 
     def _is_uvicorns(self) -> bool:
         """Whether uvicorn's parser is in the middle of a message or has a request to answer."""
@@ -103,43 +100,54 @@ class FastLane(BoundedProtocol):
 
     def _begin(self, data: bytes) -> None:
         """Read a request from its first byte."""
+        head = self._known
+        if head is not None and data.startswith(head.before):
+            end = data.find(b"\r\n", len(head.before))
+            digits = data[len(head.before) : end]
+            if (
+                _DIGITS.fullmatch(digits) is not None
+                and data.startswith(head.after, end)
+                and self._heads.counts(head)
+            ):
+                self._take(head, data, end + len(head.after), int(digits))
+                return
         cut = data.find(b"\r\n\r\n", 0, _MAX_HEAD)
         if cut < 0:
             if len(data) < _MAX_HEAD and data[: len(_START)] == _START[: len(data)]:
                 self._wait_for(data, len(data) + 1, HEAD_S)
             else:
-                self._to_uvicorn(_without_upgrade(data))
+                self._to_uvicorn(without_upgrade(data))
             return
         length = _LENGTH.search(data, 0, cut + 2)
-        inbound = None
-        if length is not None:
-            inbound = self._known(data[: length.start()] + data[length.end() - 2 : cut])
-        if length is None or inbound is None:
-            self._to_uvicorn(_without_upgrade(data))
+        if length is None:
+            self._to_uvicorn(without_upgrade(data))
             return
-        size = int(length[1])
-        if len(data) == cut + 4 + size:
-            if not self._send(inbound, data[cut + 4 :]):
+        start, end = length.span(1)
+        head = self._known = self._heads.read(data[:start], data[end : cut + 4])
+        if head is None:
+            self._to_uvicorn(without_upgrade(data))
+        else:
+            self._take(head, data, cut + 4, int(length[1]))
+
+    def _take(self, head: Head, data: bytes, cut: int, size: int) -> None:
+        """Take a request whose head is understood, and whose body begins at `cut`."""
+        try:
+            self._crowd.claim(self, head.inbound.principal.user_id)
+        except LimitExceeded:
+            self._to_uvicorn(data)  # the ASGI door says so
+            return
+        if len(data) == cut + size:
+            if not self._send(head, data[cut:]):
                 self._to_uvicorn(data)
         elif size > min(self._plane.limits.body_bytes, LARGE) or not self._plane.uploads.take(
-            inbound.principal.user_id, size
+            head.inbound.principal.user_id, size
         ):
             self._to_uvicorn(data)
         else:
-            self._head, self._inbound = data[: cut + 4], inbound
-            self._wait_for(data[cut + 4 :], size, BODY_S)
+            self._head, self._head_bytes = head, data[:cut]
+            self._wait_for(data[cut:], size, BODY_S)
             if self._size >= size:
                 self._go_on_reading()
-
-    def _known(self, head: bytes) -> Inbound | None:
-        """Return what a head says when the fast lane may go on with it."""
-        inbound = self._heads.read(head)
-        if inbound is not None:
-            try:
-                self._crowd.claim(self, inbound.principal.user_id)
-            except LimitExceeded:
-                return None  # the ASGI door says so
-        return inbound
 
     def _wait_for(self, data: bytes, size: int, seconds: float) -> None:
         self._parts, self._size, self._wanted = [data], len(data), size
@@ -149,15 +157,15 @@ class FastLane(BoundedProtocol):
         """Look at what is there: enough has arrived for a next step."""
         data = b"".join(self._parts)
         self._parts = []
-        inbound, self._inbound = self._inbound, None
-        head, self._head = self._head, b""
-        if inbound is None:
+        head, self._head = self._head, None
+        before, self._head_bytes = self._head_bytes, b""
+        if head is None:
             self._begin(data)
             return
-        self._plane.uploads.give(inbound.principal.user_id, self._wanted)
+        self._plane.uploads.give(head.inbound.principal.user_id, self._wanted)
         rest = data[self._wanted :]
-        if not self._send(inbound, data[: self._wanted] if rest else data):
-            self._to_uvicorn(head)
+        if not self._send(head, data[: self._wanted] if rest else data):
+            self._to_uvicorn(before)
             self._to_uvicorn(data)
         elif rest:
             self.data_received(rest)
@@ -166,55 +174,48 @@ class FastLane(BoundedProtocol):
         if not self.transport.is_closing():
             super().data_received(data)
 
-    def _send(self, inbound: Inbound, body: bytes) -> bool:
+    def _send(self, head: Head, body: bytes) -> bool:
         """Send a warm call to its server; False when it is none."""
-        plane = self._plane
-        try:
-            message = envelope.parse(body)
-            if not message.is_request or self.flow.write_paused:
-                return False
-            request_id = plane.ids.new()
-            call = intake.call_of(plane, inbound, message, len(body), request_id=request_id)
-        except (envelope.Malformed, eras.Refused, HubError):
+        if self.flow.write_paused:
             return False
-        begun = warm.begin(plane, call)
-        if begun is None:
+        sent = head.ways.send(self._plane, head.inbound, body)
+        if sent is None:
             return False
         self._unset_keepalive_if_required()
         self._deadline = 0.0
-        self._call, self._begun, self._size = call, begun, 0
-        begun.exchange.on_wake = self._woken
+        self._sent, self._size = sent, 0
+        sent.begun.exchange.on_wake = self._woken
         return True
 
     def _woken(self) -> None:
         """Something came from the server: most of the time the answer."""
-        call, begun = self._call, self._begun
-        if call is None or begun is None:
+        sent = self._sent
+        if sent is None:
             return
-        self._call = self._begun = begun.exchange.on_wake = None
+        exchange = sent.begun.exchange
+        self._sent = exchange.on_wake = None
         try:
-            if begun.exchange.failure is not None or not (
-                begun.exchange.done and begun.exchange.quiet
-            ):
-                self._continue(call, begun)
-            else:
-                answer = warm.complete(self._plane, call, begun)
+            if exchange.failure is None and exchange.answered and exchange.quiet:
+                answer, status, more = sent.complete(self._plane)
                 if not self._lost:
-                    self._answer(call, answer)
+                    self._answer(sent, answer, status, more)
+            else:
+                self._continue(sent)
         except Exception:  # noqa: BLE001  the boundary: this connection ends, its server's lines go on
             _log.exception("fastlane.failed")
             self.transport.abort()
 
-    def _answer(self, call: Call, answer: bytes) -> None:
-        status, more = status_of(call, answer)
-        head = _ANSWER % (STATUS_LINE[status], call.request_id.encode(), len(answer))
+    def _answer(
+        self, sent: Sent, answer: bytes, status: int, more: list[tuple[bytes, bytes]]
+    ) -> None:
+        head = _ANSWER % (STATUS_LINE[status], sent.request_id.encode(), len(answer))
         if more:
             lines = b"".join(b"%b: %b\r\n" % header for header in more)
             head = head[:-2] + lines + b"\r\n"
         if len(answer) < _MAX_AHEAD:
             self.transport.write(head + answer)
         else:
-            self.write_for(call.principal.user_id, (head, answer))
+            self.write_for(sent.user_id, (head, answer))
         self.server_state.total_requests += 1
         self._plane.metrics.fast += 1
         if self._leaving:
@@ -230,9 +231,9 @@ class FastLane(BoundedProtocol):
         self.flow.resume_reading()
         self.data_received(b"".join(ahead))
 
-    def _continue(self, call: Call, begun: Begun) -> None:
+    def _continue(self, sent: Sent) -> None:
         """Let uvicorn and `relay` go on with a call that is not warm after all."""
-        plane = self._plane
+        plane, call, begun = self._plane, sent.call, sent.begun
         if self._lost:
             plane.tasks.start("fastlane.lost", relay(plane, call, begun))
             return
@@ -284,7 +285,7 @@ class FastLane(BoundedProtocol):
 
     def shutdown(self) -> None:
         """Answer a call in flight first, then close."""
-        if self._begun is None:
+        if self._sent is None:
             super().shutdown()
         else:
             self._leaving = True
@@ -293,21 +294,11 @@ class FastLane(BoundedProtocol):
         """Cancel a modern call, let a legacy one end as it will (as `relay` does for slow ones)."""
         self._lost = True
         self._parts = []
-        if self._inbound is not None:
-            self._plane.uploads.give(self._inbound.principal.user_id, self._wanted)
-            self._inbound = None
+        if self._head is not None:
+            self._plane.uploads.give(self._head.inbound.principal.user_id, self._wanted)
+            self._head = None
         super().connection_lost(exc)
-        if self._begun is not None and self._call is not None and self._call.modern is not None:
-            self._begun.instance.upstream.cancel(self._begun.exchange)
-            self._begun.exchange.fail(Cancelled("The caller closed the connection."))
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """Return bytes that begin with a request without its wish for another protocol (RFC 9110 §7.8).
-
-    Java's HTTP client asks for HTTP/2 with each first request; uvicorn's parser would lose the body.
-    """
-    cut = data.find(b"\r\n\r\n", 0, _MAX_AHEAD)
-    if cut < 0 or _UPGRADE.search(data, 0, cut + 2) is None:
-        return data
-    return _UPGRADE.sub(b"", data[: cut + 2]) + data[cut + 2 :]
+        if self._sent is not None and self._sent.is_modern:
+            begun = self._sent.begun
+            begun.instance.upstream.cancel(begun.exchange)
+            begun.exchange.fail(Cancelled("The caller closed the connection."))

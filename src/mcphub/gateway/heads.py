@@ -17,8 +17,12 @@ from mcphub.gateway.door import Door
 from mcphub.gateway.http import Ambiguous, Reply, read_headers
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.plane import DataPlane
+from mcphub.gateway.warm import Ways
 
 _MAX_HEADS: Final = 2048
+_MOST: Final = 64 * 1024
+_UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+_END: Final = len(b"\r\n\r\n")
 _REQUEST: Final = re.compile(rb"POST (/mcp(?:/[A-Za-z0-9@._-]{1,64})?) HTTP/1\.1")
 _HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*([\x21-\x7e][\x20-\x7e]*)")
 _ODD: Final = frozenset(
@@ -41,12 +45,21 @@ class _NoReply:
 _NO_REPLY: Final = cast(Reply, _NoReply())
 
 
-@dataclass(slots=True)
-class _Head:
-    """A request head that was understood, and whose it is as long as `generation` is the hub's."""
+@dataclass(slots=True, eq=False)
+class Head:
+    """A request head that was understood, and whose it is as long as `generation` is the hub's.
 
-    inbound: Inbound
+    Attributes:
+        before, after: Its bytes around the digits of Content-Length, to its end.
+        inbound: What it says.
+        ways: Of its caller's calls.
+    """
+
+    before: bytes = field(repr=False)
+    after: bytes = field(repr=False)
+    inbound: Inbound = field(repr=False)
     generation: int
+    ways: Ways = field(default_factory=Ways, repr=False)
 
 
 @dataclass(slots=True)
@@ -63,34 +76,42 @@ class Heads:
 
     plane: DataPlane
     door: Door
-    _known: dict[bytes, _Head] = field(default_factory=dict, repr=False)
+    _known: dict[bytes, Head] = field(default_factory=dict, repr=False)
 
-    def read(self, raw: bytes) -> Inbound | None:
-        """Return what a head says, if it is plain and its caller is known now; else None.
+    def read(self, before: bytes, after: bytes) -> Head | None:
+        """Return a head that is plain and whose caller is known now; else None.
 
         Args:
-            raw: Request line and headers, without the one plain Content-Length that was found, and
-                without the empty line.
+            before: Its bytes to the digits of the one plain Content-Length that was found.
+            after: Its bytes from behind them, with the empty line.
         """
-        access = self.plane.access
+        raw = before + after
         known = self._known.get(raw)
-        if known is not None and known.generation == access.generation:
-            principal = known.inbound.principal
-            now = self.plane.clock()
-            if principal.valid_until is None or now < principal.valid_until:
-                self.plane.seen_keys[principal.key_id] = now
-                return known.inbound
-        inbound = self._understood(raw)
+        if known is not None and known.before == before and self.counts(known):
+            return known
+        inbound = self._understood(before, after)
         if inbound is None:
             self._known.pop(raw, None)
             return None
         if len(self._known) >= _MAX_HEADS:
             self._known.clear()
-        self._known[raw] = _Head(inbound, access.generation)
-        return inbound
+        head = self._known[raw] = Head(before, after, inbound, self.plane.access.generation)
+        return head
 
-    def _understood(self, raw: bytes) -> Inbound | None:
-        first, *lines = raw.split(b"\r\n")
+    def counts(self, head: Head) -> bool:
+        """Whether a head that was read before is still its caller's."""
+        if head.generation != self.plane.access.generation:
+            return False
+        principal = head.inbound.principal
+        now = self.plane.clock()
+        if principal.valid_until is not None and now >= principal.valid_until:
+            return False
+        self.plane.seen_keys[principal.key_id] = now
+        return True
+
+    def _understood(self, before: bytes, after: bytes) -> Inbound | None:
+        first, *lines = before.rpartition(b"\r\n")[0].split(b"\r\n")
+        lines += after[2:-4].split(b"\r\n") if len(after) > _END else []
         request = _REQUEST.fullmatch(first)
         found: dict[bytes, bytes] = {}
         for line in lines:
@@ -112,3 +133,14 @@ class Heads:
             return None
         session_id = headers.get("mcp-session-id", "")
         return Inbound(principal, target, target.path, session_id, headers, "", _NO_REPLY)
+
+
+def without_upgrade(data: bytes) -> bytes:
+    """Return bytes that begin with a request without its wish for another protocol (RFC 9110 §7.8).
+
+    Java's HTTP client asks for HTTP/2 with each first request; uvicorn's parser would lose the body.
+    """
+    cut = data.find(b"\r\n\r\n", 0, _MOST)
+    if cut < 0 or _UPGRADE.search(data, 0, cut + 2) is None:
+        return data
+    return _UPGRADE.sub(b"", data[: cut + 2]) + data[cut + 2 :]

@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import add
 from typing import Final
 
 BOUNDS_S: Final = (
@@ -36,28 +38,46 @@ _METHODS: Final = frozenset(
 
 
 @dataclass(slots=True)
+class Tally:
+    """Calls of one method of one server.
+
+    Attributes:
+        outcomes: Outcome -> calls that ended so.
+        buckets: How many took no longer than each bound; the last ones took longer.
+        seconds: Of all of them.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    seconds: float = 0.0
+
+    def ended(self, outcome: str, seconds: float) -> None:
+        """Count a call."""
+        self.outcomes[outcome] += 1
+        self.buckets[bisect_left(BOUNDS_S, seconds)] += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
 class Metrics:
     """What happened since the hub started.
 
     Attributes:
-        calls: (server or "", method or "other", outcome) -> calls that ended.
         fast: Calls that the fast lane answered.
+        known: Calls that were sent as an earlier one of their caller was decided.
     """
 
-    calls: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     fast: int = 0
-    _durations: dict[str, list[int]] = field(default_factory=dict)
-    _seconds: dict[str, float] = field(default_factory=dict)
+    known: int = 0
+    _tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
 
-    def ended(self, server: str, method: str, outcome: str, seconds: float) -> None:
-        """Count a call; `server` is the name of a spec, or "" when the hub itself answered."""
-        self.calls[server, method if method in _METHODS else "other", outcome] += 1
-        buckets = self._durations.get(server)
-        if buckets is None:
-            buckets = self._durations[server] = [0] * (len(BOUNDS_S) + 1)
-            self._seconds[server] = 0.0
-        buckets[bisect_left(BOUNDS_S, seconds)] += 1
-        self._seconds[server] += seconds
+    def of(self, server: str, method: str) -> Tally:
+        """Return what is counted of a method; `server` is the name of a spec, "" for the hub itself."""
+        key = server, method if method in _METHODS else "other"
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = Tally()
+        return tally
 
     def text(self, now: Mapping[str, float]) -> str:
         """Return everything as Prometheus text.
@@ -69,25 +89,30 @@ class Metrics:
         lines = [
             "# HELP mcphub_calls_total MCP requests that ended.",
             "# TYPE mcphub_calls_total counter",
-            *(
+        ]
+        buckets: dict[str, list[int]] = {}
+        seconds: dict[str, float] = {}
+        for (server, method), tally in sorted(self._tallies.items()):
+            lines += [
                 f'mcphub_calls_total{{server="{server}",method="{method}",outcome="{outcome}"}} {count}'
-                for (server, method, outcome), count in sorted(self.calls.items())
-            ),
+                for outcome, count in sorted(tally.outcomes.items())
+            ]
+            before = buckets.get(server, [0] * len(tally.buckets))
+            buckets[server] = list(map(add, before, tally.buckets))
+            seconds[server] = seconds.get(server, 0.0) + tally.seconds
+        lines += [
             "# HELP mcphub_call_seconds Time from the request to its answer.",
             "# TYPE mcphub_call_seconds histogram",
         ]
-        for server in sorted(self._durations):
-            so_far = 0
-            for bound, count in zip((*BOUNDS_S, "+Inf"), self._durations[server], strict=True):
-                so_far += count
+        for server, counts in buckets.items():
+            for bound, so_far in zip((*BOUNDS_S, "+Inf"), accumulate(counts), strict=True):
                 lines.append(
                     f'mcphub_call_seconds_bucket{{server="{server}",le="{bound}"}} {so_far}'
                 )
-            lines.append(
-                f'mcphub_call_seconds_sum{{server="{server}"}} {self._seconds[server]:.6f}'
-            )
-            lines.append(f'mcphub_call_seconds_count{{server="{server}"}} {so_far}')
-        for name, value in {"mcphub_fast_lane_calls_total": self.fast, **now}.items():
+            lines.append(f'mcphub_call_seconds_sum{{server="{server}"}} {seconds[server]:.6f}')
+            lines.append(f'mcphub_call_seconds_count{{server="{server}"}} {sum(counts)}')
+        own = {"mcphub_fast_lane_calls_total": self.fast, "mcphub_known_ways_total": self.known}
+        for name, value in (own | dict(now)).items():
             kind = "counter" if name.endswith("_total") else "gauge"
             lines += [f"# TYPE {name} {kind}", f"{name} {value:g}"]
         return "\n".join(lines) + "\n"

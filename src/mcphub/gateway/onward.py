@@ -25,10 +25,8 @@ DEFAULT_LEVEL = "info"
 """What a legacy client hears that named no level: it expects that the server decides."""
 
 
-def outgoing(
-    plane: DataPlane, call: Call, to: Route, instance: Instance, params: Members
-) -> Outgoing:
-    """Return the request to `instance`; `params` are the caller's, or those of a call that goes on.
+def outgoing(plane: DataPlane, call: Call, to: Route, instance: Instance) -> Outgoing:
+    """Return how a call goes to `instance`, whatever its params are.
 
     Raises:
         Protocol: -32601: a method that means something else in the server's era.
@@ -41,7 +39,6 @@ def outgoing(
         asks -= {ROOTS}
     return Outgoing(
         method=call.method,
-        params=params,
         timeout_s=min(to.spec.timeout_s, plane.limits.call_timeout_max_s),
         rename=to.rename,
         progress_token=call.progress_token,

@@ -94,6 +94,22 @@ class DataPlane:
     seen_keys: dict[str, float] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
 
+    def has_room(self, user_id: str) -> bool:
+        """Whether a user may have one more call in flight."""
+        return self.in_flight.get(user_id, 0) < self.limits.calls_per_user
+
+    def enter(self, user_id: str) -> None:
+        """Count a call of a user as in flight."""
+        self.in_flight[user_id] = self.in_flight.get(user_id, 0) + 1
+
+    def leave(self, user_id: str) -> None:
+        """Count a call of a user as over."""
+        left = self.in_flight[user_id] - 1
+        if left:
+            self.in_flight[user_id] = left
+        else:
+            self.in_flight.pop(user_id)
+
 
 class Route(NamedTuple):
     """Where a call goes.

@@ -67,12 +67,13 @@ async def relay(plane: DataPlane, call: Call, begun: Begun | None = None) -> byt
     """
     user = call.principal.user_id
     outcome, code, reply = Outcome.ERROR, None, b""
+    has_room = begun is not None or plane.has_room(user)
     if begun is None:
-        plane.in_flight[user] += 1
+        plane.enter(user)
     try:
         if call.bytes_in > LARGE:
             await asyncio.sleep(0)
-        if begun is None and plane.in_flight[user] > plane.limits.calls_per_user:
+        if not has_room:
             raise LimitExceeded(
                 "You have as many calls in flight as you may.", hint="Wait for some to end."
             )
@@ -96,13 +97,10 @@ async def relay(plane: DataPlane, call: Call, begun: Begun | None = None) -> byt
 
 def ended(plane: DataPlane, call: Call, outcome: Outcome, code: int | None, bytes_out: int) -> None:
     """Count a call as over and keep its record."""
-    user = call.principal.user_id
-    plane.in_flight[user] -= 1
-    if not plane.in_flight[user]:
-        del plane.in_flight[user]
-    record = _record(plane, call, outcome, code, bytes_out)
+    plane.leave(call.principal.user_id)
+    record = record_of(plane, call, outcome, code, bytes_out)
     plane.recorder.add(record)
-    plane.metrics.ended(call.server, call.method, outcome, record.duration_ms / 1000)
+    plane.metrics.of(call.server, call.method).ended(outcome.value, record.duration_ms / 1000)
 
 
 def answered(plane: DataPlane, call: Call, begun: Begun) -> tuple[bytes, Outcome, int | None]:
@@ -112,7 +110,11 @@ def answered(plane: DataPlane, call: Call, begun: Begun) -> tuple[bytes, Outcome
         HubError: The caller cannot have it.
     """
     plain = begun.exchange.plain
-    whole = spliced(call, begun.instance, plain) if plain is not None else None
+    whole = (
+        spliced(call.message.id, begun.instance, plain, modern=call.modern is not None)
+        if plain is not None
+        else None
+    )
     if whole is not None:
         return whole, Outcome.OK, None
     try:
@@ -168,7 +170,7 @@ async def _begin(
         params = plane.states.open(call, to.spec.name)
     instance = await leased(plane, call, to.spec, to.permit)
     try:
-        exchange = await instance.upstream.send(outgoing(plane, call, to, instance, params))
+        exchange = await instance.upstream.send(outgoing(plane, call, to, instance), params)
     except BaseException:
         plane.pool.release(instance)
         raise
@@ -307,9 +309,10 @@ def _outcome(error: HubError) -> Outcome:
     return Outcome.UNAVAILABLE if isinstance(error, Unavailable | LimitExceeded) else Outcome.ERROR
 
 
-def _record(
+def record_of(
     plane: DataPlane, call: Call, outcome: Outcome, code: int | None, bytes_out: int
 ) -> RequestRecord:
+    """Return the record of a call that ended now."""
     duration_s = plane.pool.now() - call.started
     return RequestRecord(
         id=call.request_id,

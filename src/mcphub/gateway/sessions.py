@@ -134,6 +134,10 @@ class Sessions:
         session.last_seen = _now()
         return session
 
+    def holds(self, session: Session) -> bool:
+        """Whether a session that was found before has not ended."""
+        return self._by_id.get(session.id) is session
+
     def end(self, session: Session) -> None:
         """End a session: its stream closes, its calls are cancelled."""
         if self._by_id.pop(session.id, None) is not None:

@@ -55,20 +55,26 @@ def shaped(
     return envelope.join(members), _outcome(call, raw_result), None
 
 
-def spliced(call: Call, instance: Instance, plain: PlainResult) -> bytes | None:
-    """Return a server's plain result under the caller's id and in the caller's era, unread.
+def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bool) -> bytes | None:
+    """Return a tool's plain result under the caller's id and in the caller's era, unread.
 
     None when something in it may matter to the hub: then it is read, and `shaped`. A modern server's
     plain result is a complete one: nothing else is left unread (`ModernUpstream`).
+
+    Args:
+        raw_id: The caller's.
+        instance: Where it comes from.
+        plain: The result of a `tools/call`; an upstream leaves no other unread.
+        modern: The caller is of the modern era.
     """
-    if call.method != "tools/call" or plain.has(b'"taskId"') or plain.is_tool_error:
+    if plain.has(b'"taskId"') or plain.is_tool_error:
         return None
     modern_server = instance.upstream.era is Era.MODERN
-    if modern_server is (call.modern is not None):
-        return plain.answer(call.message.id)
+    if modern_server is modern:
+        return plain.answer(raw_id)
     if modern_server or plain.has(b'"resultType"', b'"_meta"'):
         return None
-    return plain.answer(call.message.id, translate.added_for_modern(instance.upstream.server_info))
+    return plain.answer(raw_id, translate.added_for_modern(instance.upstream.server_info))
 
 
 def _error(

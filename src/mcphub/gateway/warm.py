@@ -1,47 +1,65 @@
-"""A warm call without waiting: begun in one step, completed in one step, no coroutine in between.
+"""A warm call without waiting: sent in one step, completed in one step, no coroutine in between.
 
 `relay` does everything; this does what it does when nothing has to be waited for: the caller's
 instance runs, its pipe takes the request, and the answer is the first thing that comes back. It is
 made of the very same steps, in the same order, so that the fast lane (`gateway.fastlane`) decides
 nothing by itself. A call that turns out to need more goes on in `relay`.
+
+What was decided for a caller's call of a tool is remembered (`Way`) and counts for the next one, as
+long as nothing that it was decided by has changed.
 """
 
+from dataclasses import dataclass, replace
 from typing import Final
 
-from mcphub.audit.records import Outcome
+import msgspec
+
+from mcphub.audit.records import Outcome, Row, alike
 from mcphub.errors import HubError
-from mcphub.gateway import answers
+from mcphub.gateway import answers, intake
 from mcphub.gateway.calls import Call
+from mcphub.gateway.catalogs import TOOLS, Item
+from mcphub.gateway.intake import Inbound
+from mcphub.gateway.metrics import Tally
 from mcphub.gateway.onward import outgoing
-from mcphub.gateway.plane import DataPlane, ready_instance, route
-from mcphub.gateway.relay import Begun, answered, ended, refused
+from mcphub.gateway.plane import DataPlane, Route, ready_instance, route
+from mcphub.gateway.relay import Begun, answered, ended, record_of, refused
+from mcphub.gateway.replies import status_of
+from mcphub.gateway.shaping import spliced
 from mcphub.gateway.watching import LISTEN, SUBSCRIBE, UNSUBSCRIBE
+from mcphub.policy.model import Transport
+from mcphub.spawn.instance import Instance, State
+from mcphub.upstream.upstream import Form
+from mcphub.wire import envelope, eras
+from mcphub.wire.envelope import Message
+from mcphub.wire.toolcall import ToolCall, tool_call
 
 _NEVER: Final = frozenset({*answers.LOCAL, SUBSCRIBE, UNSUBSCRIBE, LISTEN})
 """Methods that are not a request to one server and its answer."""
+_MAX_WAYS: Final = 16
+_MAX_KEY: Final = 512
+_MAX_BODY: Final = 64 * 1024
+"""Larger bodies are decided each time: that is no longer what they cost."""
+_OK: Final = Outcome.OK.value
 
 
 def begin(plane: DataPlane, call: Call) -> Begun | None:
     """Send a request to its server at once; None when `relay` has to do it, and nothing was done."""
     user = call.principal.user_id
-    if (
-        call.method in _NEVER
-        or "requestState" in call.params
-        or plane.in_flight[user] >= plane.limits.calls_per_user
-    ):
+    if call.method in _NEVER or "requestState" in call.params or not plane.has_room(user):
         return None
     try:
         to = route(plane, call)
         instance = ready_instance(plane, call, to.spec, to.permit)
         if instance is None:
             return None
-        exchange = instance.upstream.send_now(outgoing(plane, call, to, instance, call.params))
+        exchange = instance.upstream.send_now(outgoing(plane, call, to, instance), call.params)
     except HubError:
         return None  # `relay` runs into the same, and answers it
     if exchange is None:
         return None
     plane.pool.take(instance)
-    plane.in_flight[user] += 1
+    plane.enter(user)
     call.server, call.name, call.instance_id = to.spec.name, to.name, instance.id
     if call.session is not None:
         call.session.calls[call.message.id] = (instance, exchange)
@@ -61,3 +79,220 @@ def complete(plane: DataPlane, call: Call, begun: Begun) -> bytes:
         plane.pool.release(begun.instance)
         ended(plane, call, outcome, code, len(reply))
     return reply
+
+
+class Sent:
+    """A warm call that its server has.
+
+    Attributes:
+        request_id: The hub's id of it.
+        user_id: The caller's.
+        begun: Where it went.
+    """
+
+    __slots__ = ("_body", "_call", "_raw_id", "_way", "begun", "request_id", "user_id")
+
+    def __init__(
+        self,
+        user_id: str,
+        request_id: str,
+        begun: Begun,
+        call: Call | None,
+        way: "Way | None" = None,
+        raw_id: bytes = b"",
+        body: bytes = b"",
+    ) -> None:
+        self.user_id = user_id
+        self.request_id = request_id
+        self.begun = begun
+        self._call = call
+        self._way = way
+        self._raw_id = raw_id
+        self._body = body
+
+    @property
+    def is_modern(self) -> bool:
+        """Whether the caller is of the modern era."""
+        call = self._call if self._way is None else self._way.call
+        return call is not None and call.modern is not None
+
+    @property
+    def call(self) -> Call:
+        """The request, made when something has to be read that its way does not know."""
+        if self._call is None:
+            assert self._way is not None
+            message = envelope.parse(self._body)
+            self._call = replace(
+                self._way.call,
+                request_id=self.request_id,
+                message=message,
+                params=envelope.object_of(message.members.get("params")),
+                bytes_in=len(self._body),
+                started=self.begun.exchange.started,
+            )
+        return self._call
+
+    def complete(self, plane: DataPlane) -> tuple[bytes, int, list[tuple[bytes, bytes]]]:
+        """Return the answer, its HTTP status and headers, once the exchange has one and nothing before it."""
+        way, plain = self._way, self.begun.exchange.plain
+        if way is not None and plain is not None:
+            modern = way.call.modern is not None
+            answer = spliced(self._raw_id, way.instance, plain, modern=modern)
+            if answer is not None:
+                self._ended(plane, way, len(answer))
+                return answer, 200, []
+        answer = complete(plane, self.call, self.begun)
+        return answer, *status_of(self.call, answer)
+
+    def _ended(self, plane: DataPlane, way: "Way", bytes_out: int) -> None:
+        """Count a call that went its way as over, and keep its record."""
+        session, instance = way.call.session, self.begun.instance
+        if session is not None:
+            session.calls.pop(self._raw_id, None)
+        plane.pool.release(instance)
+        plane.leave(self.user_id)
+        duration_s = instance.last_used - self.begun.exchange.started
+        way.tally.ended(_OK, duration_s)
+        at, bytes_in = plane.clock() - duration_s, len(self._body)
+        own = (self.request_id, at, duration_s * 1000, _OK, None, bytes_in, bytes_out)
+        plane.recorder.add_row(own + way.row)
+
+
+@dataclass(slots=True, eq=False)
+class Way:
+    """How a caller's calls of one tool go, as one of them was decided by the code that decides all.
+
+    It belongs to a request head and ends with it, at the next generation of `Access`: user, groups,
+    server, credentials and settings are what they were. What else was looked at is looked at again
+    before each use: the session and what it wants to hear, the instance, the list that the name was
+    found in, the caller's limit. No way exists where each request is written for itself: for servers
+    that are told who their user is, for progress, for arguments that are repeated in headers.
+
+    Attributes:
+        call: The call that it was learned from, without its message.
+        to, instance: Where they go.
+        form: How it was written.
+        level: What the session wanted to hear.
+        listed: The list of tools that the name was found in; None where no list counts.
+        row: What the records of all of them have alike.
+        tally: Where they are counted.
+    """
+
+    call: Call
+    to: Route
+    instance: Instance
+    form: Form
+    level: str
+    listed: tuple[Item, ...] | None
+    row: Row
+    tally: Tally
+
+    def send(self, plane: DataPlane, given: ToolCall, body: bytes) -> Sent | None:
+        """Send a call; None when it has to be decided anew, and nothing was done."""
+        instance, session = self.instance, self.call.session
+        user, raw_id = self.call.principal.user_id, bytes(given.id)
+        if (
+            instance.state is not State.READY
+            or not plane.has_room(user)
+            or (self.listed is not None and self._listed(plane) is not self.listed)
+        ):
+            return None
+        if session is not None and (
+            not plane.sessions.holds(session)
+            or session.log_level != self.level
+            or raw_id in session.calls
+        ):
+            return None
+        exchange = instance.upstream.fill(self.form, given.params.arguments)
+        if exchange is None:
+            return None
+        plane.pool.take(instance)
+        plane.enter(user)
+        if session is not None:
+            session.last_seen = exchange.started
+            session.calls[raw_id] = (instance, exchange)
+        begun = Begun(self.to, instance, exchange)
+        return Sent(user, plane.ids.new(), begun, None, self, raw_id, body)
+
+    def _listed(self, plane: DataPlane) -> tuple[Item, ...]:
+        return plane.catalogs.listed(self.to.spec, self.instance, TOOLS)
+
+
+_Key = tuple[str, bytes, bool]
+"""Name of the tool, raw `_meta`, and whether there are arguments."""
+
+
+class Ways:
+    """The ways of the caller of one request head, by what of a call is more than its arguments."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[_Key, Way | None] = {}
+
+    def send(self, plane: DataPlane, inbound: Inbound, body: bytes) -> Sent | None:
+        """Send a request to its server at once; None when it is none of the fast lane's, and nothing was done."""
+        given = tool_call(body) if len(body) <= _MAX_BODY else None
+        if given is None:
+            return _decided(plane, inbound, body)
+        params = given.params
+        key = params.name, bytes(params.meta), bool(params.arguments)
+        way = self._known.get(key)
+        sent = way.send(plane, given, body) if way is not None else None
+        if sent is not None:
+            plane.metrics.known += 1
+            return sent
+        sent = _decided(plane, inbound, body)
+        if sent is not None:
+            self._learn(plane, sent, key)
+        return sent
+
+    def _learn(self, plane: DataPlane, sent: Sent, key: _Key) -> None:
+        """Remember a way when it is gone for the second time: a `_meta` of one call never comes again."""
+        if key in self._known:
+            self._known[key] = _way(plane, sent.call, sent.begun)
+        elif len(key[0]) + len(key[1]) <= _MAX_KEY:
+            if len(self._known) >= _MAX_WAYS:
+                self._known.clear()
+            self._known[key] = None
+
+
+def _decided(plane: DataPlane, inbound: Inbound, body: bytes) -> Sent | None:
+    """Read a request, decide it, and send it."""
+    try:
+        message = envelope.parse(body)
+        if not message.is_request:
+            return None
+        request_id = plane.ids.new()
+        call = intake.call_of(plane, inbound, message, len(body), request_id=request_id)
+    except (envelope.Malformed, eras.Refused, HubError):
+        return None
+    begun = begin(plane, call)
+    return Sent(call.principal.user_id, request_id, begun, call) if begun is not None else None
+
+
+def _way(plane: DataPlane, call: Call, begun: Begun) -> Way | None:
+    """Return the way of a call that was sent; None when the next one may have another."""
+    to, instance = begun.to, begun.instance
+    listed = None
+    if to.rename is not None or call.modern is not None or to.spec.transport is Transport.HTTP:
+        listed = plane.catalogs.listed(to.spec, instance, TOOLS)
+        if any(item.name == to.name and item.mirrored for item in listed):
+            return None
+    if to.rename is not None and to.name == envelope.text(call.params.get("name")):
+        return None  # a name without its server: what the other servers list counts too
+    kept = {name: msgspec.Raw(bytes(raw)) for name, raw in call.params.items()}
+    form = instance.upstream.form(begun.exchange.outgoing, kept)
+    if form is None:
+        return None
+    record = record_of(plane, call, Outcome.OK, None, 0)
+    return Way(
+        call=replace(call, message=Message({}, b"", call.method), params={}),
+        to=to,
+        instance=instance,
+        form=form,
+        level=call.session.log_level if call.session is not None else "",
+        listed=listed,
+        row=alike(record),
+        tally=plane.metrics.of(call.server, call.method),
+    )

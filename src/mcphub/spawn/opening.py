@@ -196,7 +196,7 @@ class Opener:
         """Ask `server/discover`, then `initialize`; see the module."""
         pipe = _Shared(await self._started(opening, launch))
         modern = opening.upstream(ModernUpstream, pipe.connect)
-        exchange = await modern.send(Outgoing(DISCOVER, {}, self._timeout_s))
+        exchange = await modern.send(Outgoing(DISCOVER, self._timeout_s), {})
         try:
             async with asyncio.timeout(PROBE_S):
                 await exchange.settled()

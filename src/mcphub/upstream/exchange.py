@@ -12,7 +12,7 @@ from typing import Final
 
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.wire import envelope
-from mcphub.wire.envelope import Message
+from mcphub.wire.envelope import Members, Message
 from mcphub.wire.splicing import PlainResult
 
 _MAX_EVENTS: Final = 1000
@@ -24,7 +24,8 @@ class Exchange:
     """A pending call. Made by an upstream's `send`; read by the relay with `next()`.
 
     Attributes:
-        outgoing: The request.
+        outgoing: How the request goes.
+        params: The caller's parameters, raw members; not changed.
         upstream_id: The id that the hub chose for the upstream (rule R2).
         progress_token: Where progress goes now; a call that continues may have another.
         deadline: Loop time in seconds after which the sweeper ends it.
@@ -36,30 +37,29 @@ class Exchange:
         refused: What the server asked in vain, since the client cannot be asked that; or "".
     """
 
-    __slots__ = (
-        "_answer", "_events", "_held", "_wake", "armed", "asked", "deadline", "dropped", "failure", "on_wake",
-        "outgoing", "plain",
-        "progress_token", "questions", "refused", "started", "upstream_id",
-    )  # fmt: skip
+    # what most calls never need is the class's, and costs an exchange nothing
+    armed = False
+    asked = 0
+    refused = ""
+    dropped = 0
+    failure: Exception | None = None
+    plain: PlainResult | None = None
+    on_wake: Callable[[], None] | None = None
+    questions: frozenset[bytes] = frozenset()
+    _answer: Message | None = None
+    _events: deque[Message] | None = None
+    _held = 0
+    _wake: asyncio.Future[None] | None = None
 
-    def __init__(self, outgoing: Outgoing, upstream_id: int, started: float) -> None:
+    def __init__(
+        self, outgoing: Outgoing, params: Members, upstream_id: int, started: float
+    ) -> None:
         self.outgoing = outgoing
+        self.params = params
         self.upstream_id = upstream_id
         self.started = started
         self.deadline = started + outgoing.timeout_s
         self.progress_token = outgoing.progress_token
-        self.armed = False
-        self.questions: set[bytes] = set()
-        self.asked = 0
-        self.refused = ""
-        self.dropped = 0
-        self._answer: Message | None = None
-        self.failure: Exception | None = None
-        self._events: deque[Message] = deque()
-        self._held = 0
-        self.plain: PlainResult | None = None
-        self.on_wake: Callable[[], None] | None = None
-        self._wake: asyncio.Future[None] | None = None
 
     @property
     def done(self) -> bool:
@@ -91,7 +91,7 @@ class Exchange:
         """Keep a question for the caller, as long as few enough are open and the bound is kept."""
         if len(self.questions) >= _MAX_QUESTIONS or not self.event(message):
             return False
-        self.questions.add(message.id)
+        self.questions |= {message.id}
         return True
 
     def event(self, message: Message) -> bool:
@@ -100,6 +100,8 @@ class Exchange:
         One is kept whatever its size, if nothing else waits.
         """
         size = message.size
+        if self._events is None:
+            self._events = deque()
         if len(self._events) >= _MAX_EVENTS or (
             self._events and self._held + size > _MAX_EVENT_BYTES
         ):
@@ -121,6 +123,10 @@ class Exchange:
         if not self.done:
             self.plain = answer
             self.wake()
+
+    def take_reply(self, raw_id: bytes) -> None:
+        """Count a question as answered."""
+        self.questions -= {raw_id}
 
     def fail(self, error: Exception) -> None:
         """End without an answer."""

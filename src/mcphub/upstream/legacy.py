@@ -40,7 +40,7 @@ class LegacyUpstream(Upstream):
             "capabilities": envelope.raw(can),
             "clientInfo": msgspec.Raw(CLIENT_INFO),
         }
-        exchange = await self.send(Outgoing("initialize", params, timeout_s))
+        exchange = await self.send(Outgoing("initialize", timeout_s), params)
         result = await self._opened(exchange)
         version = envelope.text(envelope.object_of(result).get("protocolVersion"))
         if version not in LEGACY_VERSIONS:
@@ -51,24 +51,24 @@ class LegacyUpstream(Upstream):
         self._notify("notifications/initialized", None)
         return self.opening
 
-    async def send(self, outgoing: Outgoing) -> Exchange:
+    async def send(self, outgoing: Outgoing, params: Members) -> Exchange:
         """Send a request; before it, what the caller wants to hear, where the server can be told."""
         level = outgoing.log_level
         if level and self._is_unheard(level):
             self._level = level
-            params: Members = {"level": envelope.raw(level)}
-            await super().send(Outgoing("logging/setLevel", params, _SET_LEVEL_S))  # not waited for
-        return await super().send(outgoing)
+            wanted: Members = {"level": envelope.raw(level)}
+            await super().send(Outgoing("logging/setLevel", _SET_LEVEL_S), wanted)  # not waited for
+        return await super().send(outgoing, params)
 
-    def send_now(self, outgoing: Outgoing) -> Exchange | None:
+    def send_now(self, outgoing: Outgoing, params: Members) -> Exchange | None:
         """Send a request at once, unless the server has to be told something before it."""
         level = outgoing.log_level
-        return None if level and self._is_unheard(level) else super().send_now(outgoing)
+        return None if level and self._is_unheard(level) else super().send_now(outgoing, params)
 
     def reply(self, raw_id: bytes, members: Members) -> None:
         """Answer a question of the server."""
         for exchange in self._pending.values():
-            exchange.questions.discard(raw_id)
+            exchange.take_reply(raw_id)
         kept = {name: members[name] for name in ("result", "error") if name in members}
         try:
             self._pipe.write(
@@ -95,7 +95,7 @@ class LegacyUpstream(Upstream):
         return await self._about("resources/unsubscribe", uri, timeout_s)
 
     async def _about(self, method: str, uri: str, timeout_s: float) -> Members:
-        exchange = await self.send(Outgoing(method, {"uri": envelope.raw(uri)}, timeout_s))
+        exchange = await self.send(Outgoing(method, timeout_s), {"uri": envelope.raw(uri)})
         return (await exchange.settled()).members
 
     def _is_unheard(self, level: str) -> bool:

@@ -64,7 +64,7 @@ class ModernUpstream(Upstream):
 
     async def open(self, timeout_s: float) -> bytes:
         """Ask the server what it is (server/discover), and listen to it where it has things to tell."""
-        exchange = await self.send(Outgoing(DISCOVER, {}, timeout_s))
+        exchange = await self.send(Outgoing(DISCOVER, timeout_s), {})
         return self.take_opening(await self._opened(exchange))
 
     def take_opening(self, discovered: msgspec.Raw) -> bytes:
@@ -90,7 +90,7 @@ class ModernUpstream(Upstream):
         """Take a legacy client's answer; with the last one of a round the request is sent again."""
         for exchange in list(self._pending.values()):
             if raw_id in exchange.questions:
-                exchange.questions.discard(raw_id)
+                exchange.take_reply(raw_id)
                 self._take_reply(exchange, raw_id, members)
                 return
 
@@ -281,7 +281,7 @@ class ModernUpstream(Upstream):
 
     def _retry(self, exchange: Exchange, now: _Round) -> None:
         """Send the request again, with a new id, the answers and the state as it came."""
-        params = dict(exchange.outgoing.params)
+        params = dict(exchange.params)
         params.pop("requestState", None)
         params["inputResponses"] = msgspec.Raw(envelope.join(now.answers))
         if now.state is not None:
@@ -298,7 +298,7 @@ class ModernUpstream(Upstream):
 
     def _give_up(self, exchange: Exchange, why: str) -> None:
         self._forget(exchange)
-        exchange.questions.clear()
+        exchange.questions = frozenset()
         exchange.fail(UpstreamFailed(f"Server '{self.name}' {why}."))
 
     def _forget(self, exchange: Exchange) -> None:

@@ -1,4 +1,4 @@
-"""A caller's request on its way to a server, before it is written in the server's era.
+"""How a caller's request goes to a server: all but its params, before it is written in the server's era.
 
 Values only. `gateway.onward` makes it, the upstream writes it: the same for every pair of eras.
 """
@@ -14,13 +14,12 @@ Tell = Callable[[Members], tuple[Members, Mapping[str, str]]]
 `_meta`, and HTTP headers. Called for every writing, since each answer is for one request only."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One request.
+    """How one request goes, or all those of a caller that go alike.
 
     Attributes:
         method: JSON-RPC method.
-        params: The caller's parameters, raw members; not changed.
         timeout_s: Seconds until the sweeper cancels the call.
         rename: Member of params and its new value when the caller's name is not the server's.
         progress_token: The caller's own token, raw, for the way back; b"" for none.
@@ -36,7 +35,6 @@ class Outgoing:
     """
 
     method: str
-    params: Members
     timeout_s: float
     rename: tuple[str, str] | None = None
     progress_token: bytes = b""

@@ -12,7 +12,7 @@ import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -37,6 +37,9 @@ ASKED_S: Final = 600.0
 SLOW_S: Final = 0.25
 """Seconds after which the relay is told that a call is slow (it then watches for a disconnect)."""
 _ID: Final = re.compile(rb'"id"\s*:\s*([0-9]{1,18})\s*[,}]')
+_NUMBERED: Final = b'{"jsonrpc":"2.0","id":%d'
+_GAP: Final = msgspec.Raw(b"\x00")
+"""Stands where the arguments come; JSON has no such byte."""
 _ENDS: Final = 256
 """Bytes at both ends of a message that cannot be read in which its id is looked for."""
 
@@ -60,6 +63,22 @@ class OpeningRefused(UpstreamFailed):
         super().__init__(message)
         self.number = number
         self.http_status = http_status
+
+
+class Form(NamedTuple):
+    """How calls are written that differ in their ids and arguments only.
+
+    Attributes:
+        params: The caller's, without arguments.
+        before: From behind the id to the arguments.
+        after: From behind the arguments to the end.
+    """
+
+    outgoing: Outgoing
+    params: Members
+    before: bytes
+    after: bytes
+    headers: Mapping[str, str]
 
 
 class Upstream(ABC):
@@ -157,17 +176,17 @@ class Upstream(ABC):
         """Calls in flight."""
         return len(self._pending)
 
-    async def send(self, outgoing: Outgoing) -> Exchange:
+    async def send(self, outgoing: Outgoing, params: Members) -> Exchange:
         """Send a request; returns as soon as it is written or queued.
 
         Raises:
             UpstreamFailed: The server is gone.
         """
-        while (exchange := self.send_now(outgoing)) is None:
+        while (exchange := self.send_now(outgoing, params)) is None:
             await self._pipe.drain()
         return exchange
 
-    def send_now(self, outgoing: Outgoing) -> Exchange | None:
+    def send_now(self, outgoing: Outgoing, params: Members) -> Exchange | None:
         """Send a request as `send` does; None, and nothing is done, when that would have to wait.
 
         Raises:
@@ -176,8 +195,43 @@ class Upstream(ABC):
         self._check()
         if self._pipe.congested:
             return None
-        exchange = Exchange(outgoing, self._next_id(), self._loop.time())
-        self._write(exchange, outgoing.params)
+        exchange = Exchange(outgoing, params, self._next_id(), self._loop.time())
+        self._write(exchange, params)
+        return exchange
+
+    def form(self, outgoing: Outgoing, params: Members) -> Form | None:
+        """Return how a call is written, for others that differ in their arguments only.
+
+        None when each has to be written for itself: it says who its user is, or has progress.
+        """
+        if outgoing.tell is not None or outgoing.progress_token:
+            return None
+        kept = {name: raw for name, raw in params.items() if name != "arguments"}
+        given = kept | {"arguments": _GAP} if "arguments" in params else kept
+        body, headers = self._written(Exchange(outgoing, given, 0, 0.0), given)
+        line = envelope.request(0, outgoing.method, body)
+        before, _, after = line[len(_NUMBERED % 0) :].partition(bytes(_GAP))
+        return Form(outgoing, kept, before, after, headers)
+
+    def fill(self, form: Form, arguments: msgspec.Raw) -> Exchange | None:
+        """Send a call as `send_now` does that would be written as `form` was; never raises.
+
+        Args:
+            form: Of this upstream.
+            arguments: Of this call, without a line break; b"" for none, as in the form's.
+        """
+        if self._ended is not None or self._pipe.congested:
+            return None
+        number = self._last_id = self._last_id + 1
+        params = form.params | {"arguments": arguments} if arguments else form.params
+        exchange = Exchange(form.outgoing, params, number, self._loop.time())
+        line = b"".join((_NUMBERED % number, form.before, arguments, form.after))
+        self._pending[number] = exchange
+        try:
+            self._pipe.write(line, form.headers)
+        except BrokenPipeError:
+            del self._pending[number]
+            return None
         return exchange
 
     def sweep(self, now: float) -> None:

@@ -1,0 +1,51 @@
+"""A plain `tools/call` read in one step: its name and id, with its arguments left as they came.
+
+Nearly every request is one: the members that the specification names, and nothing beside. Whatever is
+not is read as a message (`wire.envelope`). Of a repeated member the last one counts, as there; who
+sends it on writes each member once. Pure. Source: MCP server/tools §Calling Tools.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+
+class _Params(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    name: str
+    arguments: msgspec.Raw = msgspec.Raw(b"")
+    meta: msgspec.Raw = msgspec.field(name="_meta", default=msgspec.Raw(b""))
+
+
+class ToolCall(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One plain call.
+
+    Attributes:
+        id: Raw JSON text: a string or an integer.
+        params: Name of the tool; raw `arguments` and `_meta`, each b"" where it is missing.
+    """
+
+    id: msgspec.Raw
+    method: Literal["tools/call"]
+    params: _Params
+    jsonrpc: Literal["2.0"]
+
+
+_CALL: Final = msgspec.json.Decoder(ToolCall)
+_METHOD: Final = b'"tools/call"'
+
+
+def tool_call(body: bytes) -> ToolCall | None:
+    """Return the body as a plain call, or None when it is not plainly one.
+
+    A call whose body has a line break is none: its arguments cannot go on as they are.
+    """
+    if _METHOD not in body or b"\n" in body or b"\r" in body:
+        return None
+    try:
+        if not body.isascii():
+            body.decode()  # raw members are not looked at
+        call = _CALL.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    raw_id = bytes(call.id)
+    return call if raw_id[:1] == b'"' or raw_id.removeprefix(b"-").isdigit() else None
