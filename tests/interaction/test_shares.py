@@ -102,7 +102,7 @@ async def test_a_client_that_reads_nothing_at_all_is_shown_out(hub_of, monkeypat
 
 
 async def test_a_client_that_reads_slowly_gets_all_of_its_answer(hub_of, monkeypatch):
-    monkeypatch.setattr("mcphub.gateway.bounded.UNREAD_S", 0.5)
+    monkeypatch.setattr("mcphub.gateway.bounded.UNREAD_S", 2.0)
     async with hub_of(SIZES) as hub, connections(hub, 1) as ((reader, writer),):
         writer.writelines(called(hub, "alice", 12 * MIB))
         await until(lambda: hub.hub.plane.unread._waiting)

@@ -4,8 +4,8 @@ A connection class for uvicorn. It reads a request by itself only when it unders
 its head, knows the caller, and the call can be sent to a running instance at once; then no task, no
 ASGI scope and no header list is made for it. **Everything else goes to uvicorn's own protocol** and
 through it to the ASGI door, byte for byte: other paths and methods, chunked bodies, repeated or odd
-headers, refusals of every kind, streams, cold instances. So the fast lane refuses nothing and
-streams nothing. Host, Origin, key, session, era and policy are checked by the code of the ASGI door.
+headers, refusals, streams, cold instances. So the fast lane refuses nothing and streams nothing.
+Host, Origin, key, session, era and policy are checked by the code of the ASGI door.
 
 A connection may go back and forth, but only where uvicorn has answered all it got and its parser
 stands between two messages: no byte is ever read by both. A head must arrive within `HEAD_S`, and a
@@ -112,22 +112,17 @@ class FastLane(BoundedProtocol):
                 self._take(head, data, end + len(head.after), int(digits))
                 return
         cut = data.find(b"\r\n\r\n", 0, _MAX_HEAD)
-        if cut < 0:
-            if len(data) < _MAX_HEAD and data[: len(_START)] == _START[: len(data)]:
-                self._wait_for(data, len(data) + 1, HEAD_S)
-            else:
-                self._to_uvicorn(without_upgrade(data))
+        if cut < 0 and len(data) < _MAX_HEAD and data[: len(_START)] == _START[: len(data)]:
+            self._wait_for(data, len(data) + 1, HEAD_S)
             return
-        length = _LENGTH.search(data, 0, cut + 2)
-        if length is None:
-            self._to_uvicorn(without_upgrade(data))
-            return
-        start, end = length.span(1)
-        head = self._known = self._heads.read(data[:start], data[end : cut + 4])
-        if head is None:
-            self._to_uvicorn(without_upgrade(data))
-        else:
-            self._take(head, data, cut + 4, int(length[1]))
+        length = _LENGTH.search(data, 0, cut + 2) if cut >= 0 else None
+        if length is not None:
+            start, end = length.span(1)
+            head = self._known = self._heads.read(data[:start], data[end : cut + 4])
+            if head is not None:
+                self._take(head, data, cut + 4, int(length[1]))
+                return
+        self._to_uvicorn(without_upgrade(data))
 
     def _take(self, head: Head, data: bytes, cut: int, size: int) -> None:
         """Take a request whose head is understood, and whose body begins at `cut`."""
