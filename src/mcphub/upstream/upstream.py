@@ -207,7 +207,7 @@ class Upstream(ABC):
         if outgoing.tell is not None or outgoing.progress_token:
             return None
         kept = {name: raw for name, raw in params.items() if name != "arguments"}
-        given = kept | {"arguments": _GAP} if "arguments" in params else kept
+        given = {name: _GAP if name == "arguments" else raw for name, raw in params.items()}
         body, headers = self._written(Exchange(outgoing, given, 0, 0.0), given)
         line = envelope.request(0, outgoing.method, body)
         before, _, after = line[len(_NUMBERED % 0) :].partition(bytes(_GAP))
