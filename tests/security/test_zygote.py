@@ -176,6 +176,35 @@ async def test_an_import_that_leaves_a_thread_is_not_forked(tmp_path):
         assert spawner.zygotes.zygotes() == []
 
 
+async def test_a_module_whose_code_was_read_early_runs_in_each_instance_with_its_own_environment(
+    tmp_path,
+):
+    venv = tmp_path / "venv"
+    done = await anyio.run_process([PYTHON, "-I", "-m", "venv", "--without-pip", str(venv)])
+    assert done.returncode == 0
+    (site,) = venv.glob("lib/python3*/site-packages")
+    (site / "keeper.py").write_text("import os; kept = dict(os.environ)['TOKEN']")
+    preload = Preload(str(venv / "bin" / "python"), ("json",), ("keeper",))
+    waits = "import keeper, sys; print(keeper.kept, flush=True); sys.stdin.read()"
+    async with ForkingSpawner(SandboxSettings(tmp_path / "run"), preload) as spawner:
+        said = []
+        for number, canary in ((16, ALICE), (17, BOB)):
+            launch = Launch(
+                instance_id(),
+                f"u_{number}",
+                number,
+                (preload.python, "-c", waits),
+                tmp_path / f"h{number}",
+                env={"TOKEN": Secret(canary)},
+                readable=(venv,),
+            )
+            process = await spawner.start(launch)
+            with anyio.fail_after(30):
+                await anyio.wait_readable(process.stdout)
+            said.append(os.read(process.stdout, 100).decode().strip())
+        assert said == [ALICE, BOB]
+
+
 async def test_a_worn_zygote_is_replaced_and_its_instances_live_on(spawner, tmp_path):
     alice = await started(spawner, tmp_path, 16, ALICE)
     (old,) = spawner.zygotes.zygotes()

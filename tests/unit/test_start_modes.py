@@ -115,7 +115,12 @@ def spec(**rest):
     return loaded.specs["s"]
 
 
-FOUND = Finding(modules=("json", "calm"), read=("CALM_LEVEL",), unfit={"git": "starts a process"})
+FOUND = Finding(
+    modules=("json", "calm"),
+    read=("CALM_LEVEL",),
+    unfit={"git": "starts a process"},
+    later=("git", "git.cmd"),
+)
 
 
 def test_nothing_is_decided_before_something_was_found(package, findings):
@@ -129,6 +134,7 @@ def test_what_was_found_is_kept_for_the_exact_program(package, findings):
     mode = mode_of(spec(), package, findings)
     assert mode is not None and mode.preload is not None
     assert mode.preload.modules == ("json", "calm")
+    assert mode.preload.later == ("git", "git.cmd")
     assert "git starts a process" in mode.reason
 
 

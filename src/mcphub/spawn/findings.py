@@ -26,12 +26,14 @@ class Finding:
         read: Variables of the environment that these imports read.
         unfit: Top-level module -> why it may not.
         why_plain: Why every instance is started plainly; empty when that need not be.
+        later: Modules of a Python server that only its instances may import, in order.
     """
 
     modules: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
     unfit: Mapping[str, str] | None = None
     why_plain: str = ""
+    later: tuple[str, ...] = ()
 
 
 class Findings:
@@ -53,6 +55,7 @@ class Findings:
                 tuple(values["read"]),
                 dict(values["unfit"] or {}),
                 str(values["why_plain"]),
+                tuple(values["later"]),
             )
         return None
 

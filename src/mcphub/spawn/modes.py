@@ -89,7 +89,7 @@ def mode_of(spec: ServerSpec, argv: Sequence[str], findings: Findings) -> StartM
         reason = f"{count} modules are loaded by a process that waits for its user{rest}"
         return StartMode(WARM, reason, Warm(argv[0], finding.modules))
     reason = f"{count} modules are imported once for all instances{rest}"
-    return StartMode(ZYGOTE, reason, Preload(argv[0], finding.modules))
+    return StartMode(ZYGOTE, reason, Preload(argv[0], finding.modules, finding.later))
 
 
 class Prover:

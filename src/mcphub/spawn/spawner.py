@@ -35,10 +35,12 @@ class Preload:
     Attributes:
         python: Interpreter of the package's environment, absolute: the first word of `argv`.
         modules: What it imports, in this order. Nothing of a user may change what that does.
+        later: Modules that each instance imports; of these it reads the code, and runs none.
     """
 
     python: str
     modules: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

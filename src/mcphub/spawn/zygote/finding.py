@@ -43,7 +43,7 @@ async def find(trials: Trials, launch: Launch) -> Finding:
     order = [name for name in told["modules"] if _MODULE.fullmatch(name)]
     for _ in range(ROUNDS):
         modules = [name for name in order if not _is_unfit(name, unfit)]
-        if not modules or len(",".join(modules)) > _MOST_TEXT:
+        if not modules or len(",".join(order)) > _MOST_TEXT:
             return Finding(unfit=_tops(unfit), why_plain="No module of it may be imported early.")
         check = await _audited(trials, launch, "verify", modules)
         if check is None:
@@ -53,8 +53,10 @@ async def find(trials: Trials, launch: Launch) -> Finding:
         unfit |= check["unfit"]
     else:
         return Finding(unfit=_tops(unfit), why_plain="Its imports have no end of side effects.")
-    found = Finding(tuple(modules), tuple(check["read"]), _tops(unfit))
-    preload = Preload(str(launch.argv[0]), found.modules)
+    known = set(modules)
+    later = tuple(name for name in order if name not in known)
+    found = Finding(tuple(modules), tuple(check["read"]), _tops(unfit), later=later)
+    preload = Preload(str(launch.argv[0]), found.modules, found.later)
     return replace(found, why_plain=await trials.difference(launch, preload, "forked"))
 
 

@@ -23,6 +23,7 @@ from typing import Any, Final, NoReturn
 from mcphub.spawn.confinement import kernel
 from mcphub.spawn.zygote import child
 from mcphub.spawn.zygote.messages import receive
+from mcphub.spawn.zygote.reading import Reader
 
 FORK: Final = b"f"
 _SET_CHILD_SUBREAPER: Final = 36
@@ -47,12 +48,13 @@ class _Nest:
     outer: set[int] = field(default_factory=set)
 
 
-def main(control_fd: int, modules: str, *, mapped: bool) -> NoReturn:
+def main(control_fd: int, modules: str, later: str, *, mapped: bool) -> NoReturn:
     """Import modules, then serve the control socket to its end.
 
     Args:
         control_fd: The socket.
         modules: Their names, comma-separated, in this order.
+        later: Names of modules whose code is only read, likewise.
         mapped: The users' kernel uids are mapped in the own user namespace.
     """
     kernel.close_all_but((control_fd,))
@@ -65,6 +67,10 @@ def main(control_fd: int, modules: str, *, mapped: bool) -> NoReturn:
         except Exception as error:  # noqa: BLE001  any failure of foreign code means: not here
             _say(control, {"op": "refused", "why": f"import of {name}: {type(error).__name__}"})
             os._exit(1)
+    reader = Reader()
+    for name in filter(None, later.split(",")):
+        reader.read(name)
+    reader.install()
     for name in hidden:  # a server must not find the hub's code
         sys.modules.pop(name, None)
     kernel.prctl(_SET_CHILD_SUBREAPER, 1)

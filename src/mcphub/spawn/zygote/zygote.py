@@ -49,7 +49,7 @@ _RIGHTS: Final = ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "SETFCAP", "NET_AD
 _BOOT: Final = (
     f"import sys; sys.path.insert(0, '{_CODE}');"
     "from mcphub.spawn.zygote.parent import main; del sys.path[0];"
-    "main(int(sys.argv[1]), sys.argv[2], mapped=sys.argv[3] == 'mapped')"
+    "main(int(sys.argv[1]), *sys.argv[2:4], mapped=sys.argv[4] == 'mapped')"
 )
 # $1 hub pid, $2 open files, $3 descriptor of the staging table or empty, then cgroup files up to `--`.
 _SCRIPT: Final = """
@@ -306,7 +306,7 @@ def start(ground: Ground, preload: Preload, places: Sequence[Path], group: cgrou
             args += ["--userns-block-fd", str(block_read)]
         args_fd = memory_file(fds, bubblewrap.pack(args))
         command = [preload.python, "-I", "-c", _BOOT]
-        command += [str(theirs.fileno()), ",".join(preload.modules)]
+        command += [str(theirs.fileno()), ",".join(preload.modules), ",".join(preload.later)]
         command.append("own" if ground.uid_base is None else "mapped")
         passed = [theirs.fileno(), info_write, args_fd, seccomp_fd]
         passed += [] if table_fd is None else [table_fd]
