@@ -228,8 +228,11 @@ def test_servers_are_added_shown_explained_and_switched(hub: Hub) -> None:
         "--", "uvx", "mcp-server-time", "--dir", "x",
     )  # fmt: skip
     assert added.returncode == 0, added.stderr
+    assert "no network" in added.stderr and "--egress HOST" in added.stderr
+    reaching = ("server", "add", "far", "--egress", "far.example.com", "--", "uvx", "mcp-far")
+    assert "no network" not in hub.run(*reaching).stderr
     listed = {server["name"]: server for server in hub.ask("server", "list")}
-    assert set(listed) == {"github", "tool"}
+    assert set(listed) == {"github", "tool", "far"}
     shown = hub.run("server", "show", "tool", "--json").stdout
     assert json.loads(shown)["written"]["args"] == ["mcp-server-time", "--dir", "x"]
     assert json.loads(shown)["slots"] == ["A"]

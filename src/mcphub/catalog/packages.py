@@ -266,7 +266,9 @@ class PackageStore:
         if wanted not in bins:
             raise InvalidInput(
                 f"{pin.name} {pin.version} has no program `{wanted or pin.name}`.",
-                hint=f"Its programs: {', '.join(sorted(bins)[:20]) or 'none'}.",
+                hint=f"Its programs, with those of its dependencies: "
+                f"{', '.join(sorted(bins)[:20]) or 'none'}. The launcher's way to name one: "
+                f"`uvx --from {pin.name} PROGRAM`, `npx -p {pin.name} PROGRAM`.",
             )
         kind, script, *flags = bins[wanted]
         readable = [place, *(Path(path) for path in manifest.get("readable", []))]

@@ -100,6 +100,8 @@ async def add_server(
             cli.note(
                 "It names no groups, so only administrators see it: --group everyone opens it."
             )
+        if not loaded.specs[name].sandbox.egress:
+            cli.note("It gets no network. If it needs some, name the hosts: --egress HOST.")
         cli.note(f"Next: mcphub server install {name}")
 
 
