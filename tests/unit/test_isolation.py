@@ -24,7 +24,7 @@ from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.oracle import normal, refused_endpoints, same, worked
-from mcphub.isolation.recipe import Recipe, optional_parameters, recipes
+from mcphub.isolation.recipe import Recipe, explained, optional_parameters, recipes, tongue
 from mcphub.isolation.surface import Rank, Tool, looks_destructive
 from mcphub.isolation.synthesis import Planted, Words, Writer
 from mcphub.isolation.territory import Territory
@@ -320,6 +320,38 @@ def test_what_structured_content_adds_to_the_text_is_told_once(structured, texts
 )
 def test_a_description_shows_an_example(told, shown):
     assert shapes.example_of(told) == shown
+
+
+def test_of_words_that_a_description_lists_the_first_is_taken():
+    listed = (
+        "\nAvailable formats:\n- date: 2024-12-10\n- date_slash: 2024/12/10\n- iso: 2024-12-10T00"
+    )
+    assert shapes.example_of(listed) == "date"
+    assert shapes.example_of("* `asc` — upwards\n* `desc` — downwards") == "asc"
+    assert shapes.example_of("Available formats") == ""
+    assert shapes.example_of("Notes:\n- one: only this") == ""
+
+
+@pytest.mark.parametrize(
+    ("languages", "default", "said", "read"),
+    [
+        (["javascript", "python"], None, "console.log", "readFileSync"),
+        (["javascript", "python"], "python", "print(", "open("),
+        (["bash", "python"], None, "echo", "cat "),
+    ],
+)
+def test_code_is_written_in_the_language_that_is_chosen_beside_it(languages, default, said, read):
+    choice = {"type": "string", "enum": languages} | ({"default": default} if default else {})
+    schema = {
+        "properties": {"code": {"type": "string", "description": "Code"}, "languageId": choice},
+        "required": ["code", "languageId"],
+    }
+    tool = Tool("run-code", "Runs code in javascript, python, bash.", schema)
+    for user in ("A", "B"):
+        given = writer(user)[0].compose(tool, recipes(tool, user)[0])
+        assert given["languageId"] == (default or languages[0])
+    assert any(said in text for text in dialects.statements(Kind.CODE, "A", explained(tool)))
+    assert read in dialects.reading(Kind.CODE, tongue(tool), "/a/b")
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ _EXPRESSION_OBSERVE: Final = ("+", "1+1", "{v}", "ans")
 _EXAMPLE: Final = re.compile(r"[\"'`]([^\"'`\n]{1,60})[\"'`]")
 _LIKE_EXPRESSION: Final = re.compile(r"\d.*[-+*/^%()]|[-+*/^%(].*\d")
 _EXAMPLES: Final = 2
+_SHELLS: Final = frozenset(["sh", "bash", "shell", "shellscript", "zsh"])
 _JAVASCRIPT: Final = re.compile(r"javascript|typescript|\bnode\b|\bjs\b", re.IGNORECASE)
 
 
@@ -82,7 +83,7 @@ def statements(kind: Kind, user: str, about: str) -> tuple[str, ...]:
     Args:
         kind: One of `kinds.TEMPLATES`.
         user: `A` plants, `B` observes.
-        about: Description of tool and parameter, for the language's name.
+        about: Description of tool and parameter, for the language's name; or the name alone.
     """
     plants = user == "A"
     if kind is Kind.SQL:
@@ -93,12 +94,14 @@ def statements(kind: Kind, user: str, about: str) -> tuple[str, ...]:
         return (*(_EXPRESSION_PLANT if plants else _EXPRESSION_OBSERVE), *_shown(about))
     if _is_script(about):
         return _SCRIPT_PLANT if plants else _SCRIPT_OBSERVE
+    if about.lower() in _SHELLS:
+        return _SHELL_PLANT if plants else _SHELL_OBSERVE
     return _PYTHON_PLANT if plants else _PYTHON_OBSERVE
 
 
 def reading(kind: Kind, about: str, path: str) -> str:
     """Return what reads a file in a language; nothing where the language has no files."""
-    if kind is Kind.COMMAND:
+    if kind is Kind.COMMAND or about.lower() in _SHELLS:
         return f"cat {path}"
     if kind is not Kind.CODE:
         return ""

@@ -11,6 +11,7 @@ from mcphub.isolation.kinds import PATHS, TEMPLATES, Kind, enums, parameters, pr
 from mcphub.isolation.surface import Tool, looks_destructive
 
 _MOST_ENUM: Final = 6
+_TONGUE: Final = re.compile(r"lang|runtime|interpreter", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,24 @@ def about(tool: Tool) -> str:
     return f"{tool.name.replace('_', ' ')} {tool.description}"
 
 
+def tongue(tool: Tool) -> str:
+    """Return the language of its code where a parameter chooses among several; else an empty text.
+
+    It is the one that is chosen first: the default, or the first of the enumeration.
+    """
+    for name, inner in properties_of(tool.schema).items():
+        if isinstance(inner, dict) and _TONGUE.search(name) and isinstance(inner.get("enum"), list):
+            values = [value for value in inner["enum"] if isinstance(value, str)]
+            default = inner.get("default")
+            if len(values) > 1:
+                return default if isinstance(default, str) and default in values else values[0]
+    return ""
+
+
 def explained(tool: Tool) -> str:
-    """Return what a tool says of itself and of its parameters."""
+    """Return what a tool says of itself and of its parameters; of code in a chosen language, that."""
+    if language(tool) is Kind.CODE and (chosen := tongue(tool)):
+        return chosen
     told = [
         inner.get("description")
         for inner in properties_of(tool.schema).values()

@@ -30,6 +30,7 @@ from mcphub.isolation.recipe import (
     optional_parameters,
     recipes,
     spoken,
+    tongue,
 )
 from mcphub.isolation.surface import (
     Rank,
@@ -223,7 +224,9 @@ class Script:
             if parameter is None or tool.name in self._case.avoided:
                 continue
             name, kind = parameter
-            told = [dialects.reading(kind, about(tool), str(file)) for file in files]
+            told = [
+                dialects.reading(kind, tongue(tool) or about(tool), str(file)) for file in files
+            ]
             found.append((tool, name, [text for text in told if text]))
         return found
 

@@ -32,14 +32,22 @@ _LONGEST_TRIED: Final = 64
 _EXAMPLE: Final = re.compile(r"\{[^{}]{3,2000}")
 _KEY: Final = re.compile(r"[{,]\s*['\"]?(\w+)['\"]?\s*:\s*(\S)")
 _SHOWN: Final = re.compile(
-    r"(?:\be\.g\.?|\bexamples?:?|\bsuch as|\blike|\bformat:?|例如|比如)[,:\uff1a(\uff08\s]*"
+    r"(?:\be\.g\.?|\bexamples?:?|\bsuch as|\blike|\bformat\b:?|例如|比如)[,:\uff1a(\uff08\s]*"
     r"(?:([\"'`])(?P<quoted>[^\"'`\n]{1,60})\1|(?P<bare>[^\s'\"`,;()\uff08\uff09\u3002\uff0c\uff1b]{1,60}))",
     re.IGNORECASE,
+)
+# lines such as `- iso: 2024-12-10T…`: the words that are taken, each with what it means
+_LISTED: Final = re.compile(
+    r"^[ \t]*[-*\u2022][ \t]{1,4}[\"'`]?(\w[\w.-]{0,40})[\"'`]?[ \t]?(?::|\u2014|\u2013|-[ \t])",
+    re.MULTILINE,
 )
 
 
 def example_of(about: str) -> str:
-    """Return the first example that a description shows, or an empty text."""
+    """Return the first of the words that a description lists, or its first example, or an empty text."""
+    listed = _LISTED.findall(about)
+    if len(listed) > 1:
+        return listed[0]
     shown = _SHOWN.search(about)
     return (shown["quoted"] or shown["bare"]).rstrip(".") if shown else ""
 
