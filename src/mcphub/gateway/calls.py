@@ -3,7 +3,7 @@
 Values and small behaviour only; made by the endpoint, read by `relay` and `answers`.
 """
 
-import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -84,7 +84,7 @@ class Call:
     watch: Callable[[Callable[[], None]], None]
     bytes_in: int = 0
     trace_id: str = ""
-    started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    started: float = field(default_factory=time.monotonic)
     server: str = ""
     name: str = ""
     instance_id: str = ""

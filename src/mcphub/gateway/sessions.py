@@ -5,7 +5,7 @@ flight, its stream. It is no credential: every request brings its own key. Sourc
 transports §Session Management; SBP §Session Hijacking.
 """
 
-import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -171,4 +171,4 @@ class Sessions:
 
 
 def _now() -> float:
-    return asyncio.get_running_loop().time()
+    return time.monotonic()
