@@ -57,7 +57,7 @@ from mcphub.listening import (
     the_only_hub,
     url_of,
 )
-from mcphub.memory import keep_large_buffers, keep_what_is_there
+from mcphub.memory import give_back, keep_large_buffers, keep_what_is_there
 from mcphub.oauth.clients import OwnAddress
 from mcphub.oauth.connections import Connections
 from mcphub.oauth.flows import Flows
@@ -389,5 +389,6 @@ async def serve(settings: HubSettings, *, on_ready: Callable[[str], None]) -> No
     async with serving(settings, hurry=hurry) as hub:
         loop.add_signal_handler(signal.SIGHUP, lambda: hub.tasks.start("hub.reload", hub.reload()))
         keep_what_is_there()
+        hub.tasks.start("memory.give_back", give_back())
         on_ready(hub.url)
         await stop.wait()
