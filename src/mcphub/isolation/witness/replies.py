@@ -118,6 +118,12 @@ def _item(request: Request, who: str) -> dict[str, Any]:
         "snippet": "A few words.",
         "state": "open",
         "number": 1,
+        "points": 1,
+        "score": 1,
+        "objectID": "1",
+        "story_id": 1,
+        "children": [],
+        "comments": [],
         "private": True,
         "fork": False,
         "default_branch": "main",
@@ -198,7 +204,7 @@ def _wiki(request: Request) -> dict[str, Any]:
 def _lists(item: dict[str, Any]) -> dict[str, Any]:
     names = ("items", "results", "data", "values", "entries", "records", "list", "documents",
              "features", "issues", "projects", "channels", "members", "users", "messages",
-             "pages", "files", "tasks", "organic", "candidates")  # fmt: skip
+             "pages", "files", "tasks", "organic", "candidates", "hits")  # fmt: skip
     return {name: [item] for name in names} | {
         "web": {"results": [item], "type": "search"},
         "response_metadata": {"next_cursor": ""},
