@@ -1,6 +1,7 @@
 """An edit of the settings file counts from the next call on: for instances, streams, lists and the fast lane."""
 
 import json
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -9,7 +10,7 @@ from mcphub.catalog.versions import exact_version
 from mcphub.errors import Unavailable
 from mcphub.secret import Secret
 from tests.doors import BOTH_DOORS
-from tests.interaction.clients import plain, raw_client
+from tests.interaction.clients import SERVERS, plain, raw_client
 from tests.polling import until
 
 pytestmark = [pytest.mark.anyio, BOTH_DOORS]
@@ -178,3 +179,29 @@ async def test_an_edit_counts_also_when_the_database_fails_at_that_moment(
         assert await told(alice, "echo", text="2") == "not_found"
         assert await told(bob, "echo", text="3") == "3"
         await until(lambda: len(running(hub)) == 1)
+
+
+async def test_a_server_that_nobodys_instance_could_not_list_once_is_tried_again_later(
+    hub_of, tmp_path
+):
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(0o755)
+    script = f"test -e {place}/there || exit 1; exec /usr/bin/python3 {SERVERS}/plain.py"
+    readable = [str(SERVERS), str(place)]
+    servers = {
+        "plain": plain(command="/bin/sh", args=["-c", script], sandbox={"readable": readable})
+    }
+    now = time.time()
+    seen = []
+    for passed, there in ((0, False), (60, True), (7200, True)):
+        if there:
+            (place / "there").touch()
+        async with hub_of(servers, clock=lambda at=now + passed: at) as hub:
+            seen.append((await hub.hub.catalogs.offer(hub.hub.access.specs["plain"])).per_user)
+    assert seen == [True, True, False]
+    async with hub_of(servers, clock=lambda: now + 7300) as hub, both(hub) as (alice, bob):
+        for client in (alice, bob):
+            listed = (await client.modern("tools/list")).json()["result"]["tools"]
+            assert "echo" in {tool["name"] for tool in listed}
+        assert not running(hub)  # it starts nothing of a user's

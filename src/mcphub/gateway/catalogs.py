@@ -36,6 +36,7 @@ _MAX_PAGES: Final = 100
 _MAX_BYTES: Final = 32 * 1024 * 1024
 _LIST_TIMEOUT_S: Final = 30.0
 _MAX_FAILURES: Final = 2000
+_AGAIN_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,8 @@ class Catalogs:
         version = await self._launcher.version(spec)
         key = f"{version}+{spec.revision[:16]}"
         stored = await self._states.catalog(spec.name, key)
-        if stored is None:
+        if stored is None or (stored.per_user and self._clock() - stored.at > _AGAIN_S):
+            # nobody's instance may have failed for a reason that is gone: a busy machine, an older SDK
             stored = await self._discover(spec)
             await self._states.save_catalog(spec.name, key, stored)
         return _offer(stored)
