@@ -71,10 +71,19 @@ class Hub:
     url: str = ""
     revision: int = -1
     _reload: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _asked: int = 0
+    _answered: int = 0
 
     async def refresh(self) -> int:
-        """Read the database anew and stop what may not run any more; returns the revision in memory."""
+        """Read the database anew and stop what may not run any more; returns the revision in memory.
+
+        Whoever asks while it is being read waits for one reading more, all of them for the same.
+        """
+        self._asked = mine = self._asked + 1
         async with self._reload:
+            if self._answered >= mine:
+                return self.revision
+            asked = self._asked
             revision = await self.ground.db.revision()
             before = (
                 {name: state.pin for name, state in self.access.states.items()}
@@ -87,6 +96,7 @@ class Hub:
                 if name in before and before[name] != state.pin:
                     self._changed(name)
             self._end_what_is_over()
+            self._answered = asked
             return revision
 
     def status(self) -> dict[str, object]:

@@ -4,6 +4,7 @@ import json
 import time
 from contextlib import asynccontextmanager
 
+import anyio
 import pytest
 
 from mcphub.catalog.versions import exact_version
@@ -205,3 +206,23 @@ async def test_a_server_that_nobodys_instance_could_not_list_once_is_tried_again
             listed = (await client.modern("tools/list")).json()["result"]["tools"]
             assert "echo" in {tool["name"] for tool in listed}
         assert not running(hub)  # it starts nothing of a user's
+
+
+async def test_many_who_want_the_database_read_anew_at_once_share_a_reading(hub_of, monkeypatch):
+    async with hub_of({"plain": plain()}) as hub, both(hub) as (alice, bob):
+        assert await told(alice, "echo", text="1") == await told(bob, "echo", text="1") == "1"
+        read, load = [], hub.hub.access.load
+
+        async def counted():
+            read.append(1)
+            await load()
+
+        monkeypatch.setattr(hub.hub.access, "load", counted)
+        async with anyio.create_task_group() as group:
+            for _ in range(50):
+                group.start_soon(hub.hub.refresh)
+            await hub.hub.ground.directory.disable_user("alice")
+            await hub.hub.refresh()
+            assert (await alice.modern("tools/list")).status_code == 401
+        assert len(read) <= 6  # not 51; the watch reads too
+        assert await told(bob, "echo", text="2") == "2"
