@@ -80,6 +80,18 @@ GUARDS: Final = (
         "interaction/test_user_context.py::test_users_of_one_shared_program_are_kept_apart_by_it",
     ),
     Guard(
+        "R2", "what a server says beside its answer is no answer to anything", "upstream/connection.py",
+        "self._keeps = self._keeps and not self._complete",
+        "pass",
+        "unit/test_http1.py::test_a_second_answer_is_nobodys",
+    ),
+    Guard(
+        "R20", "no header of a request to a server holds a line break", "upstream/http1.py",
+        "if not (value.isprintable() or _VALUE.fullmatch(value)) or not _NAME.fullmatch(name):",
+        "if not name:",
+        "unit/test_http1.py::test_headers_are_merged_by_name_and_none_holds_a_line_break",
+    ),
+    Guard(
         "R24", "what a user's clients do not read is bounded", "gateway/bounded.py",
         "            one.abort()\n",
         "",
