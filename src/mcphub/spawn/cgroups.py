@@ -50,15 +50,6 @@ class Group:
         """
         return [str(path / ("cgroup.procs" if _is_v2(path) else "tasks")) for path in self.paths]
 
-    def join(self, pid: int) -> None:
-        """Put a process into the groups, which may take a hundredth of a second.
-
-        Raises:
-            OSError: It is gone, or the kernel refused.
-        """
-        for path in self.paths:
-            (path / "cgroup.procs").write_text(str(pid))
-
     def holds(self, pid: int) -> bool:
         """Whether a process is in all of the groups."""
         return all(str(pid) in (path / "cgroup.procs").read_text().split() for path in self.paths)
