@@ -257,6 +257,8 @@ async def test_a_start_that_is_given_up_leaves_nothing(spawner, tmp_path):
         with anyio.move_on_after(delay):
             process = await started(spawner, tmp_path, 16, ALICE)
             await process.stop(0)
+    for process in spawner.zygotes.processes():  # it came up in time, and was given up after that
+        await process.stop(0)
     await until(lambda: tree(zygote.pid) <= before)
 
 
