@@ -27,6 +27,8 @@ _NOISE: Final = (
 RATE_LIMITED: Final = re.compile(
     r"rate.?limit|too many requests|quota exceeded|throttl|slow down|\b429\b", re.IGNORECASE
 )
+PAUSE_S: Final = 1.2
+"""After a refusal for too many calls; most limits are for a second."""
 TOLD: Final = 4000
 """Characters of an answer in which a reason is sought: the server chose how many there are."""
 READ_ONLY: Final = re.compile(r"\bEROFS\b|read-?only (?:file ?system|database)", re.IGNORECASE)

@@ -20,7 +20,15 @@ from mcphub.isolation.discovery import LISTS
 from mcphub.isolation.kinds import PATHS, Kind, kind_of
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
-from mcphub.isolation.oracle import NO_FILE, NO_JSON, TOLD, TOO_SHORT, worked
+from mcphub.isolation.oracle import (
+    NO_FILE,
+    NO_JSON,
+    PAUSE_S,
+    RATE_LIMITED,
+    TOLD,
+    TOO_SHORT,
+    worked,
+)
 from mcphub.isolation.recipe import (
     Recipe,
     about,
@@ -53,6 +61,7 @@ _TOOL_S: Final = 3.0  # for the further ways of one tool, however many tools the
 _ALONE: Final = 3  # optional parameters that are tried one by one: some exclude each other
 _TELLING: Final = 2  # of these
 _LATER: Final = 3  # handles that are tried where a tool failed without
+_PAUSES: Final = 12  # after refusals for too many calls
 
 
 def ordered(case: Case) -> list[Tool]:
@@ -73,6 +82,8 @@ class Script:
         self._case = case
         self._running = running
         self._writers = {user: case.writer(user) for user in ("A", "B")}
+        self._pauses = _PAUSES
+        self._too_fast = False
 
     async def explore(self, run: Run) -> None:
         """Let A try every tool in several ways, keep what works, and plant."""
@@ -136,7 +147,7 @@ class Script:
             if time.over or self._running.dead:
                 return
             if not old.timed_out:  # nothing would be compared with it
-                seen.append(await self._running.call("B", old.call))
+                seen.append(await self._call("B", old.call))
 
     async def look(self, seen: list[Observation]) -> None:
         """Let B do its fixed part."""
@@ -268,6 +279,8 @@ class Script:
             if observation.timed_out and not template:
                 case.avoided.add(tool.name)
             self._keep(tool, recipe, observation)
+            if self._too_fast and number:
+                break  # it asks its service too often by itself
             known = case.learned.get(tool.name, [])
             if not template and known and (recipe.optional or len(known) >= 3):
                 break
@@ -355,7 +368,7 @@ class Script:
         writer.planted.clear()
         call = Call("tools/call", tool.name, writer.compose(tool, recipe))
         planted = list(writer.planted)
-        observation = await self._running.call(writer.user, call)
+        observation = await self._call(writer.user, call)
         for canary in planted:
             self._case.origin[canary] = observation
         if worked(observation):
@@ -364,6 +377,15 @@ class Script:
             writer.handles.learn(observation.text, tool.words[-1] if tool.words else "")
             writer.handles.learn(json.dumps(_renamed(tool, observation)))
         return observation
+
+    async def _call(self, user: str, call: Call) -> Observation:
+        """Make a call; a moment later where the one before was refused as one of too many."""
+        if self._too_fast and self._pauses:
+            self._pauses -= 1
+            await asyncio.sleep(PAUSE_S)
+        seen = await self._running.call(user, call)
+        self._too_fast = not seen.ok and bool(RATE_LIMITED.search(seen.text[:TOLD]))
+        return seen
 
     def _plain_part(self) -> Iterable[tuple[Tool, Recipe]]:
         """Yield B's fixed calls: A's ways with plain words, and B's own questions.

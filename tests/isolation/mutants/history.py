@@ -1,6 +1,7 @@
 """One user can tell what the other did: logs, caches, limits."""
 
 import json
+import time
 import urllib.request
 
 from .server import Refused, Variant
@@ -52,4 +53,34 @@ class RateLimit(Variant):
         self.calls += 1
         if self.leaky and self.calls > 3:
             raise Refused("Rate limit exceeded, try again later")
+        return f"{word} is a word"
+
+
+class LimitOfASecond(Variant):
+    """One question a second for everybody together, or for nobody; most tools ask two at once."""
+
+    classes = ("history-cache",)
+    last = 0.0
+
+    def _ask(self, questions):
+        for _ in range(questions if self.leaky else 0):
+            now = time.monotonic()
+            if now - self.last < 1:
+                raise Refused("Rate limit exceeded")
+            self.last = now
+
+    def lookup_place(self, place):
+        self._ask(2)
+        return f"{place} is a place"
+
+    def lookup_river(self, river):
+        self._ask(2)
+        return f"{river} is a river"
+
+    def lookup_street(self, street):
+        self._ask(2)
+        return f"{street} is a street"
+
+    def lookup_word(self, word):
+        self._ask(1)
         return f"{word} is a word"

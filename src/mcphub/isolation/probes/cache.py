@@ -4,12 +4,13 @@ An answer to B that no longer needs the service came from a cache, and so tells 
 refusal for too many calls tells B that A called. Alone, B's question goes out and is answered.
 """
 
+import asyncio
 from typing import Final
 
 from mcphub.errors import HubError
 from mcphub.isolation.case import Case
 from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
-from mcphub.isolation.oracle import RATE_LIMITED, excerpt, worked
+from mcphub.isolation.oracle import PAUSE_S, RATE_LIMITED, excerpt, worked
 from mcphub.isolation.surface import Rank
 
 _MOST: Final = 8
@@ -41,6 +42,9 @@ class CacheProbe:
                 case.budget.leave(f"caches were not looked for in: {left}")
                 break
             first = await running.call("A", alone.call)
+            if not first.ok and RATE_LIMITED.search(first.text):  # for what was asked before
+                await asyncio.sleep(PAUSE_S)
+                first = await running.call("A", alone.call)
             if first.timed_out:
                 continue
             for _ in range(0 if first.slow else _BURST):
