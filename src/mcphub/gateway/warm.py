@@ -38,8 +38,6 @@ _NEVER: Final = frozenset({*answers.LOCAL, SUBSCRIBE, UNSUBSCRIBE, LISTEN})
 """Methods that are not a request to one server and its answer."""
 _MAX_WAYS: Final = 16
 _MAX_KEY: Final = 512
-_MAX_BODY: Final = 64 * 1024
-"""Larger bodies are decided each time: that is no longer what they cost."""
 _OK: Final = Outcome.OK.value
 
 
@@ -232,7 +230,7 @@ class Ways:
 
     def send(self, plane: DataPlane, inbound: Inbound, body: bytes) -> Sent | None:
         """Send a request to its server at once; None when it is none of the fast lane's, and nothing was done."""
-        given = tool_call(body) if len(body) <= _MAX_BODY else None
+        given = tool_call(body)
         if given is None:
             return _decided(plane, inbound, body)
         params = given.params
