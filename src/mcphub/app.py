@@ -7,6 +7,7 @@ socket until it is told to stop.
 
 import asyncio
 import contextlib
+import importlib
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,8 +25,11 @@ from mcphub.api.oauth import OAuthServices, connection_routes, oauth_routes
 from mcphub.api.user import UserServices, user_routes
 from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
 from mcphub.audit.recorder import Recorder
+from mcphub.audit.tracing import Traces
 from mcphub.catalog.guide import guide_of
 from mcphub.catalog.spec import ServerSpec
+from mcphub.catalog.templates import plain_text, prepare
+from mcphub.errors import InvalidInput
 from mcphub.gateway.access import Access
 from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.bounded import BoundedProtocol, Unread
@@ -174,6 +178,7 @@ async def running(
             uploads=Uploads(SHARES * limits.body_bytes),
             unread=Unread(SHARES * limits.line_bytes),
             crowd=Crowd(connections_at_once(limits.connections), limits.connections_per_user),
+            traces=_traces(settings),
         )
         hub = Hub(
             services,
@@ -197,6 +202,9 @@ async def running(
         stack.push_async_callback(hub.note_egress)
         await hub.refresh()
         stack.push_async_callback(recorder.aclose)
+        if plane.traces is not None:
+            plane.traces.start()
+            stack.push_async_callback(asyncio.to_thread, plane.traces.close)
         await stack.enter_async_context(tasks)
         stack.callback(tasks.cancel_all)
         await stack.enter_async_context(pool.running())
@@ -205,6 +213,35 @@ async def running(
         tasks.start("store.watch", hub.watch())
         yield hub
         outlets.close_all()
+
+
+def _traces(settings: HubSettings) -> Traces | None:
+    """Return what exports spans, or None where tracing is off.
+
+    Raises:
+        InvalidInput: The library for it is not installed, or a header's variable is not set.
+    """
+    tracing = settings.tracing
+    if not tracing.endpoint:
+        return None
+    headers: dict[str, str] = {}
+    for name, text in tracing.headers.items():
+        prepared = prepare(text, settings.operator_env)
+        if not prepared.is_plain:
+            raise InvalidInput(
+                f"tracing.headers: {name} cannot be a user's own value.",
+                hint="Write ${NAME}, a variable of the hub's environment.",
+            )
+        headers[name] = plain_text(prepared)
+    try:
+        otlp = importlib.import_module("mcphub.audit.otlp")
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"tracing.endpoint is set, but OpenTelemetry is not installed ({error.name} is missing).",
+            hint="Run `pip install 'mcphub-gateway[otel]'`, or remove tracing.endpoint.",
+        ) from None
+    exporter = otlp.Exporter(tracing.url, headers)
+    return Traces(exporter.export, exporter.close, tracing.sample)
 
 
 async def _spawner(

@@ -130,7 +130,19 @@ class Hub:
             "mcphub_users": len(self.access.active_users),
             "mcphub_request_records_waiting": self.recorder.waiting,
             "mcphub_request_records_dropped_total": self.recorder.dropped,
+            **self._spans(),
             "process_cpu_seconds_total": time.process_time(),
+        }
+
+    def _spans(self) -> dict[str, float]:
+        """Return figures of tracing; none where it is off."""
+        traces = self.plane.traces
+        if traces is None:
+            return {}
+        return {
+            "mcphub_spans_waiting": traces.waiting,
+            "mcphub_spans_exported_total": traces.exported,
+            "mcphub_spans_dropped_total": traces.dropped,
         }
 
     def instances(self) -> list[dict[str, object]]:

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -177,6 +178,47 @@ class OAuth(_Strict):
     )
 
 
+class Tracing(_Strict):
+    """Spans of calls for OpenTelemetry (docs/how-to/trace-calls.md)."""
+
+    endpoint: str = Field(
+        default="",
+        description="OTLP/HTTP URL of the collector, e.g. http://127.0.0.1:4318; empty is off.",
+    )
+    sample: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Share of calls that get a span although their caller asks for none.",
+    )
+    headers: Mapping[str, str] = Field(
+        default={},
+        repr=False,
+        description="Headers for the collector; ${NAME} is a variable of the hub's environment.",
+    )
+
+    @property
+    def url(self) -> str:
+        """The endpoint with the path of traces, where it names none."""
+        parts = urlsplit(self.endpoint)
+        return (
+            self.endpoint if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1/traces"
+        )
+
+    @model_validator(mode="after")
+    def _safe(self) -> "Tracing":
+        if not self.endpoint:
+            return self
+        parts = urlsplit(self.endpoint)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query:
+            raise ValueError("endpoint is an http or https URL without a query")
+        if "@" in parts.netloc:
+            raise ValueError("endpoint holds no user and password: put them into headers")
+        if self.headers and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise ValueError("headers travel over https or loopback only")
+        return self
+
+
 class HubSettings(_Strict):
     """All settings of one hub.
 
@@ -197,6 +239,7 @@ class HubSettings(_Strict):
     keys: Keys = Keys()
     context: Context = Context()
     oauth: OAuth = OAuth()
+    tracing: Tracing = Tracing()
     operator_env: Mapping[str, str] = Field(default_factory=dict, exclude=True, repr=False)
     origins: Mapping[str, str] = Field(default_factory=dict, exclude=True, repr=False)
 

@@ -1,1 +1,1 @@
-"""Request records and the audit log."""
+"""Request records, spans of calls, and the audit log."""

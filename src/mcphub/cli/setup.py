@@ -209,6 +209,8 @@ def _walk(model: BaseModel, origins: Any, prefix: str = "") -> "list[dict[str, A
         value = list(value) if isinstance(value, tuple) else value
         if name == "database" and "@" in str(value):
             value = "postgresql://" + _SECRET + str(value)[str(value).rindex("@") :]
+        if where == "tracing.headers":
+            value = dict.fromkeys(value, _SECRET)
         found.append(
             {
                 "name": where,

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from mcphub.audit.tracing import Trace
 from mcphub.errors import HubError
 from mcphub.gateway.listen import severe_enough
 from mcphub.gateway.sessions import Session
@@ -68,6 +69,7 @@ class Call:
         progress_token: Raw token that the caller wants progress with, or b"".
         modern: What a modern request declares; None in the legacy era.
         session: The legacy session; None in the modern era and for `initialize`.
+        trace: Where its span stands; None when it gets none.
         emit: Sends one message ahead of the answer (turns the reply into a stream).
         watch: Starts watching for the client's disconnect; calls its argument once when it happens.
     """
@@ -84,6 +86,7 @@ class Call:
     watch: Callable[[Callable[[], None]], None]
     bytes_in: int = 0
     trace_id: str = ""
+    trace: Trace | None = None
     started: float = field(default_factory=time.monotonic)
     server: str = ""
     name: str = ""
@@ -101,6 +104,13 @@ class Call:
     def era(self) -> Era:
         """Era that the caller speaks."""
         return Era.MODERN if self.modern is not None else Era.LEGACY
+
+    @property
+    def version(self) -> str:
+        """Revision of the protocol that the caller speaks; "" for `initialize`."""
+        if self.modern is not None:
+            return self.modern.version
+        return self.session.version if self.session is not None else ""
 
     @property
     def client(self) -> str:

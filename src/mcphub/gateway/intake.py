@@ -24,7 +24,9 @@ from mcphub.policy.model import Principal
 from mcphub.wire import codes, envelope, eras, translate
 from mcphub.wire.envelope import Malformed, Message
 
-_TRACE: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
+_TRACE: Final = re.compile(
+    r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})$"
+)
 _MAX_BATCH: Final = 64
 
 
@@ -139,6 +141,7 @@ def call_of(
     *,
     out: Reply | None = None,
     request_id: str = "",
+    chosen: bool = False,
 ) -> Call:
     """Read era, session and hop-owned data of one message of `size` bytes.
 
@@ -150,6 +153,7 @@ def call_of(
         out: Where messages ahead of the answer go; the reply to the request when not given. Whoever
             gives it looks after disconnects.
         request_id: The hub's id of this message, where the request brought several.
+        chosen: By chance it gets a span.
 
     Raises:
         eras.Refused, HubError: The message breaks the rules of its era.
@@ -167,7 +171,11 @@ def call_of(
         if message.is_request and message.id in session.calls:
             raise Protocol(codes.INVALID_REQUEST, "A request with this id is still in flight.")
     parent = envelope.text(meta.get("traceparent")) or headers.get("traceparent", "")
-    trace = _TRACE.match(parent) if parent else None
+    found = _TRACE.match(parent) if parent else None
+    trace_id, parent_id, flags = found.groups() if found is not None else ("", "", "")
+    trace = None
+    if plane.traces is not None:
+        trace = plane.traces.begin(trace_id, parent_id, flags, chosen=chosen)
     return Call(
         request_id=request_id or inbound.request_id,
         principal=inbound.principal,
@@ -180,7 +188,8 @@ def call_of(
         emit=(out or inbound.reply).emit,
         watch=inbound.reply.watch if out is None else _unwatched,
         bytes_in=size,
-        trace_id=trace[1] if trace is not None else "",
+        trace_id=trace.trace_id if trace is not None else trace_id,
+        trace=trace,
     )
 
 

@@ -1,7 +1,7 @@
 """Where a caller's request becomes the request to a server: the one place that decides what goes on.
 
 Everything of the caller that a server gets is named here: parameters, progress, log level, what the
-client can be asked. Nothing of the caller's HTTP request is. How it is written in the server's era is
+client can be asked, the span that a call has in a trace. Nothing of the caller's HTTP request is. How it is written in the server's era is
 the upstream's business.
 """
 
@@ -48,6 +48,7 @@ def outgoing(plane: DataPlane, call: Call, to: Route, instance: Instance) -> Out
         capabilities=_capabilities(call, to, instance) if modern else b"{}",
         one_by_one=call.modern is None,
         headers=_headers(plane, call, to, instance) if modern else NO_HEADERS,
+        meta={"traceparent": envelope.raw(call.trace.onward)} if call.trace is not None else {},
         tell=plane.contexts.teller(call, to.spec, instance, call.method),
     )
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from mcphub.audit.recorder import Recorder
+from mcphub.audit.tracing import Traces
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import Denied, NotFound
 from mcphub.gateway.access import Access
@@ -66,6 +67,7 @@ class DataPlane:
         in_flight: Calls per user now.
         listening: Open `subscriptions/listen` streams per user.
         metrics: Counters.
+        traces: Which calls get a span; None where tracing is off.
         seen_keys: Key id -> when it was used last; written to the store now and then.
     """
 
@@ -93,6 +95,7 @@ class DataPlane:
     listening: Counter[str] = field(default_factory=Counter)
     seen_keys: dict[str, float] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
+    traces: Traces | None = None
 
     def has_room(self, user_id: str) -> bool:
         """Whether a user may have one more call in flight."""

@@ -100,6 +100,8 @@ def ended(plane: DataPlane, call: Call, outcome: Outcome, code: int | None, byte
     plane.leave(call.principal.user_id)
     record = record_of(plane, call, outcome, code, bytes_out)
     plane.recorder.add(record)
+    if call.trace is not None and plane.traces is not None:
+        plane.traces.add(call.trace, record, call.version)
     plane.metrics.of(call.server, call.method).ended(outcome.value, record.duration_ms / 1000)
 
 

@@ -164,7 +164,7 @@ class Way:
     server, credentials and settings are what they were. What else was looked at is looked at again
     before each use: the session and what it wants to hear, the instance, the list that the name was
     found in, the caller's limit. No way exists where each request is written for itself: for servers
-    that are told who their user is, for progress, for arguments that are repeated in headers.
+    that are told who their user is, for calls that have a span, for progress, for arguments that are repeated in headers.
 
     Attributes:
         call: The call that it was learned from, without its message.
@@ -236,12 +236,13 @@ class Ways:
         params = given.params
         key = params.name, bytes(params.meta), bool(params.arguments)
         way = self._known.get(key)
-        sent = way.send(plane, given, body) if way is not None else None
+        chosen = way is not None and plane.traces is not None and plane.traces.by_chance()
+        sent = way.send(plane, given, body) if way is not None and not chosen else None
         if sent is not None:
             plane.metrics.known += 1
             return sent
-        sent = _decided(plane, inbound, body)
-        if sent is not None:
+        sent = _decided(plane, inbound, body, chosen=chosen)
+        if sent is not None and not chosen:
             self._learn(plane, sent, key)
         return sent
 
@@ -255,14 +256,18 @@ class Ways:
             self._known[key] = None
 
 
-def _decided(plane: DataPlane, inbound: Inbound, body: bytes) -> Sent | None:
+def _decided(
+    plane: DataPlane, inbound: Inbound, body: bytes, *, chosen: bool = False
+) -> Sent | None:
     """Read a request, decide it, and send it."""
     try:
         message = envelope.parse(body)
         if not message.is_request:
             return None
         request_id = plane.ids.new()
-        call = intake.call_of(plane, inbound, message, len(body), request_id=request_id)
+        call = intake.call_of(
+            plane, inbound, message, len(body), request_id=request_id, chosen=chosen
+        )
     except (envelope.Malformed, eras.Refused, HubError):
         return None
     begun = begin(plane, call)
@@ -272,6 +277,8 @@ def _decided(plane: DataPlane, inbound: Inbound, body: bytes) -> Sent | None:
 def _way(plane: DataPlane, call: Call, begun: Begun) -> Way | None:
     """Return the way of a call that was sent; None when the next one may have another."""
     to, instance = begun.to, begun.instance
+    if call.trace is not None:
+        return None  # each has its own span, which its server is told
     listed = None
     if to.rename is not None or call.modern is not None or to.spec.transport is Transport.HTTP:
         listed = plane.catalogs.listed(to.spec, instance, TOOLS)
