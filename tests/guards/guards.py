@@ -384,6 +384,12 @@ GUARDS: Final = (
         "security/test_warm.py::test_a_secret_that_a_worker_got_late_is_hidden_in_its_stderr",
     ),
     Guard(
+        "R24", "spans that wait are bounded", "audit/tracing.py",
+        "if len(self._buffer) < KEPT:",
+        "if True:",
+        "unit/test_tracing.py::test_the_buffer_is_bounded_and_what_does_not_fit_is_counted",
+    ),
+    Guard(
         "R24", "a log line is bounded and acts on nothing", "cli/logs.py",
         "event[key] = neutral(value, _LONGEST)",
         "event[key] = value",

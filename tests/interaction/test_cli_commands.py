@@ -264,11 +264,13 @@ def test_an_import_leaves_out_what_is_there_when_asked_and_loses_nothing(
 def test_settings_show_value_and_origin_and_client_settings_hold_no_key(hub: Hub) -> None:
     (hub.directory / "mcphub.toml").write_text(
         'database = "postgresql://me:canary-password@db/hub"\n[listen]\nport = 9000\n'
+        '[tracing]\nendpoint = "https://otlp"\nheaders = { "x-key" = "canary-header" }\n'
     )
     shown = hub.run("config", "show", "--json", MCPHUB_RETENTION_DAYS="7").stdout
     assert json.loads(shown)["listen.port"] == {"value": 9000, "origin": "mcphub.toml"}
     assert json.loads(shown)["retention_days"] == {"value": 7, "origin": "environment"}
-    assert "canary-password" not in shown
+    assert "canary-" not in shown
+    assert json.loads(shown)["tracing.headers"]["value"] == {"x-key": "…"}
     for client in ("claude-desktop", "claude-code", "cursor", "vscode"):
         told = hub.run("client-config", client, "--server", "github", MCPHUB_KEY=CANARY)
         assert "http://127.0.0.1:9000/mcp/github" in told.stdout
