@@ -34,7 +34,8 @@ def test_text_from_elsewhere_cannot_steer_the_terminal() -> None:
 
 
 def test_what_init_writes_is_valid_and_changes_no_default() -> None:
-    assert set(tomllib.loads(toml())) == {"listen", "limits", "sandbox", "keys", "context", "oauth"}
+    sections = {"listen", "limits", "sandbox", "keys", "context", "oauth", "tracing"}
+    assert set(tomllib.loads(toml())) == sections
     assert not any(tomllib.loads(toml()).values())
     assert set(parse_settings(SERVERS, {}).specs) == {"time", "filesystem", "memory"}
     uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", toml(), flags=re.MULTILINE)
