@@ -82,6 +82,7 @@ class _LastWords(logging.Handler):
 
 def _no_redirect(response: requests.Response, *_args: Any, **_more: Any) -> None:
     if response.is_redirect:
+        response.close()  # nobody else would
         raise requests.RequestException(
             "The collector redirects; name the URL that it redirects to."
         )
