@@ -56,7 +56,7 @@ def shaped(
 
 
 def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bool) -> bytes | None:
-    """Return a tool's plain result under the caller's id and in the caller's era, unread.
+    """Return a tool's plain result under the caller's id and in the caller's era, read no further than needed.
 
     None when something in it may matter to the hub: then it is read, and `shaped`. A modern server's
     plain result is a complete one: nothing else is left unread (`ModernUpstream`).
@@ -72,7 +72,9 @@ def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bo
     modern_server = instance.upstream.era is Era.MODERN
     if modern_server is modern:
         return plain.answer(raw_id)
-    if modern_server or plain.has(b'"resultType"', b'"_meta"'):
+    if modern_server:
+        return envelope.result(raw_id, translate.result_for_legacy(plain.result))
+    if plain.has(b'"resultType"', b'"_meta"'):
         return None
     return plain.answer(raw_id, translate.added_for_modern(instance.upstream.server_info))
 

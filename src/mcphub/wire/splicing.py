@@ -44,15 +44,21 @@ class PlainResult:
         line: All of it.
         id: Of the request that it answers.
         id_at: Where the id stands: first byte and the one behind it.
-        result_at: Where the result begins: at its brace.
+        result_at: Where the result stands: its first brace and the byte behind its last one.
         told: What of the line is searched for what may matter: all of it, or its small members only.
     """
 
     line: bytes
     id: int
     id_at: tuple[int, int]
-    result_at: int
+    result_at: tuple[int, int]
     told: bytes
+
+    @property
+    def result(self) -> bytes:
+        """The result as it came."""
+        start, end = self.result_at
+        return self.line[start:end]
 
     def has(self, *names: bytes) -> bool:
         """Whether one of these names, in quotes, is anywhere in what is searched."""
@@ -84,7 +90,7 @@ class PlainResult:
             raw_id: Raw JSON text of the id.
             members: Raw members without braces and without a comma at the end, or b"".
         """
-        (start, end), at = self.id_at, self.result_at + 1
+        (start, end), at = self.id_at, self.result_at[0] + 1
         comma = b"" if self.line[at : at + 1] == b"}" else b","
         # a part of a view is no copy
         line = self.line if len(self.line) < _LARGE else memoryview(self.line)
@@ -116,7 +122,7 @@ def plain_result(line: bytes) -> PlainResult | None:
     told = _told(line, found.end(), end)
     if told is None:
         return None
-    return PlainResult(line, int(number[1]), number.span(1), found.end(), told)
+    return PlainResult(line, int(number[1]), number.span(1), (found.end(), end), told)
 
 
 def _told(line: bytes, start: int, end: int) -> bytes | None:
