@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import sys
+import threading
 import time
 from contextlib import asynccontextmanager
 
@@ -319,6 +320,7 @@ async def test_a_collector_that_never_answers_slows_no_call_and_not_the_end(
         ended = time.monotonic()
     assert time.monotonic() - ended < 9  # sooner than the exporter would give up
     collector.answers.set()
+    await until(lambda: all(thread.name != "tracing" for thread in threading.enumerate()))
     assert "Shutdown" not in capfd.readouterr().err
 
 

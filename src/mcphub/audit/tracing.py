@@ -75,7 +75,7 @@ class Traces:
         self._stopping = threading.Event()
         # A daemon: a collector that never ends its answer must not keep the hub from ending.
         self._thread = threading.Thread(target=self._run, name="tracing", daemon=True)
-        self._failing = False
+        self._failing = self._closed = False
         self._full = self._failed = self.exported = 0
 
     def start(self) -> None:
@@ -86,6 +86,7 @@ class Traces:
         """Export what is left, for three seconds at most, and end. Waits: call it in a thread."""
         self._stopping.set()
         self._thread.join(_STOP_S)
+        self._closed = True
         self._cut()
         if self._thread.is_alive() or self._buffer:
             _log.warning("tracing.spans_lost", count=len(self._buffer))
@@ -138,6 +139,8 @@ class Traces:
                 reason = self._export(spans)
             except Exception as error:  # noqa: BLE001  the boundary: tracing goes on with the next ones
                 reason = type(error).__name__
+            if self._closed:
+                return  # the hub has ended, and has said what was lost
             if reason:
                 self._failed += len(spans)
                 if not self._failing:
