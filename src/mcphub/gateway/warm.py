@@ -164,7 +164,8 @@ class Way:
     server, credentials and settings are what they were. What else was looked at is looked at again
     before each use: the session and what it wants to hear, the instance, the list that the name was
     found in, the caller's limit. No way exists where each request is written for itself: for servers
-    that are told who their user is, for calls that have a span, for progress, for arguments that are repeated in headers.
+    that are told who their user is, for calls that have a span, for progress, for arguments that are
+    repeated in headers.
 
     Attributes:
         call: The call that it was learned from, without its message.
