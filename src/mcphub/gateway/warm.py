@@ -11,6 +11,7 @@ long as nothing that it was decided by has changed.
 
 from dataclasses import dataclass, replace
 from typing import Final
+from weakref import ReferenceType, ref
 
 import msgspec
 
@@ -135,7 +136,7 @@ class Sent:
         way, plain = self._way, self.begun.exchange.plain
         if way is not None and plain is not None:
             modern = way.call.modern is not None
-            answer = spliced(self._raw_id, way.instance, plain, modern=modern)
+            answer = spliced(self._raw_id, self.begun.instance, plain, modern=modern)
             if answer is not None:
                 self._ended(plane, way, len(answer))
                 return answer, 200, []
@@ -169,7 +170,7 @@ class Way:
 
     Attributes:
         call: The call that it was learned from, without its message.
-        to, instance: Where they go.
+        to, instance: Where they go; an instance that is gone is not kept for it.
         form: How it was written.
         level: What the session wanted to hear.
         listed: The list of tools that the name was found in; None where no list counts.
@@ -179,7 +180,7 @@ class Way:
 
     call: Call
     to: Route
-    instance: Instance
+    instance: ReferenceType[Instance]
     form: Form
     level: str
     listed: tuple[Item, ...] | None
@@ -188,12 +189,13 @@ class Way:
 
     def send(self, plane: DataPlane, given: ToolCall, body: bytes) -> Sent | None:
         """Send a call; None when it has to be decided anew, and nothing was done."""
-        instance, session = self.instance, self.call.session
+        instance, session = self.instance(), self.call.session
         user, raw_id = self.call.principal.user_id, bytes(given.id)
         if (
-            instance.state is not State.READY
+            instance is None
+            or instance.state is not State.READY
             or not plane.has_room(user)
-            or (self.listed is not None and self._listed(plane) is not self.listed)
+            or (self.listed is not None and self._listed(plane, instance) is not self.listed)
         ):
             return None
         if session is not None and (
@@ -213,8 +215,8 @@ class Way:
         begun = Begun(self.to, instance, exchange)
         return Sent(user, plane.ids.new(), begun, None, self, raw_id, body)
 
-    def _listed(self, plane: DataPlane) -> tuple[Item, ...]:
-        return plane.catalogs.listed(self.to.spec, self.instance, TOOLS)
+    def _listed(self, plane: DataPlane, instance: Instance) -> tuple[Item, ...]:
+        return plane.catalogs.listed(self.to.spec, instance, TOOLS)
 
 
 _Key = tuple[str, bytes, bool]
@@ -287,7 +289,11 @@ def _way(plane: DataPlane, call: Call, begun: Begun) -> Way | None:
             return None
     if to.rename is not None and to.name == envelope.text(call.params.get("name")):
         return None  # a name without its server: what the other servers list counts too
-    kept = {name: msgspec.Raw(bytes(raw)) for name, raw in call.params.items()}
+    # copies, so that nothing holds the body; what the arguments are does not matter
+    kept = {
+        name: msgspec.Raw(b"" if name == "arguments" else bytes(raw))
+        for name, raw in call.params.items()
+    }
     form = instance.upstream.form(begun.exchange.outgoing, kept)
     if form is None:
         return None
@@ -295,7 +301,7 @@ def _way(plane: DataPlane, call: Call, begun: Begun) -> Way | None:
     return Way(
         call=replace(call, message=Message({}, b"", call.method), params={}),
         to=to,
-        instance=instance,
+        instance=ref(instance),
         form=form,
         level=call.session.log_level if call.session is not None else "",
         listed=listed,

@@ -22,7 +22,7 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Instance:
     """One running server of one owner.
 
