@@ -14,6 +14,7 @@ from mcphub.ids import instance_id
 from mcphub.spawn.process import children
 from mcphub.spawn.sandboxed import SandboxSettings
 from mcphub.spawn.spawner import Launch, Preload
+from mcphub.spawn.zygote import spawner as zygote_spawner
 from mcphub.spawn.zygote import zygote as zygotes
 from mcphub.vault.secret import Secret
 
@@ -215,6 +216,31 @@ async def test_a_worn_zygote_is_replaced_and_its_instances_live_on(spawner, tmp_
     assert not bob.exited.done()
     await alice.stop(0)
     assert old.children == {}
+
+
+@pytest.mark.root
+async def test_a_zygote_is_replaced_before_what_it_is_charged_for_its_children_ends_them_all(
+    spawner, tmp_path, monkeypatch
+):
+    if "memory" not in spawner.plain.controllers:
+        pytest.skip("no memory is limited here")
+    first = await started(spawner, tmp_path, 16, ALICE)
+    (old,) = spawner.zygotes.zygotes()
+    # room for a few children, and a limit that a few more would reach
+    monkeypatch.setattr(zygote_spawner, "_WORN_BYTES", old.group.memory_bytes + 3 * 1024 * 1024)
+    monkeypatch.setattr(zygote_spawner, "_MEMORY_MB", old.group.memory_bytes // 2**20 + 24)
+    for path in old.group.paths:
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            if (path / name).exists():
+                (path / name).write_text(str(zygote_spawner._MEMORY_MB * 2**20))
+    others = [
+        await started(spawner, tmp_path, number, (ALICE, BOB)[number % 2])
+        for number in range(17, 49)
+    ]
+    assert not any(process.exited.done() for process in (first, *others))
+    assert 3 <= len(spawner.zygotes.zygotes()) <= 20
+    for process in (first, *others):
+        await process.stop(0)
 
 
 async def test_the_end_of_a_zygote_is_the_end_of_its_instances_and_the_next_start_works(

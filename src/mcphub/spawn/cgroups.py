@@ -24,6 +24,7 @@ _WEIGHTS: Final = (
 )  # v1, v2: of one, most
 _EMPTY_WAIT_S: Final = 5.0
 _STALE_S: Final = 120.0
+_CHARGED: Final = ("memory.current", "memory.usage_in_bytes")  # v2, v1
 _EVENTS: Final = (
     ("memory", "memory.events", "oom_kill"),  # v2
     ("memory", "memory.oom_control", "oom_kill"),  # v1
@@ -61,6 +62,15 @@ class Group:
             with contextlib.suppress(OSError):
                 found |= {int(line) for line in (path / "cgroup.procs").read_text().split()}
         return found
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the groups are charged for; 0 where nothing counts it."""
+        for path in self.paths:
+            for file in _CHARGED:
+                with contextlib.suppress(OSError, ValueError):
+                    return int((path / file).read_text())
+        return 0
 
     def reached(self) -> set[str]:
         """Return which of `memory` and `pids` were at their limit: a process was killed, a fork refused."""

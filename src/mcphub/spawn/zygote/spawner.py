@@ -44,7 +44,11 @@ _OLDEST_S: Final = 86_400.0
 _UNUSED_S: Final = 900.0
 _SWEEP_S: Final = 15.0
 _PAUSE_S: Final = 60.0
-_MEMORY_MB: Final = 1024
+_MEMORY_MB: Final = 4096
+_WORN_BYTES: Final = 3072 * 1024 * 1024
+"""What a zygote may be charged for. It stays charged for what each child wrote before it joined its own
+groups, and for what the child still has of pages that the zygote wrote since: some 1.6 MiB for each
+child that lives. At the limit the kernel would end the zygote, and with it all of them."""
 _PIDS: Final = 512
 _END_S: Final = 5.0
 
@@ -171,7 +175,9 @@ class ZygoteSpawner(Layered):
 
     def _is_worn(self, zygote: Zygote) -> bool:
         age = asyncio.get_running_loop().time() - zygote.started_at
-        return bool(zygote.broken) or zygote.forks >= _MOST_FORKS or age > _OLDEST_S
+        charged = zygote.group.memory_bytes
+        used_up = zygote.forks >= _MOST_FORKS or charged > _WORN_BYTES
+        return bool(zygote.broken) or used_up or age > _OLDEST_S
 
     def _retire(self, nest: _Nest) -> None:
         """Let a zygote fork no more; it ends with its last child."""

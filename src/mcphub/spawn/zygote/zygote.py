@@ -106,18 +106,18 @@ class Zygote:
     """A running zygote. Made by `start`; on the event loop's main thread.
 
     Attributes:
+        group: Its control groups.
         namespace: Descriptor of its user namespace.
         forks: Children so far.
         children: Pid inside -> told when that process ended, with its exit status.
-        retired: It forks no more and ends with its last child.
     """
 
-    def __init__(self, preload: Preload, control: socket.socket) -> None:
+    def __init__(self, preload: Preload, control: socket.socket, group: cgroups.Group) -> None:
         self.preload = preload
+        self.group = group
         self.namespace = -1
         self.forks = 0
         self.children: dict[int, Callable[[int], None]] = {}
-        self.retired = False
         self.process: ChildProcess | None = None
         self.started_at = asyncio.get_running_loop().time()
         self.last_used = self.started_at
@@ -283,7 +283,7 @@ def start(ground: Ground, preload: Preload, places: Sequence[Path], group: cgrou
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    zygote = Zygote(preload, ours)
+    zygote = Zygote(preload, ours, group)
     with contextlib.ExitStack() as fds:
         fds.enter_context(theirs)
         info_read, info_write = os.pipe2(os.O_CLOEXEC)
