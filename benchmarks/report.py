@@ -60,7 +60,11 @@ class _Figures:
 
 
 def _budgets(rows: list[Row]) -> str:
-    """Return the budgets of the relay, each with what this run says."""
+    """Return the budgets of the relay, each with what this run says.
+
+    Targets in µs and ms were set on one machine: there direct took 21 µs for a call, nginx 0.53 ms of CPU
+    for 1 MB and a p99 of 5 ms at 64 sessions. Below each stands the same target as a ratio to them.
+    """
     figures = _Figures(rows)
     small = "100 B"
 
@@ -77,14 +81,18 @@ def _budgets(rows: list[Row]) -> str:
         ("p50, 1 session: ÷ direct", 3.5, "≤", lambda: ratio("p50_ms", "direct", 1)),
         ("p50, 1 session: ÷ nginx", 1.7, "≤", lambda: ratio("p50_ms", "nginx", 1)),
         ("CPU µs per call, 16 sessions", 45, "≤", lambda: cpu(small, 16)),
+        ("CPU per call, 16 sessions: ÷ direct (45 µs where it takes 21)", 2.14, "≤", lambda: ratio("cpu_us", "direct", 16)),
         ("CPU per call, 16 sessions: ÷ nginx", 1.5, "≤", lambda: ratio("cpu_us", "nginx", 16)),
         ("calls/s, 16 sessions: ÷ nginx", 0.7, "≥", lambda: ratio("calls_per_s", "nginx", 16)),
         ("calls/s, 64 sessions: ÷ nginx", 0.7, "≥", lambda: ratio("calls_per_s", "nginx", 64)),
         ("calls/s, 16 sessions: ÷ FastMCP", 20, "≥", lambda: ratio("calls_per_s", "fastmcp", 16)),
         ("64 own processes, calls/s: ÷ supergateway", 4, "≥", lambda: own("calls_per_s", "supergateway")),
         ("p99 ms, 64 sessions, shared process", 10, "≤", lambda: figures.of("p99_ms", small, "hub", 64)),
+        ("p99, 64 sessions, shared process: ÷ nginx (10 ms where it has 5)", 2, "≤", lambda: ratio("p99_ms", "nginx", 64)),
         ("p99 ms, 64 own processes", 25, "≤", lambda: figures.of("p99_ms", "own processes", "hub", 64)),
+        ("p99, 64 own processes: ÷ nginx (25 ms where it has 5)", 5, "≤", lambda: own("p99_ms", "nginx")),
         ("1 MB: CPU ms per call", 3, "≤", lambda: cpu("1 MB", 1) / 1000),
+        ("1 MB, CPU: ÷ nginx (3 ms where it takes 0.53)", 5.7, "≤", lambda: ratio("cpu_us", "nginx", 1, "1 MB")),
         ("16 MB: answered (1 = yes)", 1, "≥", lambda: float(figures.of("p50_ms", "16 MB", "hub", 1) > 0)),
         ("200 of 1,000 users, CPU: ÷ one user", 1.3, "≤", lambda: cpu("200 of 1,000 users", 200) / cpu("one user", 16)),
         ("modern era, CPU: ÷ legacy", 1.15, "≤", lambda: cpu("100 B, modern", 16) / cpu(small, 16)),
