@@ -78,8 +78,7 @@ def main(control_fd: int, modules: str, later: str, *, mapped: bool) -> NoReturn
     if why:
         _say(control, {"op": "refused", "why": why})
         os._exit(1)
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # no collection before it: every child would copy the pages with holes to fill these
     _say(control, {"op": "ready"})
     _serve(control, mapped=mapped)
 
