@@ -257,6 +257,39 @@ async def test_the_end_of_a_zygote_is_the_end_of_its_instances_and_the_next_star
     assert not bob.exited.done()
 
 
+@pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "not noticed yet"])
+async def test_a_start_whose_zygote_ends_at_the_last_moment_goes_another_way_and_can_be_stopped(
+    spawner, tmp_path, monkeypatch, noticed
+):
+    alice = await started(spawner, tmp_path, 16, ALICE)
+    (zygote,) = spawner.zygotes.zygotes()
+    hear = zygote_spawner.hear
+
+    async def heard(child):
+        said = await hear(child)
+        if child.pid and child.inner and not zygote.broken:
+            os.kill(zygote.pid, signal.SIGKILL)
+            if noticed:
+                await until(lambda: bool(zygote.broken))
+        return said
+
+    monkeypatch.setattr(zygote_spawner, "hear", heard)
+    launch = Launch(
+        instance_id(), "u_17", 17, (PYTHON, "-c", WAITS), tmp_path / "home17", preload=PRELOAD
+    )
+    with anyio.fail_after(30):
+        bob = await spawner.zygotes.start(launch)
+        await alice.exited
+        if noticed:
+            await anyio.wait_readable(bob.stdout)
+            assert os.read(bob.stdout, 10) == b"up\n"
+        else:
+            await anyio.sleep(0.5)  # it may have been taken, and then it has ended
+        await bob.stop(0)
+        await alice.stop(0)
+    assert spawner.zygotes.processes() == set()
+
+
 async def test_many_starts_at_once_come_from_one_zygote(spawner, tmp_path):
     found = []
 

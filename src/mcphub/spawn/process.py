@@ -77,6 +77,7 @@ class ChildProcess:
         self._stopping = asyncio.Lock()
         self._urgent: asyncio.Future[None] = self._loop.create_future()
         self._stopped = False
+        self._finishing: asyncio.Task[None] | None = None
         self._reached, self._page_out = reached, page_out
         self._outermost_serves = outermost_serves
         self._why = ""
@@ -129,18 +130,19 @@ class ChildProcess:
         if grace_s <= 0 and not self._urgent.done():
             self._urgent.set_result(None)
         async with self._stopping:
-            if self._stopped:
-                return
-            self.resume()  # else it could not end by itself
-            self._close_stdin()
-            try:
-                if not await self._gone(min(grace_s, EOF_S)):
-                    self._terminate(self.pid)
-                    await self._gone(grace_s)
-            finally:  # also when the waiting was cancelled
-                if not self.exited.done():  # once reaped, the pid may be somebody else's
-                    self._kill(self.pid)
-            await asyncio.shield(self._finish())
+            if self._finishing is None:
+                self.resume()  # else it could not end by itself
+                self._close_stdin()
+                try:
+                    if not await self._gone(min(grace_s, EOF_S)):
+                        self._terminate(self.pid)
+                        await self._gone(grace_s)
+                finally:  # also when the waiting was cancelled
+                    if not self.exited.done():  # once reaped, the pid may be somebody else's
+                        self._kill(self.pid)
+                # once, whoever waits for it: what it closes may be somebody else's afterwards
+                self._finishing = self._loop.create_task(self._finish())
+            await asyncio.shield(self._finishing)
 
     async def _finish(self) -> None:
         await self.exited

@@ -34,7 +34,7 @@ from mcphub.spawn.sandboxed import SandboxedSpawner, limit_reached
 from mcphub.spawn.spawner import Launch, Preload, Process
 from mcphub.spawn.zygote import zygote as zygotes
 from mcphub.spawn.zygote.preparer import Preparer, close_all
-from mcphub.spawn.zygote.zygote import Child, Ground, Zygote, ZygoteFailed, hear
+from mcphub.spawn.zygote.zygote import Child, Ground, Zygote, ZygoteFailed, hear, talking
 from mcphub.tasks import Tasks
 from mcphub.vault.secret import Secret
 
@@ -257,15 +257,22 @@ class ZygoteSpawner(Layered):
                 theirs.callback(os.close, fd)
             given = [in_read, out_write, err_write, spec, home, *groups]
             given += [] if network.own else [network.namespace]
-            socket.send_fds(child.sock, [str(len(groups)).encode()], given)
+            with talking():
+                socket.send_fds(child.sock, [str(len(groups)).encode()], given)
             while not (child.pid and child.inner):
                 await hear(child)
-            pidfd = os.pidfd_open(child.pid)
+            # from here on nothing waits: what ends now is told to the process that is made below
+            if zygote.broken:
+                raise ZygoteFailed(zygote.broken)
+            with talking():
+                pidfd = os.pidfd_open(child.pid)
             theirs.callback(os.close, pidfd)
             if not group.holds(child.pid):
                 raise ZygoteFailed("a child did not join its groups")
             for fd in (in_write, out_read, err_read):
                 os.set_blocking(fd, False)
+            with talking():
+                child.sock.send(b"g")
             process = self._process(
                 zygote,
                 child,
@@ -277,7 +284,6 @@ class ZygoteSpawner(Layered):
                 (in_write, out_read, err_read),
             )
             ours.pop_all()
-            child.sock.send(b"g")
         return process
 
     def _process(

@@ -14,7 +14,7 @@ import re
 import resource
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -221,6 +221,19 @@ class Zygote:
                 ended(message["status"])
 
 
+@contextlib.contextmanager
+def talking() -> Iterator[None]:
+    """Talk to a child, or look at it.
+
+    Raises:
+        ZygoteFailed: It is gone.
+    """
+    try:
+        yield
+    except (ConnectionError, ProcessLookupError):
+        raise ZygoteFailed("a child ended early") from None
+
+
 async def hear(child: Child) -> bytes:
     """Return the next message of a child, and note the pid of who said it.
 
@@ -231,7 +244,8 @@ async def hear(child: Child) -> bytes:
         async with asyncio.timeout(_ANSWER_S):
             while True:
                 try:
-                    data, said, _, _ = child.sock.recvmsg(600, socket.CMSG_SPACE(12))
+                    with talking():
+                        data, said, _, _ = child.sock.recvmsg(600, socket.CMSG_SPACE(12))
                     break
                 except BlockingIOError:
                     await readable(child.sock.fileno())
