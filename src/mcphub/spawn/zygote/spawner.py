@@ -264,14 +264,13 @@ class ZygoteSpawner(Layered):
             # from here on nothing waits: what ends now is told to the process that is made below
             if zygote.broken:
                 raise ZygoteFailed(zygote.broken)
-            with talking():
-                pidfd = os.pidfd_open(child.pid)
-            theirs.callback(os.close, pidfd)
-            if not group.holds(child.pid):
-                raise ZygoteFailed("a child did not join its groups")
             for fd in (in_write, out_read, err_read):
                 os.set_blocking(fd, False)
             with talking():
+                pidfd = os.pidfd_open(child.pid)
+                theirs.callback(os.close, pidfd)
+                if not group.holds(child.pid):
+                    raise ZygoteFailed("a child did not join its groups")
                 child.sock.send(b"g")
             process = self._process(
                 zygote,
