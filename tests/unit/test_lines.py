@@ -1,12 +1,15 @@
 """Lines over pipes: whole, in order, bounded both ways, whatever the pipe takes at once."""
 
 import asyncio
+import fcntl
 import os
+import socket
 
 import anyio
+import msgspec
 import pytest
 
-from mcphub.upstream.lines import LinePipe, LineTooLong
+from mcphub.upstream.lines import LARGE, LinePipe, LineTooLong
 
 pytestmark = pytest.mark.anyio
 
@@ -14,9 +17,9 @@ pytestmark = pytest.mark.anyio
 class Ends:
     """A `LinePipe` and the far ends of its pipes."""
 
-    def __init__(self, limit=1 << 20):
-        self.reader, self.far_writer = os.pipe()
-        self.far_reader, self.writer = os.pipe()
+    def __init__(self, limit=4 << 20, pair=os.pipe):
+        self.reader, self.far_writer = pair()
+        self.far_reader, self.writer = pair()
         for fd in (self.reader, self.writer):
             os.set_blocking(fd, False)
         self.lines, self.ended = [], []
@@ -68,6 +71,71 @@ async def test_more_than_a_pipe_holds_is_queued_and_waited_for(ends):
             group.start_soon(ends.pipe.drain)
             assert await read_all(ends.far_reader, len(big) + 6) == big + b"\nlast\n"
     assert not ends.pipe.congested
+
+
+async def test_one_line_may_be_given_in_parts(ends):
+    large = msgspec.Raw(b"a" * 300_000)
+    ends.pipe.write(b"{", large, b"}")
+    ends.pipe.write(b"{}")
+    expected = b"{" + bytes(large) + b"}\n{}\n"
+    with anyio.fail_after(10):
+        assert await read_all(ends.far_reader, len(expected)) == expected
+
+
+def sockets():
+    """Like a pipe, without a width that could be set."""
+    return [end.detach() for end in socket.socketpair()]
+
+
+@pytest.mark.parametrize("pair", [os.pipe, sockets])
+async def test_a_pipe_is_wider_while_a_large_line_goes_through_where_that_is_possible(pair):
+    ends, line = Ends(pair=pair), b"y" * 3_000_000
+    try:
+        for count in (1, 2):
+            with anyio.fail_after(20):
+                ends.pipe.write(line)
+                assert await read_all(ends.far_reader, len(line) + 1) == line + b"\n"
+                await asyncio.to_thread(os.write, ends.far_writer, line)
+                if pair is os.pipe:
+                    assert width(ends.reader) == width(ends.writer) == 1 << 20
+                os.write(ends.far_writer, b"\n")
+                while len(ends.lines) < count:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert ends.lines == [line] * count
+            if pair is os.pipe:
+                assert width(ends.reader) == width(ends.writer) == 64 * 1024
+    finally:
+        ends.close()
+
+
+async def test_a_pipe_that_nobody_has_read_gets_its_width_back_later(ends):
+    line = b"y" * 3_000_000
+    ends.pipe.write(line)
+    os.write(ends.far_writer, b"busy\n")
+    with anyio.fail_after(20):
+        while not ends.lines:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert width(ends.writer) == 1 << 20
+        await read_all(ends.far_reader, len(line) + 1)
+        os.write(ends.far_writer, b"done\n")
+        while len(ends.lines) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert width(ends.writer) == 64 * 1024
+
+
+async def test_small_lines_leave_their_pipes_as_they_are(ends):
+    before = width(ends.reader)
+    ends.pipe.write(b"x" * (LARGE - 1))
+    os.write(ends.far_writer, b"y\n")
+    with anyio.fail_after(10):
+        await read_all(ends.far_reader, LARGE)
+        while not ends.lines:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert width(ends.reader) == width(ends.writer) == before
+
+
+def width(fd):
+    return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
 
 
 async def test_a_line_may_come_in_any_pieces(ends):

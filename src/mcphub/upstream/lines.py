@@ -5,12 +5,16 @@ both directions: a line that is too long ends the connection, a writer waits whe
 """
 
 import asyncio
+import contextlib
+import fcntl
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import Final, Protocol
+
+import msgspec
 
 from mcphub.upstream.pace import Pace
 
@@ -21,10 +25,18 @@ LINE_COST: Final = 16 * 1024
 """What a line counts beside its bytes when it is more than one for each that the server got: looking
 at it costs the hub more than reading it. Answers do not count: whoever asks pays for them."""
 _READ: Final = 64 * 1024
-"""As much as a pipe holds. More costs a mapping of memory for each read: glibc maps from 128 KiB."""
+"""As much as a pipe holds at first. Larger reads are no faster from a wide one: this much stays in a
+processor's cache."""
+LARGE: Final = 128 * 1024
+"""Bytes of a message that is not put together before it is sent, and for which a pipe is made wider."""
+_WIDE: Final = 1024 * 1024
+"""What a pipe holds while a large message goes through: the most that Linux gives without a privilege."""
 _VECTORS: Final = 64
 _MOST_OWED: Final = 1024
 _HIGH_WATER: Final = 1024 * 1024
+
+Part = bytes | msgspec.Raw
+"""A piece of a message."""
 
 
 class Pipe(Protocol):
@@ -38,11 +50,11 @@ class Pipe(Protocol):
         """Whether so much is queued that the caller must `await drain()` before it writes more."""
         ...
 
-    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
+    def write(self, *parts: Part, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Send one message on one line; does not wait.
 
         Args:
-            line: The message.
+            parts: The message, in as many pieces as it lies in: to put a large one together costs.
             headers: What HTTP says beside it; nothing elsewhere.
 
         Raises:
@@ -106,11 +118,12 @@ class LinePipe:
         self._on_line, self._on_end = on_line, on_end
         self._partial: list[bytes] = []
         self._partial_size = 0
-        self._queue: deque[bytes | memoryview] = deque()
+        self._queue: deque[Part | memoryview] = deque()
         self._queued = 0
         self._drained: asyncio.Future[None] | None = None
         self._open = True
         self._waits = False
+        self._widths: dict[int, int] = {}
         self._pace = Pace(BYTES_PER_S)
         self._owed = 0
         self._loop.add_reader(reader, self._readable)
@@ -120,7 +133,7 @@ class LinePipe:
         """Whether so much is queued that the caller must `await drain()` before it writes more."""
         return self._queued > _HIGH_WATER
 
-    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:  # noqa: ARG002
+    def write(self, *parts: Part, headers: Mapping[str, str] = NO_HEADERS) -> None:  # noqa: ARG002
         """Send one line, with all others of this turn of the loop in one system call.
 
         A call to the system wakes the server's process; that is most of a small message's price.
@@ -132,8 +145,9 @@ class LinePipe:
             raise BrokenPipeError
         if not self._queue:
             self._loop.call_soon(self._flush)
-        self._queue += (line, b"\n")
-        self._queued += len(line) + 1
+        self._queue += parts
+        self._queue.append(b"\n")
+        self._queued += sum(map(len, parts)) + 1
         self._owed = min(self._owed + 1, _MOST_OWED)
 
     def abandon(self, request_id: int) -> bool:  # noqa: ARG002
@@ -201,11 +215,15 @@ class LinePipe:
         else:
             if rest:
                 self._keep(rest)
+        if self._widths and self._open and not self._queue and not self._partial:
+            self._narrow()
         return len(whole)
 
     def _keep(self, data: bytes) -> None:
         self._partial.append(data)
         self._partial_size += len(data)
+        if self._partial_size >= LARGE:
+            self._widen(self._reader)
         if self._partial_size > self._limit:
             self._partial.clear()
             self.close(LineTooLong())
@@ -226,6 +244,8 @@ class LinePipe:
     def _send_queue(self) -> bool:
         """Return whether nothing is left to write, or nothing can be written any more."""
         while self._queue:
+            if len(self._queue[0]) >= LARGE:
+                self._widen(self._writer)
             try:
                 sent = os.writev(self._writer, list(islice(self._queue, _VECTORS)))
             except (BlockingIOError, InterruptedError):
@@ -243,6 +263,23 @@ class LinePipe:
                 self._queue.popleft()
             self._wake()
         return True
+
+    def _widen(self, fd: int) -> None:
+        """Let a pipe hold a large message: each step through a narrow one wakes both sides.
+
+        It stays as it is where the account has no more (`fs.pipe-user-pages-soft`, pipe(7)).
+        """
+        if fd not in self._widths:
+            with contextlib.suppress(OSError):
+                self._widths[fd] = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _WIDE)
+
+    def _narrow(self) -> None:
+        """Give back what others may need; a pipe that holds too much gets its width back later."""
+        for fd, width in list(self._widths.items()):
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, width)
+                del self._widths[fd]
 
     def _wake(self) -> None:
         if self._drained is not None and not self.congested:

@@ -147,7 +147,8 @@ class ModernUpstream(Upstream):
         """
         body = translate.for_modern_server(params, capabilities=b"{}", client_info=CLIENT_INFO)
         line = envelope.request(upstream_id, Listening.METHOD, body)
-        self._pipe.write(line, translate.routing_headers(Listening.METHOD, params))
+        headers = translate.routing_headers(Listening.METHOD, params)
+        self._pipe.write(line, headers=headers)
 
     def next_id(self) -> int:
         """Return an id for a request (rule R2)."""
