@@ -5,6 +5,10 @@
 PYTHON := .venv/bin/python
 TEST ?= tests
 ARGS ?=
+
+# A test run starts hundreds of short commands; without byte code each of them compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 REALITY := .venv/bin/mcphub check --dir .cache/reality-check/hub --manifest docs/reference/reality-check.servers.json
 
 .DEFAULT_GOAL := help

@@ -2,13 +2,15 @@
 
 What the command line and the hub share. The command line works on them whether or not a hub runs;
 `app` builds the hub on them. What needs a file that may be broken, or a look at this machine, is
-made when it is first used: an invalid `mcp_settings.json` must not stop the revocation of a key.
+made when it is first used: an invalid `mcp_settings.json` must not stop the revocation of a key. What
+few commands need and takes long to import is imported then, too.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from mcphub.audit.log import AuditLog
 from mcphub.audit.requests import RequestLog
@@ -19,13 +21,14 @@ from mcphub.catalog.toolchain import find_toolchain
 from mcphub.errors import InvalidInput
 from mcphub.identity.directory import Directory
 from mcphub.ids import Clock, system_clock
-from mcphub.oauth.keeping import GrantStore
 from mcphub.settings import HubSettings
-from mcphub.spawn.native import SandboxedBuilds
 from mcphub.store.database import Database
 from mcphub.vault.keys import CommandKeys, EnvironmentKeys, FileKeys, KeyProvider, KeyRing
-from mcphub.vault.signing import ContextSigner
 from mcphub.vault.vault import Vault
+
+if TYPE_CHECKING:
+    from mcphub.oauth.keeping import GrantStore
+    from mcphub.vault.signing import ContextSigner
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -56,6 +59,8 @@ class Ground:
     @cached_property
     def packages(self) -> PackageStore:
         """The pinned package store. Blocking at first use: it looks for Node.js and uv."""
+        from mcphub.spawn.native import SandboxedBuilds  # noqa: PLC0415  start-up time
+
         toolchain = find_toolchain(self.settings.operator_env.get("PATH", _PATH))
         return PackageStore(
             self.settings.packages,
@@ -66,17 +71,21 @@ class Ground:
         )
 
     @cached_property
-    def grants(self) -> GrantStore:
+    def grants(self) -> "GrantStore":
         """The users' authorizations at servers with OAuth."""
+        from mcphub.oauth.keeping import GrantStore  # noqa: PLC0415  start-up time
+
         return GrantStore(self.vault, lambda: self.live.current.specs, self.clock)
 
     @cached_property
-    def signer(self) -> ContextSigner:
+    def signer(self) -> "ContextSigner":
         """Signs user contexts. Blocking at first use: it reads the keys, or makes them.
 
         Raises:
             InvalidInput: A key file cannot be used.
         """
+        from mcphub.vault.signing import ContextSigner  # noqa: PLC0415  start-up time
+
         ring = KeyRing.load(context_keys(self.settings))
         subjects = FileKeys(self.settings.subject_key_file, "the users' ids at servers").keys()
         issuer = self.settings.context.issuer or self.settings.listen.public_url.rstrip("/")
