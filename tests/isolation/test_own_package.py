@@ -22,6 +22,8 @@ TOOLS = [{"name": "add_note", "inputSchema": TEXT}, {"name": "list_notes", "inpu
 
 
 def notes():
+    if "SILENT" in os.environ and not os.path.exists(FILE):
+        json.dump([], open(FILE, "w"))
     return json.load(open(FILE)) if os.path.exists(FILE) else []
 
 
@@ -47,7 +49,11 @@ for line in sys.stdin:
         try:
             text, failed = call(params["name"], params["arguments"]), False
         except OSError as error:
-            text, failed = str(error), True
+            # as Node.js servers do: mkdir's odd word for it, and a keeper that does not look
+            text = f"ENOENT: no such file or directory, mkdir '{os.path.dirname(FILE)}/data'"
+            text, failed = (text if "SILENT" in os.environ else str(error)), True
+            if "SILENT" in os.environ and params["name"] == "add_note":
+                text, failed = "Note kept.", False
         result = {"content": [{"type": "text", "text": text}], "isError": failed}
     print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
 """
@@ -93,3 +99,10 @@ async def test_a_server_that_was_told_where_to_write_needs_no_copy(tmp_path):
     result = await checked(tmp_path, source=True, env={"KEEP": "{home}"})
     assert result.verdict is Verdict.LEAK
     assert "sandbox" not in result.recommendation
+
+
+async def test_a_server_whose_lists_alone_say_that_it_cannot_write_gets_a_copy(tmp_path):
+    result = await checked(tmp_path, source=True, env={"SILENT": "1"})
+    assert result.verdict is Verdict.LEAK
+    assert result.classes == (LeakClass.STATE,)
+    assert result.recommendation["sandbox"] == {"ownPackage": True}

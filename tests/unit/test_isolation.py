@@ -23,7 +23,7 @@ from mcphub.isolation.channel import StdioChannel, parsed
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
 from mcphub.isolation.model import Call, Observation
-from mcphub.isolation.oracle import normal, refused_endpoints, same, worked
+from mcphub.isolation.oracle import READ_ONLY, missing, normal, refused_endpoints, same, worked
 from mcphub.isolation.recipe import Recipe, explained, optional_parameters, recipes, tongue
 from mcphub.isolation.surface import Rank, Tool, looks_destructive
 from mcphub.isolation.synthesis import Planted, Words, Writer
@@ -265,6 +265,10 @@ def test_a_local_service_that_nobody_named_is_learned_from_the_refusal(text):
         ("错误: 没有这个项目", False),
         ('{"status": "error", "message": "no project is active"}', False),
         ('{"ok": false, "reason": "x"}', False),
+        ('{"results":[{"error":"Missing due_at timestamp","reminder":{}}]}', False),
+        ('{"tasks":[],"count":0,"error":"No valid task IDs provided"}', False),
+        ('{"tasks":[{"id":1}],"error":"one of two was skipped"}', True),
+        ('{"tasks":[],"error":null}', True),
         ("3 notes saved, no errors", True),
         ('{"status": "ok", "errors": []}', True),
         ("Result: 0 error lines found", True),
@@ -273,6 +277,79 @@ def test_a_local_service_that_nobody_named_is_learned_from_the_refusal(text):
 def test_a_failure_that_is_told_as_a_success_is_known(text, done):
     call = Call("tools/call", "x", {})
     assert worked(Observation("A", call, True, text)) is done
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("1 validation error for Task\ntasks.0.title\n  Field required [type=missing]", ("title",)),
+        ("'title' is a required property\n\nOn instance[0]: {}", ("title",)),
+        (
+            '[{"code": "invalid_type", "path": ["tasks", 0, "title"], "message": "Required"}]',
+            ("title",),
+        ),
+        ("KeyError: 'title'", ("title",)),
+        ("Missing due_at timestamp", ("due_at",)),
+        ("Missing required field: title", ("title",)),
+        ("Missing required parameters `title` and others", ("title",)),
+        ("The name is required. The title is required", ("name", "title")),
+        ("This field is required", ()),
+        ("the note is too short", ()),
+    ],
+)
+def test_what_a_refusal_says_is_missing_is_known_by_name(text, names):
+    assert missing([text, text]) == names
+
+
+def test_objects_of_which_a_schema_says_nothing_have_what_was_missing():
+    anything = {"type": "object", "additionalProperties": True}
+    tool = Tool(
+        "create_tasks",
+        schema={
+            "type": "object",
+            "properties": {
+                "tasks": {"type": "array", "items": anything},
+                "title": {"type": "string"},
+                "closed": {"type": "object", "additionalProperties": False},
+            },
+            "required": ["tasks", "closed"],
+        },
+    )
+    author, canaries = writer("A")
+    given = author.compose(tool, Recipe("create_tasks", members=("title", "due_at")))
+    assert given["closed"] == {}
+    assert given["tasks"][0]["due_at"] == "2026-02-03T10:30:00Z"
+    for text in (given["title"], given["tasks"][0]["title"]):
+        assert canaries.seen(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ENOENT: no such file or directory, mkdir '/srv/pkg/node_modules/notes/data'", True),
+        ("ENOENT: no such file or directory, mkdir '/home/u/work/x'", False),
+        ("ENOENT: no such file or directory, open '/srv/pkg/x'", False),
+        ("EROFS: read-only file system, open '/srv/pkg/x'", True),
+    ],
+)
+def test_a_read_only_place_is_known_from_what_node_says_of_it(text, told):
+    assert bool(READ_ONLY.search(text)) is told
+
+
+@pytest.mark.parametrize(
+    ("name", "makes", "nouns"),
+    [
+        ("create_tasks", True, {"task"}),
+        ("listTasks", False, {"task"}),
+        ("trello_add_card", True, {"card"}),
+        ("task_create", True, {"task"}),
+        ("add_feed_tool", True, {"feed"}),
+        ("list_new_items", False, {"item"}),
+        ("render_page", False, {"render", "page"}),
+    ],
+)
+def test_a_name_says_what_is_made_and_what_is_shown(name, makes, nouns):
+    assert (Tool(name).makes, Tool(name).nouns) == (makes, nouns)
 
 
 def test_a_tool_that_connects_is_told_how_the_database_of_the_launch_line_is_reached():

@@ -116,13 +116,16 @@ class Case:
         kept = [
             seen.call.name
             for seen in self.treatment.a
-            if seen.call.name not in done
-            and self.surface.tools[seen.call.name].rank is not Rank.OBSERVE
-            and UNWRITABLE.search(seen.text[:TOLD])
+            if seen.call.name not in done and self._unwritable(seen)
         ]
         if any(READ_ONLY.search(line) for line in self.stderr):
             kept.append("")
         return list(dict.fromkeys(kept))
+
+    def _unwritable(self, seen: Observation) -> bool:
+        """Tell whether a call failed since the server cannot write; one that reads may be refused for more."""
+        observes = self.surface.tools[seen.call.name].rank is Rank.OBSERVE
+        return bool((READ_ONLY if observes else UNWRITABLE).search(seen.text[:TOLD]))
 
     def start_over(self) -> None:
         """Forget what was seen and learned, because it was seen under wrong conditions."""

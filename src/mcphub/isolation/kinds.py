@@ -113,7 +113,7 @@ _NAMES_OF_DIRECTORY_TOOLS: Final = frozenset(
 )
 
 
-_WHEN: Final = frozenset(["time", "datetime", "timestamp", "since", "until"])
+_WHEN: Final = frozenset(["time", "datetime", "timestamp", "since", "until", "due"])
 
 
 def kind_of(name: str, schema: Mapping[str, Any], tool: str, about: str) -> Kind:

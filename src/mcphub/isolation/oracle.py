@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from mcphub.isolation.model import Observation
+from mcphub.isolation.territory import INSIDE
 
 _NOISE: Final = (
     (re.compile(r"[A-Za-z0-9+/]{64,}={0,2}"), "<blob>"),
@@ -31,7 +32,12 @@ PAUSE_S: Final = 1.2
 """After a refusal for too many calls; most limits are for a second."""
 TOLD: Final = 4000
 """Characters of an answer in which a reason is sought: the server chose how many there are."""
-READ_ONLY: Final = re.compile(r"\bEROFS\b|read-?only (?:file ?system|database)", re.IGNORECASE)
+# Node.js tells a recursive mkdir on a read-only file system as ENOENT; where users write it means what it says
+READ_ONLY: Final = re.compile(
+    r"\bEROFS\b|read-?only (?:file ?system|database)"
+    rf"|\bENOENT\b[^\n]{{0,60}}\bmkdir '(?!{re.escape(str(INSIDE))}/)/",
+    re.IGNORECASE,
+)
 UNWRITABLE: Final = re.compile(
     rf"{READ_ONLY.pattern}|\bEACCES\b|permission denied|unable to open database file",
     re.IGNORECASE,
@@ -55,11 +61,31 @@ _REFUSAL: Final = re.compile(
     r"|^\W*(?:错误|失败|エラー|오류)"
     r"|^.{0,160}?\b(?:does not exist|not found|no such)\b"
     r"|[\"']success[\"']:\s*false|^\s*\{\s*[\"']error[\"']|[\"']isError[\"']:\s*true"
+    r"|^\s*\{\s*[\"']\w+[\"']:\s*\[\s*\{\s*[\"']error[\"']:\s*[\"']\w"
+    r"|^\s*\{(?:\s*[\"']\w+[\"']:\s*(?:\[\]|\{\}|0|null|false),){1,8}\s*[\"']error[\"']:\s*[\"']\w"
     r"|^\s*\{\s*[\"'](?:status|ok|result)[\"']:\s*(?:false\b|[\"'](?:error|fail))"
     r"|\binvalid (?:arguments?|parameters?|json|input)\b|validation error|jsondecodeerror"
     r"|unexpected token|not valid json",
     re.IGNORECASE | re.DOTALL,
 )
+# What a refusal says is missing: pydantic, JSON Schema, Zod, and what people write themselves.
+_MISSING: Final = tuple(
+    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+    for pattern in (
+        r"^(?:[\w.]{0,80}\.)?([a-z_]\w{0,40})[ \t]*\n[ \t]*field required",
+        r"[\"'`]([a-z_]\w{0,40})[\"'`] is (?:a )?required\b",
+        r"\brequired (?:field|key|property|parameter|argument)s?\b[:\s]{0,3}[\"'`]([a-z_]\w{0,40})[\"'`]",
+        r"\bmissing (?:required )?(?:(?:field|key|property|parameter|argument)s?\b)?[:\s]{0,3}[\"'`]?([a-z_]\w{0,40})\b",
+        r"\bKeyError: [\"']([a-z_]\w{0,40})[\"']",
+        r"[\"']path[\"']:\s{0,20}\[[^\]]{0,200}?[\"'](\w{1,40})[\"']\s{0,20}\],\s{0,20}[\"']message[\"']:\s?[\"'](?:required|[^\"']{0,60}undefined)",
+        r"\b([a-z_]\w{0,40}) is required\b",
+    )
+)
+_NO_MEMBERS: Final = frozenset(
+    ["a", "an", "and", "any", "argument", "arguments", "field", "fields", "in", "input", "is", "it", "key",
+     "or", "parameter", "parameters", "property", "required", "the", "this", "value"]
+)  # fmt: skip
+_MOST_MISSING: Final = 8
 _PORTS: Final = 65_536
 _NO_CONNECTION: Final = re.compile(
     r"ECONNREFUSED|connection refused|connect call failed|cannot connect|errno 111", re.IGNORECASE
@@ -77,6 +103,18 @@ def refused_endpoints(texts: Iterable[str]) -> list[tuple[str, int]]:
         if 0 < int(port) < _PORTS
     ]
     return list(dict.fromkeys(found))
+
+
+def missing(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that refusals say have to be given, each once, the first ones first."""
+    found = [
+        name
+        for text in texts
+        for pattern in _MISSING
+        for name in pattern.findall(text[:TOLD])
+        if name.lower() not in _NO_MEMBERS
+    ]
+    return tuple(dict.fromkeys(found))[:_MOST_MISSING]
 
 
 def worked(seen: Observation) -> bool:

@@ -30,6 +30,7 @@ class Recipe:
         long: Make texts long.
         as_json: Give JSON where a text is wanted, of the shape that the description shows.
         only: The one optional parameter that is given.
+        members: What objects must have, as refusals say, whatever the schema says.
         fixed: Values of single parameters.
     """
 
@@ -44,6 +45,7 @@ class Recipe:
     long: bool = False
     as_json: bool = False
     only: str = ""
+    members: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -27,6 +27,7 @@ from mcphub.isolation.oracle import (
     RATE_LIMITED,
     TOLD,
     TOO_SHORT,
+    missing,
     worked,
 )
 from mcphub.isolation.recipe import (
@@ -61,6 +62,7 @@ _TOOL_S: Final = 3.0  # for the further ways of one tool, however many tools the
 _ALONE: Final = 3  # optional parameters that are tried one by one: some exclude each other
 _TELLING: Final = 2  # of these
 _LATER: Final = 3  # handles that are tried where a tool failed without
+_ROUNDS: Final = 3  # in which a tool's refusals name what is missing
 _PAUSES: Final = 12  # after refusals for too many calls
 
 
@@ -109,11 +111,7 @@ class Script:
         for tool in tools:
             if tool.name in self._case.learned or tool.name in self._case.avoided:
                 continue
-            base = Recipe(tool.name)
-            more = [replace(base, handles=index) for index in range(_LATER)]
-            more += [replace(base, handles=0, optional=True), *self._hinted(run, tool)]
-            more += self._corrected(run, tool)
-            if time.over or not await self._try(run, writer, tool, more, time):
+            if time.over or not await self._other_ways(run, writer, tool, time):
                 break
         await self._after_what_came_late(run, writer, tools, early, time)
         await self._handles_for_creators(run, tools, time)
@@ -211,6 +209,8 @@ class Script:
                     )
                 else:
                     values = foreign.fitting(parameter, tool.name)[:2] + self._names_for(parameter)
+                    if kind is Kind.URL:  # whoever fetches an address may read files by it
+                        values = [f"file://{file}" for file in files] + values
                 wanted.append((tool, parameter, list(dict.fromkeys(values))[:_FOREIGN]))
         wanted += self._reading(territory.a.file(), territory.outside)
         # every tool once, then every tool again: a short time still says something of each
@@ -349,6 +349,32 @@ class Script:
                 replace(base, as_json=True, choice=choice, optional=given) for choice, given in ways
             ]
         return found
+
+    async def _other_ways(self, run: Run, writer: Writer, tool: Tool, time: Slice) -> bool:
+        """Try a tool that never worked in what earlier answers and its refusals tell; as `_try`."""
+        base = Recipe(tool.name)
+        ways = [replace(base, handles=index) for index in range(_LATER)]
+        ways += [replace(base, handles=0, optional=True), *self._hinted(run, tool)]
+        ways += self._corrected(run, tool)
+        return await self._try(run, writer, tool, ways, time) and await self._completed(
+            run, writer, tool, time
+        )
+
+    async def _completed(self, run: Run, writer: Writer, tool: Tool, time: Slice) -> bool:
+        """Give what the tool's refusals say is missing, until they name nothing new."""
+        given: tuple[str, ...] = ()
+        for _ in range(_ROUNDS):
+            if tool.name in self._case.learned:
+                break
+            wanted = missing(seen.text for seen in run.a if seen.call.name == tool.name)
+            if wanted == given:
+                break
+            given = wanted
+            base = Recipe(tool.name, members=given)
+            ways = [base, replace(base, example=True, handles=0)]
+            if not await self._try(run, writer, tool, ways, time):
+                return False
+        return True
 
     def _hinted(self, run: Run, tool: Tool) -> list[Recipe]:
         """Return recipes with values that the tool's refusals or description name in quotes."""

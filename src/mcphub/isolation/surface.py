@@ -145,6 +145,10 @@ _DESTROY: Final = frozenset(
 
 
 _FILES: Final = re.compile(r"file|document|path|workbook|presentation", re.IGNORECASE)
+_MAKE: Final = frozenset(
+    ["create", "add", "make", "new", "insert", "save", "store", "remember", "record", "append"]
+)
+_NO_NOUNS: Final = frozenset(["tool", "all", "new", "mcp", "by", "to", "from", "the", "and", "for"])
 _HIDE: Final = frozenset(["encrypt", "protect"])
 """After these nothing of a file can be read any more, by whomever."""
 
@@ -179,6 +183,22 @@ class Tool:
             if word in _OBSERVE:
                 return Rank.OBSERVE
         return Rank.OTHER
+
+    @property
+    def makes(self) -> bool:
+        """Whether its name promises that there is something afterwards which was not there before."""
+        return not _MAKE.isdisjoint(self.words[: self._verb_ends])
+
+    @property
+    def nouns(self) -> frozenset[str]:
+        """What its name speaks of, in the singular: the words after the first verb, or before it."""
+        words = self.words[self._verb_ends :] or self.words[: max(0, self._verb_ends - 1)]
+        return frozenset(word.rstrip("s") for word in words) - _NO_NOUNS
+
+    @property
+    def _verb_ends(self) -> int:
+        verbs = (at for at, word in enumerate(self.words, 1) if word in _CREATE | _OBSERVE)
+        return next(verbs, 0)
 
     @property
     def destructive(self) -> bool:

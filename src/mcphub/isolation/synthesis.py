@@ -155,7 +155,7 @@ class _Composer:
         self._command = self._parted(schema, fixed)
         given = self._object(schema, 0)
         if not own and self._recipe.optional:
-            given = {name: self._text(name, {}) for name in _USUAL}
+            given = {name: self._text(name, {}) for name in _USUAL} | given
         for name, value in fixed.items():
             if name not in self._deep or not _put(given, name, value):
                 given[name] = value
@@ -208,12 +208,20 @@ class _Composer:
         for name, inner in properties_of(schema).items():
             wanted = name in needed or self._is_statement(name, inner)
             wanted |= name == self._recipe.only and depth == 0
+            wanted |= name in self._recipe.members
             wanted |= name in self._deep or id(inner) in self._way
             if wanted or (self._recipe.optional and self._harmless(name, inner, depth)):
                 found[name] = self.value(name, self._resolved(inner), depth + 1)
-        if not found and isinstance(schema.get("additionalProperties"), dict) and depth:
-            found["note"] = self.value("note", schema["additionalProperties"], depth + 1)
-        return found
+        if found or properties_of(schema):
+            return found
+        others = schema.get(
+            "additionalProperties"
+        )  # an object of which the schema says nothing more
+        inner = others if isinstance(others, dict) else {}
+        names = self._recipe.members if others is not False else ()
+        if not names and isinstance(others, dict) and depth:
+            names = ("note",)
+        return {name: self.value(name, self._resolved(inner), depth + 1) for name in names}
 
     def _is_statement(self, name: str, schema: Any) -> bool:
         """Tell whether a parameter is a small language: then it is given, required or not."""

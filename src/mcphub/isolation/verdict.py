@@ -61,6 +61,10 @@ def _verdict(
     if kept:
         text = f"The server could not write where it keeps its data ({', '.join(filter(None, kept[:3])) or 'see its stderr'})."
         return Verdict.INCONCLUSIVE, None, text
+    unmade = _unmade(case, coverage)
+    if unmade:
+        text = f"{unmade[0]} never worked, so nothing was there for {unmade[1]} to show."
+        return Verdict.INCONCLUSIVE, None, text
     idle = _idle(case, coverage)
     if idle:
         text = f"Most of the tools that may change something did not work ({', '.join(idle[:3])})."
@@ -103,6 +107,21 @@ def _idle(case: Case, coverage: Coverage) -> list[str]:
         if len(idle) * 2 > len(due):
             return idle
     return []
+
+
+def _unmade(case: Case, coverage: Coverage) -> tuple[str, str] | None:
+    """Return a tool that makes things and never worked, and one that shows them and did."""
+    called = [case.surface.tools[name] for name in sorted(coverage.tried)]
+    done = set(coverage.succeeded)
+    made = {noun for tool in called if tool.makes and tool.name in done for noun in tool.nouns}
+    for maker in called:
+        if not maker.makes or maker.name in done:
+            continue
+        for shower in called:
+            shows = shower.rank is Rank.OBSERVE and shower.name in done
+            if shows and maker.nouns & shower.nouns - made:
+                return maker.name, shower.name
+    return None
 
 
 def _thin(coverage: Coverage) -> bool:

@@ -7,6 +7,7 @@ variant is a class: its tools are methods whose parameters are texts unless `sch
 
 from importlib import import_module
 
+from .particular import Particular
 from .server import Variant
 from .slow import Slow
 
@@ -23,4 +24,4 @@ VARIANTS = {
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Variant) and kind is not Variant
 }
-SERVED = {**VARIANTS, "Slow": Slow}
+SERVED = {**VARIANTS, "Particular": Particular, "Slow": Slow}

@@ -110,3 +110,19 @@ class CommandWords(Variant):
             return Path(rest[0]).read_text()
         except OSError as error:
             raise Refused(str(error)) from error
+
+
+class FileAddress(Variant):
+    """A tool that takes web addresses reads files by theirs."""
+
+    classes = ("filesystem",)
+
+    def convert_to_text(self, uri):
+        if uri.startswith("https://"):
+            return "a page"
+        if not self.leaky or not uri.startswith("file://"):
+            raise Refused("only pages of the web")
+        try:
+            return Path(uri.removeprefix("file://")).read_text()
+        except OSError as error:
+            raise Refused(str(error)) from error

@@ -31,6 +31,8 @@ class PageCache(Variant):
         self.pages = {}
 
     def fetch_page(self, url):
+        if not url.startswith(("http://", "https://")):
+            raise Refused("only pages of the web")
         if url in self.pages:
             return self.pages[url]
         try:

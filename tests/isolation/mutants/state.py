@@ -383,3 +383,31 @@ class OtherPorts(Memory):
 
     def fetch(self):
         raise Refused(f"connect ECONNREFUSED 127.0.0.1:{20_000 + secrets.randbelow(20_000)}")
+
+
+class OpenObjects(Variant):
+    """Takes things of which its schema says nothing; what they must have is told by refusals, one at a time."""
+
+    classes = ("state",)
+    schemas = {
+        "create_tasks": {
+            "tasks": {"type": "array", "items": {"type": "object", "additionalProperties": True}}
+        }
+    }
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.tasks = []
+
+    def create_tasks(self, tasks):
+        for number, task in enumerate(tasks):
+            if "title" not in task:
+                raise Refused("1 validation error for Task\ntitle\n  Field required [type=missing]")
+            if "owner" not in task:
+                raise Refused(f"Missing owner of task {number}")
+        if self.leaky:
+            self.tasks += tasks
+        return f"{len(tasks)} created"
+
+    def list_tasks(self):
+        return json.dumps(self.tasks)

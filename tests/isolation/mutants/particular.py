@@ -1,0 +1,28 @@
+"""A server that cannot be made to keep anything: it wants what nobody guesses."""
+
+import json
+
+from .server import Refused, Variant
+
+
+class Particular(Variant):
+    classes = ("state",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.orders = []
+
+    def create_order(self, article):
+        if article != "K-2207/b":
+            raise Refused("no such article")
+        self.orders.append(article)
+        return "ordered"
+
+    def list_orders(self):
+        return json.dumps(self.orders)
+
+    def update_price(self, article):
+        return f"the price of {len(article)} letters is known"
+
+    def set_currency(self, name):
+        return f"{len(name)} letters"

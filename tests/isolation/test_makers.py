@@ -1,0 +1,22 @@
+"""Where nothing could be made, lists that show nothing say nothing."""
+
+import pytest
+
+from mcphub.isolation.model import Verdict
+from tests.isolation.checking import checked
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+
+
+async def test_a_server_whose_maker_never_worked_is_not_called_clean(spawner, tmp_path):
+    result = await checked(spawner, tmp_path, "Particular", leaky=True)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert result.safe_to_share is None
+    assert "create_order" in result.reason
+    assert "list_orders" in result.reason
+
+
+async def test_what_a_refusal_lacks_is_given_until_it_works(spawner, tmp_path):
+    result = await checked(spawner, tmp_path, "OpenObjects", leaky=True)
+    assert result.verdict is Verdict.LEAK
+    assert "create_tasks" in result.coverage.succeeded
