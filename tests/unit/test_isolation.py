@@ -24,7 +24,14 @@ from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import Kind, kind_of
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.oracle import READ_ONLY, missing, normal, refused_endpoints, same, worked
-from mcphub.isolation.recipe import Recipe, explained, optional_parameters, recipes, tongue
+from mcphub.isolation.recipe import (
+    Recipe,
+    explained,
+    optional_parameters,
+    recipes,
+    tongue,
+    typed,
+)
 from mcphub.isolation.surface import Rank, Tool, looks_destructive
 from mcphub.isolation.synthesis import Planted, Words, Writer
 from mcphub.isolation.territory import Territory
@@ -321,6 +328,20 @@ def test_objects_of_which_a_schema_says_nothing_have_what_was_missing():
     assert given["tasks"][0]["due_at"] == "2026-02-03T10:30:00Z"
     for text in (given["title"], given["tasks"][0]["title"]):
         assert canaries.seen(text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "string"}, "7"),
+        ({"type": ["null", "integer"]}, 7),
+        ({"anyOf": [{"type": "array", "items": {}}, {"type": "null"}]}, ["7"]),
+        ({"oneOf": [{"type": "null"}, {"type": "number"}]}, 7),
+        ({"anyOf": "x"}, "7"),
+    ],
+)
+def test_a_handle_is_given_in_the_type_of_its_parameter(schema, value):
+    assert typed(Tool("x", schema={"properties": {"it": schema}}), "it", "7") == value
 
 
 @pytest.mark.parametrize(

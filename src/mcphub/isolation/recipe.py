@@ -1,16 +1,27 @@
 """How a tool may be called: its recipes, and what its parameters take. Pure."""
 
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from mcphub.isolation import dialects
-from mcphub.isolation.kinds import PATHS, TEMPLATES, Kind, enums, parameters, properties_of
+from mcphub.isolation.kinds import (
+    PATHS,
+    TEMPLATES,
+    Kind,
+    enums,
+    kind_of,
+    parameters,
+    properties_of,
+)
+from mcphub.isolation.oracle import NO_FILE, NO_JSON, TOO_SHORT
 from mcphub.isolation.surface import Tool, looks_destructive
 
 _MOST_ENUM: Final = 6
+_ALONE: Final = 3  # optional parameters that are tried one by one: some exclude each other
 _TONGUE: Final = re.compile(r"lang|runtime|interpreter", re.IGNORECASE)
 
 
@@ -68,6 +79,26 @@ def recipes(tool: Tool, user: str) -> list[Recipe]:
         found.append(replace(first, optional=True))
     if any(kind in PATHS for kind in kinds):
         found.append(replace(first, relative=True))
+    return found
+
+
+def corrected(tool: Tool, refused: Sequence[str]) -> list[Recipe]:
+    """Return recipes that heed what the tool's refusals say is wrong with a text."""
+    base = Recipe(tool.name)
+    found = [
+        replace(base, example=True, existing=True, handles=0, optional=True),
+        replace(base, example=True),
+    ]
+    found += [replace(base, only=name) for name in optional_parameters(tool)[:_ALONE]]
+    if any(NO_FILE.search(text) for text in refused):
+        found += [replace(base, existing=True), replace(base, existing=True, optional=True)]
+    if any(TOO_SHORT.search(text) for text in refused):
+        found += [replace(base, long=True), replace(base, long=True, optional=True)]
+    if any(NO_JSON.search(text) for text in refused):
+        ways = itertools.product(range(choices(tool)), (False, True))
+        found += [
+            replace(base, as_json=True, choice=choice, optional=given) for choice, given in ways
+        ]
     return found
 
 
@@ -146,3 +177,34 @@ def explained(tool: Tool) -> str:
         if isinstance(inner, dict)
     ]
     return " ".join([about(tool), *(text for text in told if isinstance(text, str))])
+
+
+def typed(tool: Tool, parameter: str, value: str) -> object:
+    """Return a value in the type that a parameter of the first level has."""
+    properties = tool.schema.get("properties")
+    schema = properties.get(parameter, {}) if isinstance(properties, dict) else {}
+    options = (schema.get("anyOf") or schema.get("oneOf")) if isinstance(schema, dict) else None
+    listed = [schema, *(options if isinstance(options, list) else ())]
+    kinds = [one["type"] for one in listed if isinstance(one, dict) and "type" in one]
+    given = next((kind for kind in kinds if kind != "null"), None)
+    if isinstance(given, list):
+        given = next((kind for kind in given if kind != "null"), None)
+    if given in ("integer", "number") and value.lstrip("-").isdigit():
+        return int(value)
+    if given == "array":
+        return value.split() if kind_of(parameter, {}, tool.name, "") is Kind.COMMAND else [value]
+    return value
+
+
+def put(given: Any, name: str, value: Any) -> bool:
+    """Replace every member of that name deeper in composed arguments; returns whether there was one."""
+    found = False
+    for inner in given if isinstance(given, list) else ():
+        found |= put(inner, name, value)
+    for key, inner in given.items() if isinstance(given, dict) else ():
+        if key == name:
+            given[key] = [value] if isinstance(inner, list) else value
+            found = True
+        else:
+            found |= put(inner, name, value)
+    return found

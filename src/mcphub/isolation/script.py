@@ -17,16 +17,13 @@ from mcphub.isolation import dialects, samples
 from mcphub.isolation.budget import Slice
 from mcphub.isolation.case import Case, Run
 from mcphub.isolation.discovery import LISTS
-from mcphub.isolation.kinds import PATHS, Kind, kind_of
+from mcphub.isolation.kinds import PATHS, Kind
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.oracle import (
-    NO_FILE,
-    NO_JSON,
     PAUSE_S,
     RATE_LIMITED,
     TOLD,
-    TOO_SHORT,
     missing,
     worked,
 )
@@ -34,12 +31,13 @@ from mcphub.isolation.recipe import (
     Recipe,
     about,
     choices,
+    corrected,
     handle_parameters,
     language,
-    optional_parameters,
     recipes,
     spoken,
     tongue,
+    typed,
 )
 from mcphub.isolation.surface import (
     Rank,
@@ -59,7 +57,6 @@ _LOOK_S: Final = 25.0
 _FOLLOW_S: Final = 10.0
 _TRESPASS_S: Final = 20.0
 _TOOL_S: Final = 3.0  # for the further ways of one tool, however many tools there are
-_ALONE: Final = 3  # optional parameters that are tried one by one: some exclude each other
 _TELLING: Final = 2  # of these
 _LATER: Final = 3  # handles that are tried where a tool failed without
 _ROUNDS: Final = 3  # in which a tool's refusals name what is missing
@@ -183,7 +180,7 @@ class Script:
                 for value in shown[:_FOLLOWED]:
                     if time.over or self._running.dead:
                         return
-                    fixed = {parameter: _typed(tool, parameter, value)}
+                    fixed = {parameter: typed(tool, parameter, value)}
                     recipe = self._worked(tool, fixed)
                     run.follow.append(await self._perform(writer, tool, recipe))
 
@@ -224,7 +221,7 @@ class Script:
                     self._case.budget.leave("B tried A's handles and paths with some tools only")
                 if time.over or self._running.dead:
                     return
-                fixed = {parameter: _typed(tool, parameter, values[turn])}
+                fixed = {parameter: typed(tool, parameter, values[turn])}
                 run.foreign.append(await self._perform(writer, tool, self._worked(tool, fixed)))
 
     def _reading(self, *files: PurePosixPath) -> list[tuple[Tool, str, list[str]]]:
@@ -330,32 +327,13 @@ class Script:
                 if observation.ok:
                     self._case.learned[tool.name].append(recipe)
 
-    def _corrected(self, run: Run, tool: Tool) -> list[Recipe]:
-        """Return recipes that heed what the tool's refusals say is wrong with a text."""
-        refused = [seen.text[:TOLD] for seen in run.a if seen.call.name == tool.name]
-        base = Recipe(tool.name)
-        found = [
-            replace(base, example=True, existing=True, handles=0, optional=True),
-            replace(base, example=True),
-        ]
-        found += [replace(base, only=name) for name in optional_parameters(tool)[:_ALONE]]
-        if any(NO_FILE.search(text) for text in refused):
-            found += [replace(base, existing=True), replace(base, existing=True, optional=True)]
-        if any(TOO_SHORT.search(text) for text in refused):
-            found += [replace(base, long=True), replace(base, long=True, optional=True)]
-        if any(NO_JSON.search(text) for text in refused):
-            ways = itertools.product(range(choices(tool)), (False, True))
-            found += [
-                replace(base, as_json=True, choice=choice, optional=given) for choice, given in ways
-            ]
-        return found
-
     async def _other_ways(self, run: Run, writer: Writer, tool: Tool, time: Slice) -> bool:
         """Try a tool that never worked in what earlier answers and its refusals tell; as `_try`."""
         base = Recipe(tool.name)
         ways = [replace(base, handles=index) for index in range(_LATER)]
         ways += [replace(base, handles=0, optional=True), *self._hinted(run, tool)]
-        ways += self._corrected(run, tool)
+        refused = [seen.text[:TOLD] for seen in run.a if seen.call.name == tool.name]
+        ways += corrected(tool, refused)
         return await self._try(run, writer, tool, ways, time) and await self._completed(
             run, writer, tool, time
         )
@@ -506,17 +484,3 @@ def _renamed(tool: Tool, seen: Observation) -> dict[str, str]:
             if longer is not None:
                 found[name] = longer[0]
     return found
-
-
-def _typed(tool: Tool, parameter: str, value: str) -> object:
-    """Return a value in the type that a parameter of the first level has."""
-    properties = tool.schema.get("properties")
-    schema = properties.get(parameter, {}) if isinstance(properties, dict) else {}
-    given = schema.get("type") if isinstance(schema, dict) else None
-    if isinstance(given, list):
-        given = next((kind for kind in given if kind != "null"), None)
-    if given in ("integer", "number") and value.lstrip("-").isdigit():
-        return int(value)
-    if given == "array":
-        return value.split() if kind_of(parameter, {}, tool.name, "") is Kind.COMMAND else [value]
-    return value

@@ -16,7 +16,7 @@ from mcphub.isolation import dialects, samples, shapes
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import PATHS, TEMPLATES, Kind, kind_of, parameters, properties_of
-from mcphub.isolation.recipe import Recipe, about, explained
+from mcphub.isolation.recipe import Recipe, about, explained, put
 from mcphub.isolation.surface import Rank, Tool, looks_destructive, words_of
 from mcphub.isolation.territory import Territory
 
@@ -157,7 +157,7 @@ class _Composer:
         if not own and self._recipe.optional:
             given = {name: self._text(name, {}) for name in _USUAL} | given
         for name, value in fixed.items():
-            if name not in self._deep or not _put(given, name, value):
+            if name not in self._deep or not put(given, name, value):
                 given[name] = value
         return given
 
@@ -491,17 +491,3 @@ class _Composer:
         self._names += 1
         word = self._mark(name, kind, handle=True)
         return word if self._writer.user == "A" else f"{word}{self._names}"
-
-
-def _put(given: Any, name: str, value: Any) -> bool:
-    """Replace every member of that name deeper in composed arguments; returns whether there was one."""
-    found = False
-    for inner in given if isinstance(given, list) else ():
-        found |= _put(inner, name, value)
-    for key, inner in given.items() if isinstance(given, dict) else ():
-        if key == name:
-            given[key] = [value] if isinstance(inner, list) else value
-            found = True
-        else:
-            found |= _put(inner, name, value)
-    return found
