@@ -7,6 +7,8 @@ import pytest
 
 from mcphub.testing.hub import serving_hub
 from tests.doors import through
+from tests.interaction.accounts import REMOTE, protected
+from tests.servers.oauth_http import protected_server
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +36,17 @@ def hub_of(tmp_path, fast_lane):
             yield hub
 
     return make
+
+
+@pytest.fixture
+async def server():
+    """A server that requires OAuth. Modules about others have an own one."""
+    async with protected_server() as found:
+        yield found
+
+
+@pytest.fixture
+async def hub(hub_of, server):
+    """A hub in front of it."""
+    async with hub_of({REMOTE: protected(server)}) as found:
+        yield found

@@ -10,24 +10,11 @@ import anyio
 import pytest
 from anyio.streams.text import TextReceiveStream
 
-from tests.interaction.accounts import REMOTE, Browser, protected
+from tests.interaction.accounts import REMOTE, Browser
 from tests.interaction.clients import connected, text_of
-from tests.servers.oauth_http import protected_server
 
 pytestmark = pytest.mark.anyio
 MCPHUB = str(Path(sys.executable).parent / "mcphub")
-
-
-@pytest.fixture
-async def server():
-    async with protected_server() as found:
-        yield found
-
-
-@pytest.fixture
-async def hub(hub_of, server):
-    async with hub_of({REMOTE: protected(server)}) as found:
-        yield found
 
 
 def environment(hub, user, tmp_path):

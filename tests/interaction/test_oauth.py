@@ -15,18 +15,6 @@ pytestmark = pytest.mark.anyio
 CALL = request("tools/call", {"name": "recall", "arguments": {}})
 
 
-@pytest.fixture
-async def server():
-    async with protected_server() as found:
-        yield found
-
-
-@pytest.fixture
-async def hub(hub_of, server):
-    async with hub_of({REMOTE: protected(server)}) as found:
-        yield found
-
-
 @pytest.mark.parametrize("mode", ["legacy", MODERN])
 async def test_two_users_work_with_their_own_accounts(hub, server, mode):
     assert (await connect(hub, "alice")).status_code == 204
