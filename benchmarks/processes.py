@@ -32,22 +32,23 @@ def started(
         start_new_session=True,
         env=env,
     )
-    below: list[int] = []
     try:
         yield process
-        below = descendants(process.pid)
     finally:
+        below = descendants(process.pid)
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(end_s)
         except subprocess.TimeoutExpired:
+            pass
+        finally:  # also when a second signal ends the waiting
             process.kill()
             process.wait()
-        for pid in below:  # what its parent left behind
-            if process_group(pid) == process.pid:
-                os.kill(pid, signal.SIGKILL)
-        if process.stdout is not None:
-            process.stdout.close()
+            for pid in below:  # what its parent left behind
+                if process_group(pid) == process.pid:
+                    os.kill(pid, signal.SIGKILL)
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def process_group(pid: int) -> int:
