@@ -123,6 +123,26 @@ async def test_a_credential_is_not_in_what_proc_shows_of_an_instance(spawner, tm
         assert ALICE.encode() not in shown
 
 
+async def test_the_ends_of_starts_that_were_given_up_are_not_kept(spawner, tmp_path):
+    alice = await started(spawner, tmp_path, 16, ALICE)
+    (zygote,) = spawner.zygotes.zygotes()
+    given_up = zygote.forks + 20
+    while zygote.forks < given_up:
+        async with anyio.create_task_group() as group:
+            before = zygote.forks
+            group.start_soon(started, spawner, tmp_path, 17, BOB)
+            await until(lambda before=before: zygote.forks > before)
+            group.cancel_scope.cancel()
+    await until(lambda: len(children(zygote.pid)) <= 1)
+    bob = await started(spawner, tmp_path, 17, BOB)  # its zygote has told all ends before
+    assert zygote.early == 0
+    # and those of instances are told
+    for process in (alice, bob):
+        os.kill(process.pid, signal.SIGKILL)
+        with anyio.fail_after(30):
+            await process.exited
+
+
 async def test_children_of_one_zygote_draw_different_random_numbers(spawner, tmp_path):
     code = (
         "import os, random, sys, uuid; print(random.random(), uuid.uuid4(), os.urandom(4).hex(),"

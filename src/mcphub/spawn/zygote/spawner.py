@@ -207,7 +207,7 @@ class ZygoteSpawner(Layered):
             group = self._plain.make_group(launch)
             undo.push_async_callback(group.remove)
             child = zygote.fork()
-            undo.callback(_end, child)
+            undo.callback(zygote.give_up, child)
             # while the zygote forks, the preparer works
             asked = self.preparer.prepare(launch.instance_id, zygote.namespace, launch.home, ports)
             undo.callback(asked.forget)
@@ -320,7 +320,7 @@ class ZygoteSpawner(Layered):
             page_out=group.page_out,
             outermost_serves=True,
         )
-        zygote.watch(child.inner, process.ended)
+        zygote.watch(child, process.ended)
         self._running.add(process)
         return process
 
@@ -374,12 +374,3 @@ def _terminate(pid: int, pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, number)
     except (OSError, KeyError, ValueError):
         return  # it is gone
-
-
-def _end(child: Child) -> None:
-    """End a child that did not come up."""
-    child.sock.close()
-    for pid in (child.pid, child.outer):
-        if pid:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)

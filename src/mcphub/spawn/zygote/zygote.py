@@ -62,7 +62,7 @@ exec "$@"
 """
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Child:
     """A forked start on its way.
 
@@ -123,6 +123,7 @@ class Zygote:
         self.last_used = self.started_at
         self._control = control
         self._loop = asyncio.get_running_loop()
+        self._coming: set[Child] = set()
         self._early: dict[int, int] = {}
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._ready.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -165,14 +166,35 @@ class Zygote:
             raise ZygoteFailed("it does not listen") from None
         self.forks += 1
         self.last_used = self._loop.time()
-        return Child(ours)
+        child = Child(ours)
+        self._coming.add(child)
+        return child
 
-    def watch(self, inner: int, ended: Callable[[int], None]) -> None:
-        """Call `ended` with the exit status of the child that the zygote knows as `inner`."""
-        if inner in self._early:
-            self._loop.call_soon(ended, self._early.pop(inner))
+    @property
+    def early(self) -> int:
+        """How many ends of children are kept for starts on their way."""
+        return len(self._early)
+
+    def watch(self, child: Child, ended: Callable[[int], None]) -> None:
+        """Call `ended` with the exit status of a child, also if it has ended already."""
+        if child.inner in self._early:
+            self._loop.call_soon(ended, self._early.pop(child.inner))
         else:
-            self.children[inner] = ended
+            self.children[child.inner] = ended
+        self._came(child)
+
+    def give_up(self, child: Child) -> None:
+        """End a child that did not come up."""
+        child.sock.close()
+        for pid in (child.pid, child.outer):
+            if pid:
+                signal_pid(pid, signal.SIGKILL)
+        self._came(child)
+
+    def _came(self, child: Child) -> None:
+        self._coming.discard(child)
+        if not self._coming:  # what is left is of children that were given up
+            self._early.clear()
 
     async def close(self) -> None:
         """End it with everything that came from it. Idempotent."""
@@ -215,10 +237,10 @@ class Zygote:
             self._break(str(message["why"]))
         elif message["op"] == "ended":
             ended = self.children.pop(message["pid"], None)
-            if ended is None:
-                self._early[message["pid"]] = message["status"]
-            else:
+            if ended is not None:
                 ended(message["status"])
+            elif self._coming:
+                self._early[message["pid"]] = message["status"]
 
 
 @contextlib.contextmanager
