@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import importlib
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -51,7 +51,9 @@ from mcphub.ground import ground
 from mcphub.hub import Hub
 from mcphub.ids import Clock, LateClock, system_clock
 from mcphub.listening import (
+    ANSWERS_S,
     CALLS_END_S,
+    Server,
     check_open_files,
     connections_at_once,
     control_listener,
@@ -67,7 +69,7 @@ from mcphub.oauth.connections import Connections
 from mcphub.oauth.flows import Flows
 from mcphub.policy.model import Denial, Permit, Principal
 from mcphub.secret import OAUTH_SLOT
-from mcphub.settings import HubSettings
+from mcphub.settings import HubSettings, Limits
 from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.egress.ledger import EgressLedger
@@ -82,6 +84,7 @@ from mcphub.spawn.starts import PoolLimits, starts_at_once
 from mcphub.spawn.unsandboxed import UnsandboxedSpawner
 from mcphub.spawn.warm.spawner import WarmSpawner
 from mcphub.spawn.zygote.spawner import ZygoteSpawner
+from mcphub.stopping import Stopping
 from mcphub.tasks import Tasks
 
 _CONTROLS: Final = 64
@@ -89,18 +92,23 @@ CONTEXT_PATH: Final = "/.well-known/mcphub-user-context"
 
 
 @asynccontextmanager
-async def running(
-    settings: HubSettings, clock: Clock = system_clock, hurry: asyncio.Event | None = None
-) -> AsyncIterator[Hub]:
+async def running(settings: HubSettings, clock: Clock, stopping: Stopping) -> AsyncIterator[Hub]:
     """Run a hub without listening anywhere: sandbox, pool, data plane, watchers.
+
+    Args:
+        settings: Of the hub.
+        clock: Of everything in it.
+        stopping: Is told what the end has come to.
 
     Raises:
         HubError: The settings, the store or the key cannot be used.
     """
     async with contextlib.AsyncExitStack() as stack:
         services = await stack.enter_async_context(ground(settings, clock))
+        stack.callback(stopping.at, "database")
         egress = EgressLedger()
         spawner = await _spawner(stack, settings, egress.take)
+        stack.callback(stopping.at, "sandbox")
         host = settings.sandbox.host_facts(spawner.level)
         tasks = Tasks()
         connections = Connections(
@@ -121,24 +129,8 @@ async def running(
             bearers=connections.bearer,
         )
         limits = settings.limits
-        opener = Opener(
-            spawner,
-            Dialects(services.states, launcher),
-            line_bytes=limits.line_bytes,
-            timeout_s=limits.start_timeout_s,
-        )
-        pool = InstancePool(
-            opener,
-            launcher,
-            PoolLimits(
-                instances=limits.instances,
-                instances_per_user=limits.instances_per_user,
-                instances_per_group=limits.instances_per_group,
-                starts_at_once=starts_at_once(limits.starts_at_once),
-                starts_waiting=limits.starts_waiting,
-            ),
-            hurry,
-        )
+        dialects = Dialects(services.states, launcher)
+        pool = _pool(spawner, launcher, dialects, limits, stopping.hurry)
         access = Access(
             services.directory, services.vault, services.states, services.live, host, clock,
             lambda: services.signer.revision,
@@ -199,20 +191,40 @@ async def running(
         )
         pool.follow(hub)
         egress.whose = hub.whose
-        stack.push_async_callback(hub.note_egress)
         await hub.refresh()
-        stack.push_async_callback(recorder.aclose)
+        stack.push_async_callback(stopping.during, "records", hub.flush)
         if plane.traces is not None:
             plane.traces.start()
-            stack.push_async_callback(asyncio.to_thread, plane.traces.close)
+            ending = partial(asyncio.to_thread, plane.traces.close)
+            stack.push_async_callback(stopping.during, "tracing", ending)
         await stack.enter_async_context(tasks)
         stack.callback(tasks.cancel_all)
+        stack.callback(stopping.at, "background tasks")
         await stack.enter_async_context(pool.running())
-        tasks.start("audit.flush", recorder.run())
-        tasks.start("settings.watch", services.live.watch(hub.settings_changed))
-        tasks.start("store.watch", hub.watch())
+        hub.follow()
         yield hub
         outlets.close_all()
+        await stopping.during("instances", recorder.flush_early)
+
+
+def _pool(
+    spawner: Spawner, launcher: Launcher, dialects: Dialects, limits: Limits, hurry: asyncio.Event
+) -> InstancePool:
+    opener = Opener(
+        spawner, dialects, line_bytes=limits.line_bytes, timeout_s=limits.start_timeout_s
+    )
+    return InstancePool(
+        opener,
+        launcher,
+        PoolLimits(
+            instances=limits.instances,
+            instances_per_user=limits.instances_per_user,
+            instances_per_group=limits.instances_per_group,
+            starts_at_once=starts_at_once(limits.starts_at_once),
+            starts_waiting=limits.starts_waiting,
+        ),
+        hurry,
+    )
 
 
 def _traces(settings: HubSettings) -> Traces | None:
@@ -355,24 +367,25 @@ def _user_services(hub: Hub) -> UserServices:
 
 @asynccontextmanager
 async def serving(
-    settings: HubSettings, clock: Clock = system_clock, *, hurry: asyncio.Event | None = None
+    settings: HubSettings, clock: Clock = system_clock, *, stopping: Stopping | None = None
 ) -> AsyncIterator[Hub]:
     """Run a hub and listen: MCP and user API on the TCP port, the control API on its socket.
 
     Args:
         settings: Of the hub.
         clock: Of everything in it.
-        hurry: Set when servers shall get no time to end by themselves.
+        stopping: Is told what the end has come to, and may hurry it.
 
     Raises:
         HubError: It cannot start: settings, store, key, port, or another hub in the directory.
     """
+    stopping = stopping or Stopping()
     with (
         the_only_hub(settings.run),
         tcp_listener(settings) as listener,
         control_listener(settings.control_socket) as control,
     ):
-        async with running(settings, clock, hurry) as hub, Tasks() as tasks:
+        async with running(settings, clock, stopping) as hub, Tasks() as tasks:
             hub.url = settings.listen.public_url or url_of(settings.listen.host, listener)
             hub.plane.hub_url = hub.url
             front = application(hub)
@@ -391,41 +404,61 @@ async def serving(
             try:
                 yield hub
             finally:
+                stopping.at("clients")
                 warming.cancel()
                 hub.outlets.close_all()
                 for server in servers:
                     server.should_exit = True
                 settings.control_socket.unlink(missing_ok=True)
+                hurried = tasks.start("http.hurry", _hurried(stopping.hurry, hub, servers))
                 # calls have a moment to end; then their callers get an answer, not a lost connection
                 await asyncio.wait(serves, timeout=CALLS_END_S)
                 hub.pool.end_calls()
+                await asyncio.wait(serves)  # uvicorn has a bound of its own
+                hurried.cancel()
+
+
+async def _hurried(hurry: asyncio.Event, hub: Hub, servers: Sequence[Server]) -> None:
+    """Once it is asked for, give calls no more time than their answers need."""
+    await hurry.wait()
+    hub.pool.end_calls()
+    await asyncio.sleep(ANSWERS_S)
+    for server in servers:
+        server.force_exit = True
 
 
 def _places(spec: ServerSpec, slot: str) -> tuple[str, ...]:
     return next((known.places for known in spec.slots if known.name == slot), ())
 
 
-async def serve(settings: HubSettings, *, on_ready: Callable[[str], None]) -> None:
-    """Run the hub until SIGINT or SIGTERM, reload at SIGHUP; `on_ready` gets the URL once it answers.
+async def serve(
+    settings: HubSettings, *, on_ready: Callable[[str], None], on_stop: Callable[[], None]
+) -> None:
+    """Run the hub until SIGINT or SIGTERM, reload at SIGHUP.
 
-    A second signal ends the time that servers have to end by themselves.
+    A second signal ends the time that servers have to end by themselves. A stop that takes longer than
+    `limits.stop_s` ends the process with exit status 1, from whatever it waits for (`Stopping`); that
+    holds until the process is gone, so it must be this hub's own.
+
+    Args:
+        settings: Of the hub.
+        on_ready: Gets the URL once it answers.
+        on_stop: Called when it begins to stop.
 
     Raises:
         HubError: As `serving`.
     """
     keep_large_buffers()
     check_open_files(raise_open_files(), settings.limits.instances)
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    stopping = Stopping(settings.limits.stop_s)
+    stopping.take_signals()
     loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, on_signal)
-    async with serving(settings, hurry=hurry) as hub:
+    async with serving(settings, stopping=stopping) as hub:
         loop.add_signal_handler(signal.SIGHUP, lambda: hub.tasks.start("hub.reload", hub.reload()))
+        stopping.guard(hub.left, hub.save)
         keep_what_is_there()
         hub.tasks.start("memory.give_back", give_back())
         on_ready(hub.url)
-        await stop.wait()
+        await stopping.begun.wait()
+        on_stop()
+    stopping.at("threads")

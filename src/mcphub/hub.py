@@ -227,6 +227,12 @@ class Hub:
         self._end_what_is_over()
         self.tasks.start("settings.warm", self.warm())
 
+    def follow(self) -> None:
+        """Begin to write records and to follow the settings file and the database."""
+        self.tasks.start("audit.flush", self.recorder.run())
+        self.tasks.start("settings.watch", self.ground.live.watch(self.settings_changed))
+        self.tasks.start("store.watch", self.watch())
+
     async def watch(self) -> None:
         """Follow the database's revision, so that a change by another process counts within a second."""
         polls = 0
@@ -270,6 +276,23 @@ class Hub:
             and (spec.name not in state or state[spec.name].enabled)
         ]
         await asyncio.gather(*(one(spec) for spec in wanted))
+
+    def left(self) -> list[str]:
+        """Return the instances that are not gone, in words for the log."""
+        return [
+            f"instance {one.id} of server {one.server} (process {one.pid})"
+            for one in self.pool.instances()
+        ]
+
+    async def flush(self) -> None:
+        """Write what is only in memory, at the end."""
+        await self.recorder.aclose()
+        await self.note_egress()
+
+    async def save(self) -> None:
+        """Write what is only in memory and close the database, whatever else still runs."""
+        await self.flush()
+        await self.ground.db.close()
 
     def _changed(self, name: str) -> None:
         self.launcher.forget(name)

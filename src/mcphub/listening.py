@@ -29,6 +29,8 @@ FILES_HINT: Final = (
 )
 CALLS_END_S: Final = 4.0
 """Seconds that calls in flight have when the hub stops; the rest is for their answers."""
+ANSWERS_S: Final = 1.0
+"""Seconds for the answers of a hub that is hurried."""
 
 
 def raise_open_files() -> int:

@@ -100,6 +100,12 @@ class Limits(_Strict):
     start_timeout_s: float = Field(
         default=60, gt=0, description="Time for a server to answer initialize."
     )
+    stop_s: float = Field(
+        default=45,
+        ge=1,
+        le=3600,
+        description="Time for the hub to stop, all together; then it ends with exit status 1.",
+    )
 
 
 class Sandbox(_Strict):

@@ -32,6 +32,7 @@ _BATCH: Final = 1000
 _DELETED_AT_ONCE: Final = 10_000
 _LONGEST_PAUSE_S: Final = 30.0
 _STOP_S: Final = 10.0
+_EARLY_S: Final = 1.0
 _RETENTION_S: Final = 3600.0
 
 
@@ -95,6 +96,11 @@ class Recorder:
                 return
             worked = await self._try(self.flush) and await self._try(self._retain_hourly)
             pause = self._flush_s if worked else min(pause * 2, _LONGEST_PAUSE_S)
+
+    async def flush_early(self) -> None:
+        """Write what is there before a stop takes its time; what fails or lasts is left to `aclose`."""
+        with anyio.move_on_after(_EARLY_S):
+            await self._try(self.flush)
 
     async def aclose(self) -> None:
         """Write what is left; idempotent. Gives up on a dead database after ten seconds and says so."""

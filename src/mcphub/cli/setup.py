@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -113,8 +114,7 @@ async def serve(
     if not settings.config_file.exists():
         raise NotFound(f"There is no hub in {settings.dir}.", hint="Make one with `mcphub init`.")
     log_to_stderr(log_level, serving=True)
-    if ready_file is not None:
-        ready_file.unlink(missing_ok=True)
+    _remove(ready_file)
 
     def ready(url: str) -> None:
         if ready_file is not None:
@@ -124,11 +124,16 @@ async def serve(
         else:
             print(_welcome(url, settings), flush=True)
 
+    unready = partial(_remove, ready_file)
     try:
-        await run_hub(settings, on_ready=ready)
+        await run_hub(settings, on_ready=ready, on_stop=unready)
     finally:
-        if ready_file is not None:
-            ready_file.unlink(missing_ok=True)
+        unready()
+
+
+def _remove(path: Path | None) -> None:
+    if path is not None:
+        path.unlink(missing_ok=True)
 
 
 async def show_config(cli: Cli) -> None:

@@ -141,7 +141,9 @@ class ChildProcess:
                     if not self.exited.done():  # once reaped, the pid may be somebody else's
                         self._kill(self.pid)
                 # once, whoever waits for it: what it closes may be somebody else's afterwards
-                self._finishing = self._loop.create_task(self._finish())
+                self._finishing = self._loop.create_task(
+                    self._finish(), name=f"process.end {self.pid}"
+                )
             await asyncio.shield(self._finishing)
 
     async def _finish(self) -> None:
