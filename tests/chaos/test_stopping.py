@@ -93,6 +93,10 @@ def test_an_instance_that_never_counts_as_ended_is_named_and_the_hub_ends(hub):
         instance = hub.ask("instances")[0]
         tree = hub.tree()
         with held(instance["pid"]):
+            os.kill(instance["pid"], signal.SIGKILL)
+            used = processor_time_s(hub.process.pid)
+            time.sleep(2)
+            assert processor_time_s(hub.process.pid) - used < 0.25  # it waits, it does not spin
             began = time.monotonic()
             assert hub.stop(signal.SIGTERM, limit_s=30) == 1
             assert STOP_S <= time.monotonic() - began < STOP_S + AFTER_S
@@ -101,6 +105,11 @@ def test_an_instance_that_never_counts_as_ended_is_named_and_the_hub_ends(hub):
     assert step == "instances"
     assert f"instance {instance['id']} of server quiet (process {instance['pid']})" in waits_for
     kept(hub)
+
+
+def processor_time_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_second_signal_shortens_the_waiting_for_what_never_ends(tmp_path):

@@ -20,6 +20,7 @@ from mcphub.upstream.pace import Pace
 
 EOF_S: Final = 2.0
 """Seconds that a server has to notice the end of its stdin before it gets TERM; many never look."""
+_HELD_S: Final = 0.1
 _CHUNK: Final = 64 * 1024
 _STDERR_BYTES_PER_S: Final = 4 * 1024 * 1024
 _PAUSE_ROUNDS: Final = 50
@@ -272,10 +273,12 @@ def _reap(popen: "subprocess.Popen[bytes]", process: ChildProcess) -> None:
 
     def on_exit() -> None:
         status = popen.poll()
-        if status is not None:
-            loop.remove_reader(pidfd)
-            os.close(pidfd)
-            process.ended(status)
+        loop.remove_reader(pidfd)
+        if status is None:  # it ended, and a debugger has not let go of it
+            loop.call_later(_HELD_S, on_exit)
+            return
+        os.close(pidfd)
+        process.ended(status)
 
     loop.add_reader(pidfd, on_exit)
 
