@@ -31,7 +31,7 @@ def test_a_plain_result_gets_another_id_and_changes_in_nothing_else(
     line = written(result, number, separators, order)
     plain = plain_result(line)
     assert plain is not None and plain.id == number
-    told = json.loads(b"".join(plain.answer(b'"mine"')))
+    told = json.loads(plain.answer(b'"mine"'))
     assert told == {"jsonrpc": "2.0", "id": "mine", "result": result}
 
 
@@ -42,7 +42,7 @@ def test_members_are_added_to_the_result_and_to_nothing_else(result, separators,
     result.pop("new", None)
     plain = plain_result(written(result, 7, separators, order))
     assert plain is not None
-    told = json.loads(b"".join(plain.answer(b"1", b'"new":{"a":[1]}')))
+    told = json.loads(plain.answer(b"1", b'"new":{"a":[1]}'))
     assert told == {"jsonrpc": "2.0", "id": 1, "result": {"new": {"a": [1]}, **result}}
 
 
@@ -100,7 +100,7 @@ def test_of_a_large_result_its_own_members_say_what_matters(inner, is_error, is_
     assert plain is not None and plain.id == 7
     assert (plain.is_tool_error, plain.is_complete) == (is_error, is_complete)
     assert plain.has(b'"taskId"') is has_task
-    assert json.loads(b"".join(plain.answer(b'"mine"')))["id"] == "mine"
+    assert json.loads(plain.answer(b'"mine"'))["id"] == "mine"
 
 
 def test_a_large_result_with_a_second_id_or_a_second_message_is_not_plain():

@@ -7,13 +7,13 @@ are ended that wait longest.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mcphub.gateway.crowd import Crowd
 from mcphub.gateway.http import CONNECTION, OWNER
-from mcphub.wire.splicing import Parts
 
 UNREAD_S: Final = 60.0
 
@@ -90,7 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def write_for(self, user_id: str, parts: Parts) -> None:
+    def write_for(self, user_id: str, parts: Iterable[bytes]) -> None:
         """Send what is a user's, without an ASGI scope that says so."""
         self._written_for = user_id
         self.transport.writelines(parts)

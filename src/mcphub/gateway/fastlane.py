@@ -29,7 +29,6 @@ from mcphub.gateway.http import OWNER, Receive, Reply, Scope, Send
 from mcphub.gateway.relay import LARGE, Cancelled, relay
 from mcphub.gateway.replies import status_of
 from mcphub.gateway.warm import Sent
-from mcphub.wire.splicing import Parts
 
 _log = structlog.get_logger()
 HEAD_S: Final = 20.0
@@ -192,9 +191,9 @@ class FastLane(BoundedProtocol):
         self._sent = exchange.on_wake = None
         try:
             if exchange.failure is None and exchange.answered and exchange.quiet:
-                parts, size, status, more = sent.complete(self._plane)
+                answer, status, more = sent.complete(self._plane)
                 if not self._lost:
-                    self._answer(sent, parts, size, status, more)
+                    self._answer(sent, answer, status, more)
             else:
                 self._continue(sent)
         except Exception:  # noqa: BLE001  the boundary: this connection ends, its server's lines go on
@@ -202,16 +201,16 @@ class FastLane(BoundedProtocol):
             self.transport.abort()
 
     def _answer(
-        self, sent: Sent, parts: Parts, size: int, status: int, more: list[tuple[bytes, bytes]]
+        self, sent: Sent, answer: bytes, status: int, more: list[tuple[bytes, bytes]]
     ) -> None:
-        head = _ANSWER % (STATUS_LINE[status], sent.request_id.encode(), size)
+        head = _ANSWER % (STATUS_LINE[status], sent.request_id.encode(), len(answer))
         if more:
             lines = b"".join(b"%b: %b\r\n" % header for header in more)
             head = head[:-2] + lines + b"\r\n"
-        if size < _MAX_AHEAD:
-            self.transport.write(b"".join((head, *parts)))
+        if len(answer) < _MAX_AHEAD:
+            self.transport.write(head + answer)
         else:
-            self.write_for(sent.user_id, (head, *parts))
+            self.write_for(sent.user_id, (head, answer))
         self.server_state.total_requests += 1
         self._plane.metrics.fast += 1
         if self._leaving:

@@ -118,7 +118,7 @@ def answered(plane: DataPlane, call: Call, begun: Begun) -> tuple[bytes, Outcome
         else None
     )
     if whole is not None:
-        return b"".join(whole), Outcome.OK, None
+        return whole, Outcome.OK, None
     try:
         answer = begun.exchange.answer
     except envelope.Malformed:

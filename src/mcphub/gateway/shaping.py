@@ -14,7 +14,7 @@ from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import MISSING_CAPABILITY, Era
 from mcphub.wire.envelope import Message
 from mcphub.wire.extensions import TASK, TASKS, declares
-from mcphub.wire.splicing import Parts, PlainResult, says_error
+from mcphub.wire.splicing import PlainResult, says_error
 
 
 def shaped(
@@ -55,7 +55,7 @@ def shaped(
     return envelope.join(members), _outcome(call, raw_result), None
 
 
-def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bool) -> Parts | None:
+def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bool) -> bytes | None:
     """Return a tool's plain result under the caller's id and in the caller's era, read no further than needed.
 
     None when something in it may matter to the hub: then it is read, and `shaped`. A modern server's
@@ -73,7 +73,7 @@ def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bo
     if modern_server is modern:
         return plain.answer(raw_id)
     if modern_server:
-        return (envelope.result(raw_id, translate.result_for_legacy(plain.result)),)
+        return envelope.result(raw_id, translate.result_for_legacy(plain.result))
     if plain.has(b'"resultType"', b'"_meta"'):
         return None
     return plain.answer(raw_id, translate.added_for_modern(instance.upstream.server_info))

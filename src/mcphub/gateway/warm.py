@@ -33,7 +33,6 @@ from mcphub.spawn.instance import Instance, State
 from mcphub.upstream.upstream import Form
 from mcphub.wire import envelope, eras
 from mcphub.wire.envelope import Message
-from mcphub.wire.splicing import Parts
 from mcphub.wire.toolcall import ToolCall, tool_call
 
 _NEVER: Final = frozenset({*answers.LOCAL, SUBSCRIBE, UNSUBSCRIBE, LISTEN})
@@ -132,18 +131,17 @@ class Sent:
             )
         return self._call
 
-    def complete(self, plane: DataPlane) -> tuple[Parts, int, int, list[tuple[bytes, bytes]]]:
-        """Return the answer, its size, its HTTP status and headers, once the exchange has one and nothing before it."""
+    def complete(self, plane: DataPlane) -> tuple[bytes, int, list[tuple[bytes, bytes]]]:
+        """Return the answer, its HTTP status and headers, once the exchange has one and nothing before it."""
         way, plain = self._way, self.begun.exchange.plain
         if way is not None and plain is not None:
             modern = way.call.modern is not None
             answer = spliced(self._raw_id, self.begun.instance, plain, modern=modern)
             if answer is not None:
-                size = sum(map(len, answer))
-                self._ended(plane, way, size)
-                return answer, size, 200, []
-        whole = complete(plane, self.call, self.begun)
-        return (whole,), len(whole), *status_of(self.call, whole)
+                self._ended(plane, way, len(answer))
+                return answer, 200, []
+        answer = complete(plane, self.call, self.begun)
+        return answer, *status_of(self.call, answer)
 
     def _ended(self, plane: DataPlane, way: "Way", bytes_out: int) -> None:
         """Count a call that went its way as over, and keep its record."""

@@ -214,9 +214,8 @@ class _Composer:
                 found[name] = self.value(name, self._resolved(inner), depth + 1)
         if found or properties_of(schema):
             return found
-        others = schema.get(
-            "additionalProperties"
-        )  # an object of which the schema says nothing more
+        # an object of which the schema says nothing more
+        others = schema.get("additionalProperties")
         inner = others if isinstance(others, dict) else {}
         names = self._recipe.members if others is not False else ()
         if not names and isinstance(others, dict) and depth:

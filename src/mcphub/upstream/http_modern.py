@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mcphub.upstream import posting
-from mcphub.upstream.lines import NO_HEADERS, Part
+from mcphub.upstream.lines import NO_HEADERS
 from mcphub.upstream.posting import Post, Posting
 from mcphub.wire import envelope, translate
 from mcphub.wire.codes import DISCOVER
@@ -23,13 +23,12 @@ class ModernHttpPipe(Posting):
 
     cancels = True
 
-    def write(self, *parts: Part, headers: Mapping[str, str] = NO_HEADERS) -> None:
+    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Post one request; there are no other messages from clients in this era."""
         if not self._open:
             raise BrokenPipeError
-        line = b"".join(parts)
         if posting.written(line)[0]:
-            super().write(line, headers=headers)
+            super().write(line, headers)
 
     def refused(self, post: Post, found: envelope.Message | None) -> bool:
         """Hand on the JSON-RPC error that comes with a status.

@@ -14,8 +14,6 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final, Protocol
 
-import msgspec
-
 from mcphub.upstream.pace import Pace
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -27,16 +25,13 @@ at it costs the hub more than reading it. Answers do not count: whoever asks pay
 _READ: Final = 64 * 1024
 """As much as a pipe holds at first. Larger reads are no faster from a wide one: this much stays in a
 processor's cache."""
-LARGE: Final = 128 * 1024
-"""Bytes of a message that is not put together before it is sent, and for which a pipe is made wider."""
+_LARGE: Final = 128 * 1024
+"""Bytes of a message for which a pipe is made wider."""
 _WIDE: Final = 1024 * 1024
 """What a pipe holds while a large message goes through: the most that Linux gives without a privilege."""
 _VECTORS: Final = 64
 _MOST_OWED: Final = 1024
 _HIGH_WATER: Final = 1024 * 1024
-
-Part = bytes | msgspec.Raw
-"""A piece of a message."""
 
 
 class Pipe(Protocol):
@@ -50,11 +45,11 @@ class Pipe(Protocol):
         """Whether so much is queued that the caller must `await drain()` before it writes more."""
         ...
 
-    def write(self, *parts: Part, headers: Mapping[str, str] = NO_HEADERS) -> None:
+    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Send one message on one line; does not wait.
 
         Args:
-            parts: The message, in as many pieces as it lies in: to put a large one together costs.
+            line: The message.
             headers: What HTTP says beside it; nothing elsewhere.
 
         Raises:
@@ -118,7 +113,7 @@ class LinePipe:
         self._on_line, self._on_end = on_line, on_end
         self._partial: list[bytes] = []
         self._partial_size = 0
-        self._queue: deque[Part | memoryview] = deque()
+        self._queue: deque[bytes | memoryview] = deque()
         self._queued = 0
         self._drained: asyncio.Future[None] | None = None
         self._open = True
@@ -133,7 +128,7 @@ class LinePipe:
         """Whether so much is queued that the caller must `await drain()` before it writes more."""
         return self._queued > _HIGH_WATER
 
-    def write(self, *parts: Part, headers: Mapping[str, str] = NO_HEADERS) -> None:  # noqa: ARG002
+    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:  # noqa: ARG002
         """Send one line, with all others of this turn of the loop in one system call.
 
         A call to the system wakes the server's process; that is most of a small message's price.
@@ -145,9 +140,8 @@ class LinePipe:
             raise BrokenPipeError
         if not self._queue:
             self._loop.call_soon(self._flush)
-        self._queue += parts
-        self._queue.append(b"\n")
-        self._queued += sum(map(len, parts)) + 1
+        self._queue += (line, b"\n")
+        self._queued += len(line) + 1
         self._owed = min(self._owed + 1, _MOST_OWED)
 
     def abandon(self, request_id: int) -> bool:  # noqa: ARG002
@@ -222,7 +216,7 @@ class LinePipe:
     def _keep(self, data: bytes) -> None:
         self._partial.append(data)
         self._partial_size += len(data)
-        if self._partial_size >= LARGE:
+        if self._partial_size >= _LARGE:
             self._widen(self._reader)
         if self._partial_size > self._limit:
             self._partial.clear()
@@ -244,7 +238,7 @@ class LinePipe:
     def _send_queue(self) -> bool:
         """Return whether nothing is left to write, or nothing can be written any more."""
         while self._queue:
-            if len(self._queue[0]) >= LARGE:
+            if len(self._queue[0]) >= _LARGE:
                 self._widen(self._writer)
             try:
                 sent = os.writev(self._writer, list(islice(self._queue, _VECTORS)))

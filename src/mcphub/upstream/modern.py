@@ -147,8 +147,7 @@ class ModernUpstream(Upstream):
         """
         body = translate.for_modern_server(params, capabilities=b"{}", client_info=CLIENT_INFO)
         line = envelope.request(upstream_id, Listening.METHOD, body)
-        headers = translate.routing_headers(Listening.METHOD, params)
-        self._pipe.write(line, headers=headers)
+        self._pipe.write(line, translate.routing_headers(Listening.METHOD, params))
 
     def next_id(self) -> int:
         """Return an id for a request (rule R2)."""

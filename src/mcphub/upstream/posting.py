@@ -19,7 +19,7 @@ from mcphub.tasks import Tasks
 from mcphub.upstream.bodies import EVENTS, JSON, Messages, messages_of
 from mcphub.upstream.connection import Head, Request
 from mcphub.upstream.http1 import Bearer, Client
-from mcphub.upstream.lines import NO_HEADERS, LineTooLong, OnEnd, OnLine, Part
+from mcphub.upstream.lines import NO_HEADERS, LineTooLong, OnEnd, OnLine
 from mcphub.wire import envelope
 from mcphub.wire.codes import HUB_DENIED, HUB_UNAVAILABLE, HUB_UPSTREAM_FAILED
 
@@ -80,11 +80,10 @@ class Posting(ABC):
         """Whether as many requests are open as may be."""
         return len(self._posts) >= MAX_POSTS
 
-    def write(self, *parts: Part, headers: Mapping[str, str] = NO_HEADERS) -> None:
+    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Post one message."""
         if not self._open:
             raise BrokenPipeError
-        line = b"".join(parts)
         post = Post(self, *written(line))
         self._posts[post.key] = post
         self._send(post, line, headers)

@@ -19,7 +19,7 @@ import msgspec
 from mcphub import __version__
 from mcphub.errors import HubError, Unavailable, UpstreamFailed
 from mcphub.upstream.exchange import Exchange
-from mcphub.upstream.lines import LARGE, Connect, LineTooLong
+from mcphub.upstream.lines import Connect, LineTooLong
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.upstream.posting import own_error
 from mcphub.wire import envelope
@@ -225,12 +225,10 @@ class Upstream(ABC):
         number = self._last_id = self._last_id + 1
         params = form.params | {"arguments": arguments} if arguments else form.params
         exchange = Exchange(form.outgoing, params, number, self._loop.time())
-        parts = (_NUMBERED % number, form.before, arguments, form.after)
-        if len(arguments) < LARGE:
-            parts = (b"".join(parts),)
+        line = b"".join((_NUMBERED % number, form.before, arguments, form.after))
         self._pending[number] = exchange
         try:
-            self._pipe.write(*parts, headers=form.headers)
+            self._pipe.write(line, form.headers)
         except BrokenPipeError:
             del self._pending[number]
             return None
@@ -296,7 +294,7 @@ class Upstream(ABC):
         self._pending[exchange.upstream_id] = exchange
         line = envelope.request(exchange.upstream_id, exchange.outgoing.method, body)
         try:
-            self._pipe.write(line, headers=headers)
+            self._pipe.write(line, headers)
         except BrokenPipeError:
             self._pending.pop(exchange.upstream_id, None)
             self._check()

@@ -28,10 +28,6 @@ _BULK: Final = frozenset({"content", "structuredContent"})
 """Members of a result in which nothing tells the hub anything: only those of the result itself do."""
 
 
-Parts = tuple[bytes | memoryview, ...]
-"""One message in the pieces that it lies in."""
-
-
 class _Object(msgspec.Struct, gc=False):
     """Any JSON object, of which nothing is kept."""
 
@@ -87,10 +83,8 @@ class PlainResult:
             return False
         return not _says(self.told, _TYPE, _COMPLETE, False)
 
-    def answer(self, raw_id: bytes, members: bytes = b"") -> Parts:
+    def answer(self, raw_id: bytes, members: bytes = b"") -> bytes:
         """Return the line with another id, and further members at the start of its result.
-
-        In parts: most of a large one stays where it is until it is written.
 
         Args:
             raw_id: Raw JSON text of the id.
@@ -101,10 +95,12 @@ class PlainResult:
         # a part of a view is no copy
         line = self.line if len(self.line) < _LARGE else memoryview(self.line)
         if not members:
-            return line[:start], raw_id, line[end:]
+            return b"".join((line[:start], raw_id, line[end:]))
         if start < at:
-            return line[:start], raw_id, line[end:at], members, comma, line[at:]
-        return line[:at], members, comma, line[at:start], raw_id, line[end:]
+            parts = (line[:start], raw_id, line[end:at], members, comma, line[at:])
+        else:
+            parts = (line[:at], members, comma, line[at:start], raw_id, line[end:])
+        return b"".join(parts)
 
 
 def plain_result(line: bytes) -> PlainResult | None:
