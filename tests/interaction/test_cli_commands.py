@@ -79,6 +79,16 @@ def served(hub: Hub, tmp_path: Path) -> Iterator[str]:
     assert not ready.exists()
 
 
+def test_what_the_command_line_says_to_run_next_is_for_the_hub_that_was_named(hub: Hub) -> None:
+    elsewhere = {"MCPHUB_DIR": str(hub.directory.with_name("nowhere"))}
+    option = ("--dir", str(hub.directory))
+    added = hub.run("user", "add", "anna", *option, **elsewhere)
+    unknown = hub.run("server", "show", "zzz", *option, **elsewhere)
+    assert f"Next: mcphub key create --dir {hub.directory} anna" in added.stderr
+    assert f"hint: Run: mcphub server list --dir {hub.directory}" in unknown.stderr
+    assert "--dir" not in hub.run("user", "add", "ben").stderr
+
+
 def test_init_makes_everything_privately_and_once(tmp_path: Path) -> None:
     hub = Hub(tmp_path / "new" / "hub")
     first = hub.ask("init", "--admin", "root")

@@ -3,11 +3,13 @@
 import json
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 import typer
 
 from mcphub.catalog.settings_file import parse_settings
+from mcphub.cli.entries import for_hub
 from mcphub.cli.starter import SERVERS, toml
 from mcphub.cli.values import clean, expiry, json_text, seconds, when
 
@@ -63,3 +65,20 @@ def test_json_says_the_same_and_steers_no_terminal(said: str) -> None:
         assert clean(written) == written
         written.encode()
     assert "é 猫 😀" in json_text("é 猫 😀")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Next: mcphub key create anna", "Next: mcphub key create --dir '/a hub' anna"),
+        ("Run: mcphub check -- node a.js", "Run: mcphub check --dir '/a hub' -- node a.js"),
+        ("mcphub client-config shows it.", "mcphub client-config --dir '/a hub' shows it."),
+        ("See `mcphub instances`.", "See `mcphub instances --dir '/a hub'`."),
+        ("mcphub requests --follow", "mcphub requests --dir '/a hub' --follow"),
+        ("mcphub connect --url http://a", "mcphub connect --url http://a"),
+        ("a bug of MCPHub; mcphub serves", "a bug of MCPHub; mcphub serves"),
+    ],
+)
+def test_commands_in_texts_are_for_the_hub_that_was_named(text: str, expected: str) -> None:
+    assert for_hub(text, Path("/a hub")) == expected
+    assert for_hub(text, None) == text

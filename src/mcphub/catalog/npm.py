@@ -8,17 +8,18 @@ directory is the store's business.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from mcphub.catalog import native
 from mcphub.catalog.launchers import NPM, Requirement, packages_of
 from mcphub.catalog.native import LOCK, RunBuild
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.toolchain import Completed, Toolchain, failure, run
-from mcphub.errors import Unavailable, UpstreamFailed
+from mcphub.errors import HubError, Unavailable, UpstreamFailed
 
 _RESOLVE_S = 180.0
 _INSTALL_S = 600.0
@@ -31,6 +32,12 @@ _OPTIONS = (
     "--omit-lockfile-registry-resolved",
     "--install-links=false",
     "--json",
+)
+# Of npm's words for what is missing: `… found for NAME@RANGE.`, `… GET https://registry/NAME`
+_SUBJECT = re.compile(
+    r"\bfound for (?P<tag>(?:@[^/\s]+/)?[^@\s]+)@"
+    r"|\bGET \S+?/(?P<page>(?:@[^/\s]+(?:/|%2f))?[^/\s]+)(?!\S)",
+    re.IGNORECASE,
 )
 _SHEBANG = re.compile(
     r"#!\s*(?:\S*/env\s+(?:-S\s+)?)?(?:\S*/)?(?P<program>[\w.-]+)(?P<flags>[^\n]*)"
@@ -101,10 +108,11 @@ class Npm:
                 "mcphub server pin",
                 code="integrity_mismatch",
             )
+        _drop_absent(work)
         progress(f"Downloading {label} and its dependencies")
         done = await self._npm(("ci", *_OPTIONS), work, _INSTALL_S)
         if done.status:
-            raise failure("npm", what, _reason(done))
+            raise _failure(what, [pin.name], done)
         native_parts = await self._build_native(work, label, progress)
         names = [pin.name, *_dependencies(pin.extras)]
         bins = {name: entry for package in reversed(names) for name, entry in _bins(work, package)}
@@ -137,7 +145,7 @@ class Npm:
         _write(work / "package.json", {"private": True, "dependencies": dict(wanted)})
         done = await self._npm(("install", "--package-lock-only", *_OPTIONS), work, _RESOLVE_S)
         if done.status:
-            raise failure("npm", what, _reason(done))
+            raise _failure(what, list(wanted), done)
 
     async def _npm(self, args: tuple[str, ...], work: Path, timeout_s: float) -> Completed:
         argv = (*self._program(), *args)
@@ -174,8 +182,49 @@ def _fix(work: Path, name: str, version: str) -> None:
     _write(work / LOCK, lock)
 
 
+def _drop_absent(work: Path) -> None:
+    """Take out of the lock what was optional and not to be had when the tree was resolved.
+
+    npm leaves such packages out of the tree, most often programs for other platforms, and then refuses
+    the lock because they are missing in it.
+    """
+    lock = json.loads((work / LOCK).read_text())
+    packages: dict[str, dict[str, Any]] = lock.get("packages", {})
+    for place, entry in packages.items():
+        optional = entry.get("optionalDependencies", {})
+        for name in [name for name in optional if not _finds(packages, place, name)]:
+            del optional[name]
+    _write(work / LOCK, lock)
+
+
+def _finds(packages: Mapping[str, object], place: str, name: str) -> bool:
+    """Tell whether the package at `place` of a lock finds another there, as Node looks for it."""
+    while True:
+        if f"{place}/node_modules/{name}".removeprefix("/") in packages:
+            return True
+        if not place:
+            return False
+        place = place.rpartition("node_modules/")[0].rstrip("/")
+
+
 def _write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def _failure(what: str, wanted: Sequence[str], done: Completed) -> HubError:
+    """Return the error for an npm that failed over `wanted` packages or something that they depend on."""
+    reason, package = _reason(done), wanted[0]
+    found = _SUBJECT.search(reason)
+    subject = unquote(found["tag"] or found["page"]) if found else package
+    if subject in wanted:
+        return failure("npm", what, reason)
+    return failure(
+        "npm",
+        what,
+        reason,
+        missing=f"{package} is there; {subject}, which it depends on, is not, or not in that version. "
+        f"An older {package} may do: write {package}@VERSION into the server's settings.",
+    )
 
 
 def _reason(done: Completed) -> str:

@@ -298,7 +298,7 @@ def _bins(work: Path) -> dict[str, list[str]]:
     """Return each program of the environment: name -> [kind, path in `work`]."""
     bins: dict[str, list[str]] = {}
     for script in sorted((work / _VENV / "bin").iterdir()):
-        if script.is_symlink() or not script.is_file() or script.suffix:
+        if script.is_symlink() or not script.is_file() or script.suffix == ".bat":
             continue
         with script.open("rb") as stream:
             head = stream.read(256)

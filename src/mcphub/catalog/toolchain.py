@@ -224,14 +224,17 @@ def _tool_name(argv: Sequence[str]) -> str:
     return "npm" if any(name.startswith("npm") for name in names) else names[0]
 
 
-def failure(tool: str, what: str, line: str) -> HubError:
-    """Return the error for a tool that failed to do `what`, told by its last meaningful `line`."""
+def failure(
+    tool: str, what: str, line: str, *, missing: str = "Check the package's name and version."
+) -> HubError:
+    """Return the error for a tool that failed to do `what`, told by its last meaningful `line`.
+
+    `missing` is the next step where the registry lacks something.
+    """
     line = neutral(line)
-    _log.warning("package_tool_failed", tool=tool, what=what, line=line)
+    _log.info("package_tool_failed", tool=tool, what=what, line=line)
     if _MISSING.search(line):
-        return InvalidInput(
-            f"{what} is not possible: {line}", hint="Check the package's name and version."
-        )
+        return InvalidInput(f"{what} is not possible: {line}", hint=missing)
     if _UNREACHABLE.search(line):
         return Unavailable(
             f"{what} failed, the registry did not answer: {line}",

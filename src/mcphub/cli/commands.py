@@ -5,59 +5,16 @@ module of the command that it names; the others are there by name and one line o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 
 import typer
 
 from mcphub import __version__
+from mcphub.cli.entries import ENTRIES, Entry
 from mcphub.cli.logs import log_to_stderr
 from mcphub.cli.shell import execute, group
 
 _EVERYTHING = "*"
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One name of the first level.
-
-    Attributes:
-        name: The name.
-        module: Module in `mcphub.cli` with the function that registers it.
-        function: That function; takes the app, or the group when it is one.
-        about: One line of help.
-        group: Whether the name is a group of commands.
-        bare: Whether the group's name alone is a command too.
-    """
-
-    name: str
-    module: str
-    function: str
-    about: str
-    group: bool = True
-    bare: bool = False
-
-
-_ENTRIES = (
-    _Entry("init", "setup", "register_init", "Make a hub: settings, keys, administrator.", False),
-    _Entry("serve", "setup", "register_serve", "Run the hub.", False),
-    _Entry("doctor", "doctor", "register", "Try what works on this machine.", False),
-    _Entry("user", "people", "register_users", "Users: who may call."),
-    _Entry("group", "people", "register_groups", "Groups: who may call which servers."),
-    _Entry("key", "people", "register_keys", "API keys: what proves who is calling."),
-    _Entry("credential", "credentials", "register", "Credentials: each user's own values."),
-    _Entry("server", "servers", "register", "Servers: what can be called, pinned."),
-    _Entry("check", "check", "register", "Can users share a server? Tried, with evidence.", False),
-    _Entry("vault", "evidence", "register_vault", "Keys that seal credentials."),
-    _Entry("context", "context", "register", "What servers are told of users, and its keys."),
-    _Entry("audit", "evidence", "register_audit", "Who did what to the hub."),
-    _Entry("explain", "watch", "register_explain", "Why a user may use a server, or not.", False),
-    _Entry("instances", "watch", "register_instances", "Running instances of servers.", bare=True),
-    _Entry("requests", "watch", "register_requests", "What was called, by whom.", bare=True),
-    _Entry("client-config", "clients", "register_config", "What to paste into a client.", False),
-    _Entry("connect", "clients", "register_connect", "Bridge a stdio client to the hub.", False),
-    _Entry("config", "setup", "register_config", "Settings of the hub."),
-)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -89,7 +46,7 @@ def _app(wanted: str = _EVERYTHING) -> typer.Typer:
         """
         del version
 
-    for entry in _ENTRIES:
+    for entry in ENTRIES:
         load = wanted in (_EVERYTHING, entry.name)
         place = group(app, entry.name, entry.about, bare=entry.bare) if entry.group else app
         if load:
@@ -99,7 +56,7 @@ def _app(wanted: str = _EVERYTHING) -> typer.Typer:
     return app
 
 
-def _register(entry: _Entry) -> Callable[[typer.Typer], None]:
+def _register(entry: Entry) -> Callable[[typer.Typer], None]:
     return getattr(import_module(f"mcphub.cli.{entry.module}"), entry.function)
 
 

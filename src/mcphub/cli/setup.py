@@ -15,7 +15,7 @@ from mcphub.cli.shell import CLI, Cli, Rows, command, opened
 from mcphub.cli.starter import SERVERS, toml
 from mcphub.errors import InvalidInput, NotFound
 from mcphub.policy.model import Role
-from mcphub.settings import HubSettings, default_dir
+from mcphub.settings import HubSettings
 
 _SECRET = "…"  # noqa: S105  what is shown instead
 
@@ -72,13 +72,12 @@ async def init(
     if key:
         lines += ["", f"API key of {name}, shown only now:", "", f"  {key}", ""]
     cli.show(data, "\n".join(lines))
-    where = "" if settings.dir == default_dir({}) else f" --dir {settings.dir}"
     cli.note(
         "Next:\n"
-        f"  mcphub doctor{where}            what this machine's sandbox really enforces\n"
-        f"  mcphub server list{where}       the servers in mcp_settings.json, which is yours to edit\n"
-        f"  mcphub user add NAME{where}     your team\n"
-        f"  mcphub serve{where}"
+        "  mcphub doctor            what this machine's sandbox really enforces\n"
+        "  mcphub server list       the servers in mcp_settings.json, which is yours to edit\n"
+        "  mcphub user add NAME     your team\n"
+        "  mcphub serve"
     )
 
 
@@ -122,7 +121,7 @@ async def serve(
         if cli.as_json:
             print(json.dumps({"url": url, "pid": os.getpid()}), flush=True)
         else:
-            print(_welcome(url, settings), flush=True)
+            print(cli.here(_welcome(url, settings)), flush=True)
 
     unready = partial(_remove, ready_file)
     try:

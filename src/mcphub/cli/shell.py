@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mcphub.cli.entries import for_hub
 from mcphub.cli.running import RunningHub
 from mcphub.cli.values import clean, json_text
 from mcphub.errors import Conflict, HubError, NotFound, Unavailable
@@ -102,15 +103,19 @@ class Cli:
         if self.as_json:
             print(json_text(data, indent=2))
         elif isinstance(human, str):
-            print(clean(human))
+            print(clean(self.here(human)))
         elif not human.rows:
-            print(human.empty)
+            print(self.here(human.empty))
         else:
-            _console().print(_table(human))
+            _console().print(_table(human, self.here))
+
+    def here(self, text: str) -> str:
+        """Return a text for people whose commands are for the hub that `--dir` named."""
+        return for_hub(text, self._directory)
 
     def note(self, text: str) -> None:
         """Say something that is no result (progress, next steps): on stderr."""
-        print(clean(text), file=sys.stderr, flush=True)
+        print(clean(self.here(text)), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         """Say something that must not be missed, on stderr."""
@@ -194,7 +199,11 @@ def _run(function: Callable[..., Awaitable[None]], given: dict[str, Any]) -> Non
 
     # the loop of the hub is the loop of every command: one behaviour, one set of tests
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(whole())
+        try:
+            runner.run(whole())
+        except HubError as error:
+            error.message, error.hint = cli.here(error.message), cli.here(error.hint)
+            raise
 
 
 def _dress(
@@ -285,10 +294,10 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
 
 
-def _table(rows: Rows) -> Table:
+def _table(rows: Rows, here: Callable[[str], str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in rows.columns:
         table.add_column(column, overflow="fold")
     for row in rows.rows:
-        table.add_row(*(Text(clean("" if cell is None else cell)) for cell in row))
+        table.add_row(*(Text(clean(here("" if cell is None else str(cell)))) for cell in row))
     return table
