@@ -146,6 +146,7 @@ async def running(settings: HubSettings, clock: Clock, stopping: Stopping) -> As
             on_end=lambda session: watches.drop_all(session.user_id, session.watched),
         )
         recorder = Recorder(services.db, late, retention_days=settings.retention_days)
+        held = Uploads(SHARES * limits.body_bytes)
         plane = DataPlane(
             access=access,
             pool=pool,
@@ -162,12 +163,13 @@ async def running(settings: HubSettings, clock: Clock, stopping: Stopping) -> As
             ),
             clock=clock,
             tasks=tasks,
-            parked=ParkedCalls(pool.release),
+            parked=ParkedCalls(pool.release, held),
             contexts=UserContexts(services.signer, clock, settings.context.lifetime_s),
             states=States(),
             watches=watches,
             pages=Pages(limits.page_items),
             uploads=Uploads(SHARES * limits.body_bytes),
+            held=held,
             unread=Unread(SHARES * limits.line_bytes),
             crowd=Crowd(connections_at_once(limits.connections), limits.connections_per_user),
             traces=_traces(settings),

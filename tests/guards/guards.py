@@ -51,7 +51,7 @@ GUARDS: Final = (
     ),
     Guard(
         "R2", "a server's large plain answer has one id and is one message", "wire/splicing.py",
-        "members = _MEMBERS.decode(memoryview(line)[start:end])",
+        "members = envelope.members_of(memoryview(line)[start:end])",
         "members: dict[str, msgspec.Raw] = {}",
         "unit/test_splicing.py::test_a_large_result_with_a_second_id_or_a_second_message_is_not_plain",
     ),

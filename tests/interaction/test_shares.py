@@ -147,6 +147,34 @@ async def test_bodies_that_arrive_are_bounded_for_each_user(hub_of):
         assert "result" in (await alice.modern("tools/call", large)).json()
 
 
+async def test_bodies_of_calls_that_last_are_bounded_for_each_user(hub_of):
+    """A body is in memory until its call ends: while the server works, while a stream is open."""
+    listen = {"notifications": {"toolsListChanged": True}, "pad": "x" * (MIB - 2000)}
+    slow = {"name": "slow", "arguments": {"seconds": 60, "pad": "x" * (MIB - 2000)}}
+    small = {"name": "echo", "arguments": {"text": "x"}}
+    async with (
+        hub_of({"plain": plain()}, overrides={"limits": {"body_bytes": MIB}}) as hub,
+        raw_client(hub, "alice") as alice,
+        raw_client(hub, "bob") as bob,
+        anyio.create_task_group() as group,
+    ):
+        held = hub.hub.plane.held
+        for client in (alice, bob, alice, bob):
+            assert "result" in (await client.modern("tools/call", small)).json()
+        for number in range(SHARES):
+            method, params = [("tools/call", slow), ("subscriptions/listen", listen)][number % 2]
+            group.start_soon(alice.modern, method, params)
+        await until(lambda: len(held._held) == 1 and not held.has_room(*held._held, MIB // 2))
+        for method, params in (("tools/call", slow), ("subscriptions/listen", listen)):
+            answer = await alice.modern(method, params)
+            assert answer.json()["error"]["data"]["code"] == "limit_exceeded", answer.text
+        large = {"name": "echo", "arguments": {"text": "x" * (MIB - 2000)}}
+        assert "result" in (await bob.modern("tools/call", large)).json()
+        assert "result" in (await alice.modern("tools/call", small)).json()
+        group.cancel_scope.cancel()
+    await until(lambda: not held._held)
+
+
 async def test_what_a_session_keeps_is_bounded(hub_of):
     async with hub_of({"plain": plain()}) as hub, raw_client(hub, "alice") as alice:
         alice.capabilities = {"experimental": {"x": {"pad": "x" * 70_000}}}

@@ -1,7 +1,7 @@
 """A legacy MCP server that plays what its first argument says, a JSON object; no dependencies.
 
 Members: `tools`, `prompts`, `resources`, `templates` (definitions), `capabilities` (more of them),
-`list_delay_s`, `fail_list`, `page` (items of one page), `modern` (it speaks 2026-07-28 only). Every tool can be called; some names mean something:
+`list_delay_s`, `fail_list`, `page` (items of one page), `repeat` (how often it lists each item), `modern` (it speaks 2026-07-28 only). Every tool can be called; some names mean something:
 
 - `line`: gives back the request as it came, byte for byte.
 - `verbatim`: answers with the text in the argument `result`, whatever it is, as its result.
@@ -57,7 +57,7 @@ def listed(method, params):
     if SCRIPT.get("fail_list"):
         raise LookupError("no lists today")
     kind = LISTS[method]
-    items, start = SCRIPT.get(kind, []), int(params.get("cursor", 0))
+    items, start = SCRIPT.get(kind, []) * SCRIPT.get("repeat", 1), int(params.get("cursor", 0))
     size = SCRIPT.get("page", len(items) or 1)
     value = {MEMBERS.get(kind, kind): items[start : start + size]}
     if start + size < len(items):

@@ -19,6 +19,7 @@ from typing import Final
 from mcphub.errors import LimitExceeded, Unavailable
 from mcphub.gateway.calls import Call
 from mcphub.gateway.sessions import Session
+from mcphub.gateway.shares import Uploads
 from mcphub.gateway.states import digest_of, unknown_state
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
@@ -56,6 +57,7 @@ class Parked:
     Attributes:
         user_id, path, method, digest: What a retry must have in common with the call.
         questions: Key in `inputRequests` -> the server's question.
+        size: Bytes of the call's body.
         expires_at: Loop time in seconds.
     """
 
@@ -66,6 +68,7 @@ class Parked:
     instance: Instance
     exchange: Exchange
     questions: dict[str, Message]
+    size: int
     expires_at: float
 
 
@@ -75,9 +78,11 @@ class ParkedCalls:
 
     Args:
         release: Ends the lease of an instance.
+        held: Where the bodies of the calls are counted.
     """
 
     release: Callable[[Instance], None]
+    held: Uploads
     _by_state: dict[str, Parked] = field(default_factory=dict)
     _of_user: Counter[str] = field(default_factory=Counter)
 
@@ -109,6 +114,10 @@ class ParkedCalls:
             raise LimitExceeded(
                 "Too many of your calls wait for an answer.", hint="Answer some of them."
             )
+        if not self.held.take(user_id, call.bytes_in):
+            raise LimitExceeded(
+                "Your calls that wait are as large as they may be.", hint="Answer some of them."
+            )
         state = MARK + secrets.token_urlsafe(32)
         expires_at = now + _PARKED_S
         exchange.deadline = max(exchange.deadline, expires_at)
@@ -121,6 +130,7 @@ class ParkedCalls:
             instance,
             exchange,
             questions,
+            call.bytes_in,
             expires_at,
         )
         asked = {key: translate.input_request(one.members) for key, one in questions.items()}
@@ -166,6 +176,7 @@ class ParkedCalls:
 
     def _forget(self, state: str) -> None:
         parked = self._by_state.pop(state)
+        self.held.give(parked.user_id, parked.size)
         self._of_user[parked.user_id] -= 1
         if not self._of_user[parked.user_id]:
             del self._of_user[parked.user_id]

@@ -34,6 +34,7 @@ from mcphub.wire.parameters import Mirrored, mirrored, usable
 _log = structlog.get_logger()
 _MAX_PAGES: Final = 100
 _MAX_BYTES: Final = 32 * 1024 * 1024
+_TURN: Final = 200
 _LIST_TIMEOUT_S: Final = 30.0
 _MAX_FAILURES: Final = 2000
 _AGAIN_S: Final = 3600.0
@@ -292,19 +293,40 @@ async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) ->
         params: Members = {"cursor": cursor} if cursor is not None else {}
         exchange = await upstream.send(Outgoing(kind.method, _LIST_TIMEOUT_S, tell=tell), params)
         result = envelope.object_of((await exchange.settled()).members.get("result"))
-        raws = envelope.array_of(result.get(kind.member))
+        raws = _page(upstream, result.get(kind.member), len(items))
         size += sum(map(len, raws))
         if size > _MAX_BYTES:
             raise UpstreamFailed(
                 f"Server '{upstream.name}' lists more than {_MAX_BYTES // 2**20} MiB."
             )
-        if kind is TOOLS and upstream.era is Era.MODERN:
-            raws = [raw for raw in raws if usable(raw)]  # a client of this era leaves others out
-        items += [_item(kind, msgspec.Raw(envelope.one_line(bytes(raw)))) for raw in raws]
+        for number, raw in enumerate(raws):
+            if number % _TURN == 0:  # others' calls take turns
+                await asyncio.sleep(0)
+            # a client of the modern era leaves others out
+            if kind is not TOOLS or upstream.era is not Era.MODERN or usable(raw):
+                items.append(_item(kind, msgspec.Raw(envelope.one_line(bytes(raw)))))
         cursor = result.get("nextCursor")
         if cursor is None or bytes(cursor) == b"null":
             break
     return tuple(items)
+
+
+def _page(upstream: Upstream, raw: msgspec.Raw | None, before: int) -> list[msgspec.Raw]:
+    """Return the items of one page, which come behind `before` others.
+
+    Raises:
+        UpstreamFailed: There are too many.
+    """
+    try:
+        found = envelope.items_of(raw or b"[]")
+        if before + len(found) > envelope.MOST:
+            raise envelope.TooMany
+    except envelope.TooMany:
+        text = f"Server '{upstream.name}' lists more than {envelope.MOST} items."
+        raise UpstreamFailed(text) from None
+    except msgspec.MsgspecError:
+        return []
+    return found
 
 
 def _item(kind: Kind, raw: msgspec.Raw) -> Item:

@@ -23,7 +23,7 @@ from mcphub.gateway.naming import own_name
 from mcphub.gateway.paging import Pages
 from mcphub.gateway.replies import Protocol
 from mcphub.gateway.sessions import Sessions
-from mcphub.gateway.shares import Uploads
+from mcphub.gateway.shares import SMALL, Uploads
 from mcphub.gateway.states import States
 from mcphub.gateway.task_owners import TaskOwners
 from mcphub.gateway.watching import Watches
@@ -60,6 +60,7 @@ class DataPlane:
         watches: Resources that are watched.
         pages: Cuts lists into pages.
         uploads: Bodies that arrive.
+        held: Bodies of calls that are under way, or wait for their clients; small ones are not counted.
         unread: Connections whose clients do not read.
         crowd: All connections of clients.
         task_owners: Where tasks are and whose they are.
@@ -86,6 +87,7 @@ class DataPlane:
     watches: Watches
     pages: Pages
     uploads: Uploads
+    held: Uploads
     unread: Unread
     crowd: Crowd
     task_owners: TaskOwners = field(default_factory=TaskOwners)
@@ -97,16 +99,22 @@ class DataPlane:
     metrics: Metrics = field(default_factory=Metrics)
     traces: Traces | None = None
 
-    def has_room(self, user_id: str) -> bool:
-        """Whether a user may have one more call in flight."""
+    def has_room(self, user_id: str, size: int) -> bool:
+        """Whether a user may have one more call in flight, whose body has `size` bytes."""
+        if size > SMALL and not self.held.has_room(user_id, size):
+            return False
         return self.in_flight.get(user_id, 0) < self.limits.calls_per_user
 
-    def enter(self, user_id: str) -> None:
+    def enter(self, user_id: str, size: int) -> None:
         """Count a call of a user as in flight."""
         self.in_flight[user_id] = self.in_flight.get(user_id, 0) + 1
+        if size > SMALL:
+            self.held.add(user_id, size)
 
-    def leave(self, user_id: str) -> None:
+    def leave(self, user_id: str, size: int) -> None:
         """Count a call of a user as over."""
+        if size > SMALL:
+            self.held.give(user_id, size)
         left = self.in_flight[user_id] - 1
         if left:
             self.in_flight[user_id] = left

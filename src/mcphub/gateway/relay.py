@@ -67,15 +67,16 @@ async def relay(plane: DataPlane, call: Call, begun: Begun | None = None) -> byt
     """
     user = call.principal.user_id
     outcome, code, reply = Outcome.ERROR, None, b""
-    has_room = begun is not None or plane.has_room(user)
+    has_room = begun is not None or plane.has_room(user, call.bytes_in)
     if begun is None:
-        plane.enter(user)
+        plane.enter(user, call.bytes_in)
     try:
         if call.bytes_in > LARGE:
             await asyncio.sleep(0)
         if not has_room:
             raise LimitExceeded(
-                "You have as many calls in flight as you may.", hint="Wait for some to end."
+                "You have as many calls in flight as you may, or as large ones.",
+                hint="Wait for some to end.",
             )
         local = answers.LOCAL.get(call.method)
         if local is not None:
@@ -97,7 +98,7 @@ async def relay(plane: DataPlane, call: Call, begun: Begun | None = None) -> byt
 
 def ended(plane: DataPlane, call: Call, outcome: Outcome, code: int | None, bytes_out: int) -> None:
     """Count a call as over and keep its record."""
-    plane.leave(call.principal.user_id)
+    plane.leave(call.principal.user_id, call.bytes_in)
     record = record_of(plane, call, outcome, code, bytes_out)
     plane.recorder.add(record)
     if call.trace is not None and plane.traces is not None:

@@ -1,9 +1,9 @@
 """What one user's messages may take of the hub's memory on their way in.
 
-A call is counted while its server has it. Before that its body arrives, after that its answer waits
-for its client to read it; both are as slow as the client likes, on as many connections as it opens.
-Both are bounded for each user, in bytes, whatever the number of connections: the way in here, the way
-out in `gateway.bounded`.
+First a request's body arrives; then the call is under way, as long as its server takes, and its
+parameters with it; then its answer waits for its client to read it. All of it is as slow as client and
+server like, on as many connections as the client opens, so each is bounded for each user, in bytes,
+whatever the number of calls and connections: the first two here, the way out in `gateway.bounded`.
 """
 
 import contextlib
@@ -15,10 +15,12 @@ from mcphub.errors import LimitExceeded
 
 SHARES: Final = 4
 """How many messages of the largest size one user may have on the way, in each direction."""
+SMALL: Final = 64 * 1024
+"""Bytes of a body that is not counted while its call is under way: the number of calls bounds those."""
 
 
 class Uploads:
-    """Bytes of bodies that have arrived in part, by user.
+    """Bytes of bodies, by user: of those that have arrived in part, or of those whose calls are under way.
 
     Args:
         most: Bytes that one user may have.
@@ -28,11 +30,19 @@ class Uploads:
         self._most = most
         self._held: Counter[str] = Counter()
 
+    def has_room(self, user_id: str, size: int) -> bool:
+        """Whether a user may have `size` bytes more."""
+        return self._held.get(user_id, 0) + size <= self._most
+
+    def add(self, user_id: str, size: int) -> None:
+        """Count `size` bytes more of a user."""
+        self._held[user_id] += size
+
     def take(self, user_id: str, size: int) -> bool:
         """Count `size` bytes more of a user; False, and nothing is done, when that is too much."""
-        if self._held[user_id] + size > self._most:
+        if not self.has_room(user_id, size):
             return False
-        self._held[user_id] += size
+        self.add(user_id, size)
         return True
 
     def give(self, user_id: str, size: int) -> None:

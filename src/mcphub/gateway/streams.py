@@ -54,7 +54,8 @@ async def session_stream(
 async def listen(plane: DataPlane, call: Call, reply: Reply, caller: Caller) -> None:
     """Serve `subscriptions/listen`, as many for one user as calls in flight."""
     user = call.principal.user_id
-    if plane.listening[user] >= plane.limits.calls_per_user:
+    size = call.bytes_in
+    if plane.listening[user] >= plane.limits.calls_per_user or not plane.held.take(user, size):
         error = LimitExceeded(
             "You have as many streams open as you may.", hint="Close one that you do not need."
         )
@@ -66,6 +67,7 @@ async def listen(plane: DataPlane, call: Call, reply: Reply, caller: Caller) -> 
     try:
         await _listen(plane, call, reply, caller)
     finally:
+        plane.held.give(user, size)
         plane.listening[user] -= 1
         if not plane.listening[user]:
             del plane.listening[user]

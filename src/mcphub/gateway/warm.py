@@ -45,7 +45,9 @@ _OK: Final = Outcome.OK.value
 def begin(plane: DataPlane, call: Call) -> Begun | None:
     """Send a request to its server at once; None when `relay` has to do it, and nothing was done."""
     user = call.principal.user_id
-    if call.method in _NEVER or "requestState" in call.params or not plane.has_room(user):
+    if call.method in _NEVER or "requestState" in call.params:
+        return None
+    if not plane.has_room(user, call.bytes_in):
         return None
     try:
         to = route(plane, call)
@@ -58,7 +60,7 @@ def begin(plane: DataPlane, call: Call) -> Begun | None:
     if exchange is None:
         return None
     plane.pool.take(instance)
-    plane.enter(user)
+    plane.enter(user, call.bytes_in)
     call.server, call.name, call.instance_id = to.spec.name, to.name, instance.id
     if call.session is not None:
         call.session.calls[call.message.id] = (instance, exchange)
@@ -149,7 +151,7 @@ class Sent:
         if session is not None:
             session.calls.pop(self._raw_id, None)
         plane.pool.release(instance)
-        plane.leave(self.user_id)
+        plane.leave(self.user_id, len(self._body))
         duration_s = instance.last_used - self.begun.exchange.started
         way.tally.ended(_OK, duration_s)
         at, bytes_in = plane.clock() - duration_s, len(self._body)
@@ -194,7 +196,7 @@ class Way:
         if (
             instance is None
             or instance.state is not State.READY
-            or not plane.has_room(user)
+            or not plane.has_room(user, len(body))
             or (self.listed is not None and self._listed(plane, instance) is not self.listed)
         ):
             return None
@@ -208,7 +210,7 @@ class Way:
         if exchange is None:
             return None
         plane.pool.take(instance)
-        plane.enter(user)
+        plane.enter(user, len(body))
         if session is not None:
             session.last_seen = exchange.started
             session.calls[raw_id] = (instance, exchange)

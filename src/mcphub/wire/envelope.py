@@ -5,9 +5,13 @@ unknown members, explicit nulls, big numbers and the order, and leaves exactly o
 of a repeated name the last one counts, as in `JSON.parse`, so that the hub and the server behind it
 can never read two different messages (parser differential).
 
+What is read has few members or items (`MOST`): reading takes a microsecond for each, in which nobody else
+is served. What is not read may hold as many as it likes.
+
 Not here: eras (`wire.eras`), transports. No I/O. Source: JSON-RPC 2.0, MCP basic §Messages.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +23,11 @@ from mcphub.wire.codes import INVALID_REQUEST, PARSE_ERROR
 Members = dict[str, msgspec.Raw]
 """Member name -> raw JSON text."""
 
+MOST: Final = 10_000
+"""Members of an object, or items of an array, that the hub reads."""
+_SMALL: Final = 64 * 1024
+"""Bytes in which there cannot be many more."""
+
 _MEMBERS: Final = msgspec.json.Decoder(Members)
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
@@ -29,6 +38,16 @@ _SURROGATES: Final = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
 )
 _MOST_SURROGATES: Final = 10_000
+
+
+class TooMany(Exception):
+    """There are more than `MOST` members or items."""
+
+
+class _Name(str):
+    """Name of a member that was counted."""
+
+    __slots__ = ()
 
 
 class Malformed(Exception):
@@ -85,7 +104,9 @@ def parse(data: bytes | bytearray | memoryview | msgspec.Raw) -> Message:
         # members stay undecoded: what is no UTF-8 must not go on to the other side inside of one
         if not isinstance(data, msgspec.Raw) and not (whole := bytes(data)).isascii():
             whole.decode()
-        members = _MEMBERS.decode(data)
+        members = members_of(data)
+    except TooMany:
+        raise Malformed(INVALID_REQUEST, f"A message has at most {MOST} members.") from None
     except msgspec.ValidationError:
         raise Malformed(INVALID_REQUEST, "A message is a JSON object.") from None
     except RecursionError:
@@ -112,28 +133,78 @@ def split_batch(data: bytes) -> list[msgspec.Raw] | None:
         return None
     try:
         data.decode()
-        return _ITEMS.decode(data)
+        return items_of(data)
+    except TooMany:
+        raise Malformed(INVALID_REQUEST, f"A batch has at most {MOST} messages.") from None
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise Malformed(PARSE_ERROR, "The body is not valid JSON.") from None
 
 
+def members_of(data: bytes | bytearray | memoryview | msgspec.Raw) -> Members:
+    """Return the members of a raw JSON object.
+
+    Raises:
+        TooMany: It has more than `MOST`.
+        msgspec.MsgspecError, RecursionError, UnicodeDecodeError: It is no JSON object.
+    """
+    if len(data) <= _SMALL:
+        return _MEMBERS.decode(data)
+    left = MOST
+
+    def counted(_kind: type, name: str) -> _Name:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise TooMany
+        return _Name(name)
+
+    found = msgspec.json.decode(data, type=dict[_Name, msgspec.Raw], dec_hook=counted)
+    return {str(name): raw for name, raw in found.items()}
+
+
+def items_of(data: bytes | msgspec.Raw) -> list[msgspec.Raw]:
+    """Return the items of a raw JSON array.
+
+    Raises:
+        TooMany: It has more than `MOST`, or is large and no array.
+        msgspec.MsgspecError, RecursionError, UnicodeDecodeError: It is no JSON array.
+    """
+    if len(data) <= _SMALL:
+        return _ITEMS.decode(data)
+    try:
+        return [raw for raw in msgspec.structs.astuple(_few().decode(data)) if len(raw)]
+    except msgspec.ValidationError:
+        raise TooMany from None
+
+
+@functools.cache
+def _few() -> msgspec.json.Decoder[msgspec.Struct]:
+    """Return what reads an array and gives up at its first item too many."""
+    items = [(f"i{number}", msgspec.Raw, msgspec.Raw(b"")) for number in range(MOST)]
+    few = msgspec.defstruct("_Few", items, array_like=True, forbid_unknown_fields=True, gc=False)
+    return msgspec.json.Decoder(few)
+
+
 def object_of(raw: bytes | msgspec.Raw | None) -> Members:
-    """Return the members of a raw JSON object; empty for None or anything that is no object."""
+    """Return the members of a raw JSON object; empty for None or anything that is no object.
+
+    One of more than `MOST` members is none.
+    """
     if raw is None:
         return {}
     try:
-        return _MEMBERS.decode(raw)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return members_of(raw)
+    except (TooMany, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return {}
 
 
 def array_of(raw: bytes | msgspec.Raw | None) -> list[msgspec.Raw]:
-    """Return the raw items of a raw JSON array; empty for None or anything else."""
+    """Return the raw items of a raw JSON array; empty for None or anything else, and for more than `MOST`."""
     if raw is None:
         return []
     try:
-        return _ITEMS.decode(raw)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return items_of(raw)
+    except (TooMany, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return []
 
 

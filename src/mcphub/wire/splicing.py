@@ -14,9 +14,12 @@ from typing import Final
 
 import msgspec
 
+from mcphub.wire import envelope
+
 _FIRST: Final = re.compile(rb'\{"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15}), ?"result": ?(?=\{["}])')
 _LAST: Final = re.compile(rb'\}, ?"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15})\}')
 _LAST_SIZE: Final = 64
+_LOOKS: Final = 1000
 _LARGE: Final = 64 * 1024
 _SECOND: Final = re.compile(rb'\{"result": ?(?=\{["}])')
 _IS_ERROR, _TRUE = b'"isError"', re.compile(rb'"isError"\s*:\s*true')
@@ -33,7 +36,6 @@ class _Object(msgspec.Struct, gc=False):
 
 
 _OBJECT: Final = msgspec.json.Decoder(_Object)
-_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(slots=True)
@@ -137,8 +139,8 @@ def _told(line: bytes, start: int, end: int) -> bytes | None:
         if len(line) < _LARGE:
             _OBJECT.decode(line[start:end])
             return line
-        members = _MEMBERS.decode(memoryview(line)[start:end])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        members = envelope.members_of(memoryview(line)[start:end])
+    except (envelope.TooMany, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
     small = {name: raw for name, raw in members.items() if name not in _BULK}
     return msgspec.json.encode(small)
@@ -150,10 +152,12 @@ def says_error(text: bytes) -> bool:
 
 
 def _says(text: bytes, name: bytes, value: re.Pattern[bytes], expected: bool) -> bool:
-    """Whether a name in quotes somewhere has this value (`expected`), or has another one."""
-    at = text.find(name)
-    while at >= 0:
+    """Whether a name in quotes somewhere has this value (`expected`), or another one; so does too many."""
+    at = -1
+    for _ in range(_LOOKS):
+        at = text.find(name, at + 1)
+        if at < 0:
+            return False
         if (value.match(text, at) is not None) is expected:
             return True
-        at = text.find(name, at + 1)
-    return False
+    return True

@@ -1,0 +1,43 @@
+"""Of what is large, few members and items are read: a microsecond for each of a million is a second of everybody."""
+
+import json
+import time
+
+import msgspec
+
+from mcphub.wire import envelope, splicing
+
+MANY = 400_000
+MEMBERS = b"{" + b",".join(b'"%d":1' % number for number in range(MANY)) + b"}"
+ITEMS = b"[" + b",".join([b"{}"] * MANY) + b"]"
+
+
+def test_too_many_are_given_up_early():
+    decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+    whole = fastest(lambda: decoder.decode(MEMBERS))
+    assert fastest(lambda: envelope.object_of(MEMBERS)) < whole / 3
+    line = b'{"jsonrpc":"2.0","id":1,"result":%b}' % MEMBERS
+    assert fastest(lambda: splicing.plain_result(line)) < whole / 3
+    assert envelope.object_of(MEMBERS) == {} == envelope.object_of(ITEMS)
+    assert envelope.array_of(ITEMS) == []
+
+
+def test_what_is_large_and_has_few_members_is_read_as_what_is_small():
+    large = "x" * 70_000
+    members = envelope.object_of(json.dumps({"a": large, "b": 1}).encode())
+    assert {type(name) for name in members} == {str} and bytes(members["b"]) == b"1"
+    assert envelope.join(members) == b'{"a":"%b","b":1}' % large.encode()
+    assert [len(raw) for raw in envelope.array_of(json.dumps([large, 1]).encode())] == [70_002, 1]
+
+
+def test_a_name_that_is_everywhere_is_looked_at_a_thousand_times():
+    assert splicing.says_error(b'"isError"' * 2000) and not splicing.says_error(b'"isError"' * 9)
+
+
+def fastest(what):
+    best = 1e9
+    for _ in range(3):
+        began = time.perf_counter()
+        what()
+        best = min(best, time.perf_counter() - began)
+    return best
