@@ -33,6 +33,7 @@ from mcphub.spawn.instance import Instance
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.pool import InstancePool
 from mcphub.spawn.spawner import Spawner
+from mcphub.store import changes
 from mcphub.tasks import Tasks
 from mcphub.wire.envelope import Message
 
@@ -84,13 +85,13 @@ class Hub:
             if self._answered >= mine:
                 return self.revision
             asked = self._asked
-            revision = await self.ground.db.revision()
+            revision, users = await changes.since(self.ground.db, self.revision)
             before = (
                 {name: state.pin for name, state in self.access.states.items()}
                 if self.revision >= 0
                 else {}
             )
-            await self.access.load()
+            await self.access.load(users)
             self.revision = revision
             for name, state in self.access.states.items():
                 if name in before and before[name] != state.pin:

@@ -213,9 +213,9 @@ async def test_many_who_want_the_database_read_anew_at_once_share_a_reading(hub_
         assert await told(alice, "echo", text="1") == await told(bob, "echo", text="1") == "1"
         read, load = [], hub.hub.access.load
 
-        async def counted():
+        async def counted(users):
             read.append(1)
-            await load()
+            await load(users)
 
         monkeypatch.setattr(hub.hub.access, "load", counted)
         async with anyio.create_task_group() as group:

@@ -52,10 +52,10 @@ def canary_in_the_hubs_process():
 async def users(hub):
     """Sessions of alice and bob at both servers, each with an own token."""
     for name in ("alice", "bob"):
-        stored = (await hub.hub.ground.vault.states()).keys()
         user_id = (await hub.hub.ground.directory.user(name)).id
+        stored = (await hub.hub.ground.vault.states([user_id])).get(user_id, {})
         for server in SERVERS:
-            if (user_id, server) not in stored:
+            if server not in stored:
                 await set_credential(hub, name, server, "TOKEN", f"token-of-{name}")
     async with (
         raw_client(hub, "alice", "confessing") as alice,

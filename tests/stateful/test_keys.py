@@ -1,11 +1,13 @@
 """Keys and memberships over any sequence of events: the snapshot against a model that only counts."""
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
 from mcphub.identity.model import KeyInfo, Membership, User, key_digest, new_key
-from mcphub.identity.snapshot import PrincipalSnapshot
+from mcphub.identity.snapshot import People, PrincipalSnapshot
 from mcphub.policy.model import Role
 
 USERS = {n: User(f"u_{n}", f"user {n}", 16 + n, Role.USER, False, 0.0) for n in range(3)}
@@ -23,18 +25,27 @@ class Keys(RuleBasedStateMachine):
         self.keys: dict[str, KeyInfo] = {}
         self.memberships: dict[tuple[str, str], float | None] = {}
         self.disabled: set[str] = set()
-        self.reload()
+        self.snapshot = PrincipalSnapshot()
+        self.reload(*USERS)
 
-    def reload(self) -> None:
-        """What the hub does when the revision has changed."""
-        users = [
-            User(u.id, u.name, u.number, u.role, u.id in self.disabled, 0.0) for u in USERS.values()
-        ]
-        self.snapshot = PrincipalSnapshot(
-            1,
-            users,
-            [Membership(*pair, end) for pair, end in self.memberships.items()],
-            [(key_digest(secret), info) for secret, info in self.keys.items()],
+    def reload(self, *concerned: int) -> None:
+        """What the hub does when the revision has changed: it takes anew what is of these users."""
+        ids = {USERS[number].id for number in concerned}
+        self.snapshot.take(
+            People(
+                ids,
+                [replace(u, disabled=u.id in self.disabled) for u in USERS.values() if u.id in ids],
+                [
+                    Membership(user, group, end)
+                    for (user, group), end in self.memberships.items()
+                    if user in ids
+                ],
+                [
+                    (key_digest(secret), info)
+                    for secret, info in self.keys.items()
+                    if info.user_id in ids
+                ],
+            )
         )
 
     @rule(target=made, owner=st.sampled_from(sorted(USERS)), lasts=ends)
@@ -43,7 +54,7 @@ class Keys(RuleBasedStateMachine):
         end = None if lasts is None else self.now + lasts
         user = USERS[owner].id
         self.keys[secret] = KeyInfo(f"k_{len(self.keys)}", user, "", "", 0.0, end, None, None)
-        self.reload()
+        self.reload(owner)
         return secret
 
     @rule(secret=made)
@@ -52,23 +63,23 @@ class Keys(RuleBasedStateMachine):
         self.keys[secret] = KeyInfo(
             old.id, old.user_id, "", "", 0.0, old.expires_at, self.now, None
         )
-        self.reload()
+        self.reload(next(number for number, user in USERS.items() if user.id == old.user_id))
 
     @rule(owner=st.sampled_from(sorted(USERS)), group=st.sampled_from("ab"), lasts=ends)
     def join(self, owner: int, group: str, lasts: float | None) -> None:
         end = None if lasts is None else self.now + lasts
         self.memberships[USERS[owner].id, group] = end
-        self.reload()
+        self.reload(owner)
 
     @rule(owner=st.sampled_from(sorted(USERS)), group=st.sampled_from("ab"))
     def leave(self, owner: int, group: str) -> None:
         self.memberships.pop((USERS[owner].id, group), None)
-        self.reload()
+        self.reload(owner)
 
     @rule(owner=st.sampled_from(sorted(USERS)))
     def disable_or_enable(self, owner: int) -> None:
         self.disabled ^= {USERS[owner].id}
-        self.reload()
+        self.reload(owner)
 
     @rule(seconds=st.integers(min_value=1, max_value=15))
     def wait(self, seconds: int) -> None:

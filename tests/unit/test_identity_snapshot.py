@@ -15,7 +15,7 @@ from mcphub.identity.model import (
     new_key,
     shown_prefix,
 )
-from mcphub.identity.snapshot import PrincipalSnapshot
+from mcphub.identity.snapshot import People, PrincipalSnapshot
 from mcphub.policy.model import Role
 from mcphub.secret import Secret
 
@@ -36,7 +36,9 @@ def snapshot(
 ) -> PrincipalSnapshot:
     keys = [(ANNAS, annas or key(ANNA)), (BENS, key(BEN))]
     hashed = [(key_digest(secret.reveal()), info) for secret, info in keys]
-    return PrincipalSnapshot(1, users, memberships, hashed)
+    made = PrincipalSnapshot()
+    made.take(People([user.id for user in users], users, memberships, hashed))
+    return made
 
 
 def test_each_key_gives_its_own_user() -> None:

@@ -22,6 +22,7 @@ from mcphub.catalog.pins import Pin
 from mcphub.errors import InvalidInput
 from mcphub.ids import Clock
 from mcphub.policy.model import Evidence
+from mcphub.store.changes import concerns
 from mcphub.store.database import Database
 from mcphub.store.tables import evidence, server_dialects, server_states, tool_catalogs
 from mcphub.wire.codes import Dialect
@@ -137,6 +138,7 @@ class ServerStates:
         if len(proof.note) > _LONGEST_NOTE or "\x00" in proof.note + proof.by:
             raise InvalidInput(f"A note is plain text of at most {_LONGEST_NOTE} characters.")
         async with self._db.write(changes=True) as conn:
+            await concerns(conn)
             await conn.execute(
                 evidence.insert().values(
                     server=server,
@@ -152,6 +154,7 @@ class ServerStates:
     async def withdraw(self, server: str, version: str) -> int:
         """Remove all evidence for a version; return how much there was."""
         async with self._db.write(changes=True) as conn:
+            await concerns(conn)
             same = (evidence.c.server == server) & (evidence.c.version == version)
             return (await conn.execute(delete(evidence).where(same))).rowcount
 
@@ -225,6 +228,7 @@ class ServerStates:
         _checked(server)
         written = {**values, "updated_at": self._clock()}
         async with self._db.write(changes=True) as conn:
+            await concerns(conn)
             await self._upsert(
                 conn, server_states, {"server": server}, written, {"enabled": True, "pin": None}
             )

@@ -1,7 +1,8 @@
 """The hub's memory of who may do what: principals, specs, verdicts, credential revisions.
 
-Everything that a warm call asks is answered from here without a database read. `load()` builds a
-whole new state and swaps it in, so a revocation takes effect on the next call. Not here: the
+Everything that a warm call asks is answered from here without a database read. `load()` reads anew
+whom a change concerns, so a revocation takes effect on the next call, and with thousands of users
+nobody waits for the change of one. Not here: the
 decisions (`policy.decide`), the rows (`identity`, `vault`, `catalog`).
 """
 
@@ -27,9 +28,11 @@ from mcphub.policy.model import (
     Transport,
 )
 from mcphub.spawn.launching import NEUTRAL, SHARED
+from mcphub.store.database import AT_ONCE
 from mcphub.vault.vault import CredentialState, Vault
 
 _MAX_VERDICTS = 20_000
+_NONE: Mapping[str, CredentialState] = {}
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class _State:
     principals: PrincipalSnapshot
     specs: Mapping[str, ServerSpec]
     states: Mapping[str, ServerState]
-    credentials: Mapping[tuple[str, str], CredentialState]
+    credentials: dict[str, dict[str, CredentialState]]
     verdicts: dict[tuple[int, str], tuple[Principal, Permit | Denial]] = field(default_factory=dict)
     revisions: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     owners: dict[str, Principal] = field(default_factory=dict)
@@ -78,12 +81,37 @@ class Access:
         self._state: _State | None = None
         self.generation = 0
 
-    async def load(self) -> None:
-        """Read everything anew and swap it in."""
-        principals = await self._directory.snapshot()
-        credentials = await self._vault.states()
+    async def load(self, users: Collection[str] | None = None) -> None:
+        """Read anew what is these users' and what is nobody's, and let it count at once.
+
+        Args:
+            users: Opaque ids; None for all. Many count as all: those are read some at a time.
+        """
         states = await self._states.all()
+        if users is None or len(users) > AT_ONCE:
+            principals = await self._directory.snapshot()
+            credentials = await self._vault.states()
+        else:
+            people = await self._directory.people(users)
+            theirs = await self._vault.states(users)
+            # from here to the end nobody else runs: a user is never half of before and half of now
+            principals, credentials = self._now.principals, self._now.credentials
+            principals.take(people)
+            for user_id in users:
+                credentials.pop(user_id, None)
+            credentials |= theirs
+            if states == self._now.states:
+                self._forget(users)
+                return
         self._state = _State(principals, dict(self._live.current.specs), states, credentials)
+        self.generation += 1
+
+    def _forget(self, users: Collection[str]) -> None:
+        """Forget what follows from users' groups and credentials; other users' verdicts stay."""
+        now = self._now
+        now.revisions.clear()
+        for user_id in users:
+            now.owners.pop(user_id, None)
         self.generation += 1
 
     def take_settings(self) -> None:
@@ -165,7 +193,7 @@ class Access:
         known = state.revisions.get((owner, spec.name))
         if known is not None and spec is state.specs.get(spec.name):
             return known
-        stored = state.credentials.get((owner, spec.name))
+        stored = state.credentials.get(owner, _NONE).get(spec.name)
         pin = state.states.get(spec.name)
         version = pin.pin.version if pin is not None and pin.pin is not None else ""
         # a program is told the keys once, at its start: other keys, another instance
@@ -210,7 +238,7 @@ class Access:
 
     def missing(self, principal: Principal, spec: ServerSpec) -> tuple[str, ...]:
         """Return the slots of a server that the principal has set no value for."""
-        stored = self._now.credentials.get((principal.user_id, spec.name))
+        stored = self._now.credentials.get(principal.user_id, _NONE).get(spec.name)
         return tuple(slot for slot in spec.slot_names if stored is None or slot not in stored.slots)
 
     @property

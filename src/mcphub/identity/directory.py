@@ -5,8 +5,8 @@ raises the database's revision, by which a running hub learns of it. What happen
 to write down (`audit.AuditLog`), who knows the actor.
 """
 
-import asyncio
 import unicodedata
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -26,10 +26,11 @@ from mcphub.identity.model import (
     did_you_mean,
     is_invisible,
 )
-from mcphub.identity.snapshot import PrincipalSnapshot
+from mcphub.identity.snapshot import People, PrincipalSnapshot
 from mcphub.ids import Clock, user_id
 from mcphub.policy.model import EVERYONE, Principal, Role
-from mcphub.store.database import Database
+from mcphub.store.changes import concerns
+from mcphub.store.database import AT_ONCE, Database
 from mcphub.store.tables import api_keys, credentials, groups, memberships, meta, users
 
 
@@ -57,6 +58,7 @@ class Directory:
             number = (await conn.execute(select(meta.c.next_number))).scalar_one()
             await conn.execute(update(meta).values(next_number=number + 1))
             user = User(user_id(), name, number, role, disabled=False, created_at=self._clock())
+            await concerns(conn, user.id)
             await conn.execute(
                 insert(users).values(
                     id=user.id,
@@ -91,6 +93,7 @@ class Directory:
         """
         async with self._db.write(changes=True) as conn:
             user = await _user(conn, name_or_id)
+            await concerns(conn, user.id)
             if role is not Role.ADMIN:
                 await _another_administrator(conn, user)
             await conn.execute(update(users).where(users.c.id == user.id).values(role=role.value))
@@ -105,6 +108,7 @@ class Directory:
         """
         async with self._db.write(changes=True) as conn:
             user = await _user(conn, name_or_id)
+            await concerns(conn, user.id)
             if not user.disabled:
                 await _another_administrator(conn, user)
                 await conn.execute(
@@ -120,6 +124,7 @@ class Directory:
         """
         async with self._db.write(changes=True) as conn:
             user = await _user(conn, name_or_id)
+            await concerns(conn, user.id)
             await conn.execute(
                 update(users).where(users.c.id == user.id).values(disabled_at=None, remove_at=None)
             )
@@ -129,6 +134,7 @@ class Directory:
         """Disable a user and note when to remove the user for good. Raises as `disable_user`."""
         user = await self.disable_user(name_or_id)
         async with self._db.write(changes=True) as conn:
+            await concerns(conn, user.id)
             await conn.execute(update(users).where(users.c.id == user.id).values(remove_at=at))
             return await _user(conn, user.id)
 
@@ -166,6 +172,7 @@ class Directory:
         """
         async with self._db.write(changes=True) as conn:
             user = await _user(conn, name_or_id)
+            await concerns(conn, user.id)
             await _another_administrator(conn, user)
             # Everything that is the user's goes with the row (ON DELETE CASCADE).
             await conn.execute(delete(users).where(users.c.id == user.id))
@@ -184,6 +191,7 @@ class Directory:
         async with self._db.write(changes=True) as conn:
             if (await conn.execute(select(groups.c.name).where(groups.c.name == name))).first():
                 raise Conflict(f"There is already a group '{name}'.", hint="Choose another name.")
+            await concerns(conn)
             await conn.execute(insert(groups).values(name=name))
         return name
 
@@ -215,6 +223,7 @@ class Directory:
         expires_at = checked_expiry(expires_at, self._clock())
         async with self._db.write(changes=True) as conn:
             user = await _user(conn, name_or_id)
+            await concerns(conn, user.id)
             await _group(conn, group)
             membership = Membership(user.id, group, expires_at)
             await conn.execute(delete(memberships).where(_is(user.id, group)))
@@ -234,6 +243,7 @@ class Directory:
         """
         async with self._db.write(changes=True) as conn:
             user = await _user(conn, name_or_id)
+            await concerns(conn, user.id)
             await _group(conn, group)
             done = await conn.execute(delete(memberships).where(_is(user.id, group)))
             if not done.rowcount:
@@ -289,30 +299,41 @@ class Directory:
             Denied: The user is disabled.
         """
         user = await self.user(name_or_id)
-        principal = (await self.snapshot()).principal_of(user.id, self._clock())
+        snapshot = PrincipalSnapshot()
+        snapshot.take(await self.people([user.id]))
+        principal = snapshot.principal_of(user.id, self._clock())
         if principal is None:
             raise Denied(
                 f"The user '{user.name}' is disabled.", hint=f"Run: mcphub user enable {user.name}"
             )
         return principal
 
-    async def snapshot(self) -> PrincipalSnapshot:
-        """Return what authentication needs, all of one revision."""
+    async def people(self, user_ids: Collection[str]) -> People:
+        """Return what authentication needs to know of these users, all of one revision."""
+        ids = list(user_ids)
         async with self._db.read() as conn:
-            revision = (await conn.execute(select(meta.c.revision))).scalar_one()
-            people = (await conn.execute(select(users))).all()
-            members = (await conn.execute(select(memberships))).all()
-            usable = select(api_keys).where(api_keys.c.revoked_at.is_(None))
-            keys = (await conn.execute(usable)).all()
-        # In a thread: with thousands of users this takes longer than a request should have to wait.
-        return await asyncio.to_thread(
-            lambda: PrincipalSnapshot(
-                revision,
-                map(_from_row, people),
-                (Membership(*row) for row in members),
-                ((bytes.fromhex(row.hash), Keys.info(row)) for row in keys),
+            found = await conn.execute(select(users).where(users.c.id.in_(ids)))
+            members = await conn.execute(select(memberships).where(memberships.c.user_id.in_(ids)))
+            usable = api_keys.c.user_id.in_(ids) & api_keys.c.revoked_at.is_(None)
+            keys = await conn.execute(select(api_keys).where(usable))
+            return People(
+                ids,
+                [_from_row(row) for row in found],
+                [Membership(*row) for row in members],
+                [(bytes.fromhex(row.hash), Keys.info(row)) for row in keys],
             )
-        )
+
+    async def snapshot(self) -> PrincipalSnapshot:
+        """Return what authentication needs of all users.
+
+        Some at a time: thousands at once take longer than a request should have to wait.
+        """
+        async with self._db.read() as conn:
+            ids = list((await conn.execute(select(users.c.id))).scalars())
+        snapshot = PrincipalSnapshot()
+        for start in range(0, len(ids), AT_ONCE):
+            snapshot.take(await self.people(ids[start : start + AT_ONCE]))
+        return snapshot
 
 
 def _is(user: str, group: str) -> Any:

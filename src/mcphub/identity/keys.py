@@ -16,6 +16,7 @@ from mcphub.identity.model import (
     shown_prefix,
 )
 from mcphub.ids import Clock, opaque
+from mcphub.store.changes import concerns
 from mcphub.store.database import Database
 from mcphub.store.tables import api_keys, users
 
@@ -58,6 +59,7 @@ class Keys:
         async with self._db.write(changes=True) as conn:
             if not (await conn.execute(select(users.c.id).where(users.c.id == user_id))).first():
                 raise NotFound("The user has been removed.")
+            await concerns(conn, user_id)
             await conn.execute(
                 insert(api_keys).values(
                     id=info.id,
@@ -99,6 +101,7 @@ class Keys:
                     "Several API keys begin with these characters.",
                     hint="Give the key's id; mcphub key list shows it.",
                 )
+            await concerns(conn, found[0].user_id)
             await conn.execute(
                 update(api_keys)
                 .where(api_keys.c.id == found[0].id, api_keys.c.revoked_at.is_(None))

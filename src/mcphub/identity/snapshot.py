@@ -1,11 +1,13 @@
 """`PrincipalSnapshot`: who may call, in memory; the only way from a key to a principal.
 
-Pure: made from rows, answers from rows, knows no database and no clock. The hub replaces the whole
-object when the database's revision changes; an answer therefore never outlives a revocation.
+Pure: made from rows, answers from rows, knows no database and no clock. When the database's revision
+changes, the hub takes anew all there is of the users whom it concerns; an answer therefore never
+outlives a revocation.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from mcphub.identity.model import KEY_LENGTH, KeyInfo, Membership, User, key_digest
 from mcphub.policy.model import EVERYONE, Principal
@@ -14,35 +16,52 @@ LOCAL_KEY_ID = "local"
 """Key id of a principal that the administrator's own command line made."""
 
 
+class People(NamedTuple):
+    """All there is of some users.
+
+    Attributes:
+        ids: The users; of one who is not in `users` there is nothing.
+        keys: Pairs of SHA-256 digest and what is known of the key.
+    """
+
+    ids: Collection[str]
+    users: Iterable[User]
+    memberships: Iterable[Membership]
+    keys: Iterable[tuple[bytes, KeyInfo]]
+
+
 class PrincipalSnapshot:
-    """Every user, membership and usable key at one revision of the database.
+    """Every user, membership and usable key, as the database had them when they were taken.
 
     Not for threads. Answers are remembered per key, so there are at most as many as keys; each is
     made anew once its `valid_until` has passed. Should the clock go backwards, what had expired
     stays expired: the safe side.
     """
 
-    __slots__ = ("_keys", "_memberships", "_principals", "_users", "revision")
+    __slots__ = ("_digests", "_keys", "_memberships", "_principals", "_users")
 
-    def __init__(
-        self,
-        revision: int,
-        users: Iterable[User],
-        memberships: Iterable[Membership],
-        keys: Iterable[tuple[bytes, KeyInfo]],
-    ) -> None:
-        """Build from rows; `keys` are pairs of SHA-256 digest and what is known of the key."""
-        self.revision = revision
-        self._users = {user.id: user for user in users if not user.disabled}
+    def __init__(self) -> None:
+        self._users: dict[str, User] = {}
         self._memberships: dict[str, list[Membership]] = {}
-        for membership in memberships:
-            self._memberships.setdefault(membership.user_id, []).append(membership)
-        self._keys = {
-            digest: key
-            for digest, key in keys
-            if key.revoked_at is None and key.user_id in self._users
-        }
+        self._digests: dict[str, list[bytes]] = {}
+        self._keys: dict[bytes, KeyInfo] = {}
         self._principals: dict[bytes, Principal] = {}
+
+    def take(self, people: People) -> None:
+        """Put what there is of some users now in the place of all that was known of them."""
+        for user_id in people.ids:
+            self._users.pop(user_id, None)
+            self._memberships.pop(user_id, None)
+            for digest in self._digests.pop(user_id, ()):
+                self._keys.pop(digest, None)
+                self._principals.pop(digest, None)
+        self._users.update((user.id, user) for user in people.users if not user.disabled)
+        for membership in people.memberships:
+            self._memberships.setdefault(membership.user_id, []).append(membership)
+        for digest, key in people.keys:
+            if key.revoked_at is None and key.user_id in self._users:
+                self._keys[digest] = key
+                self._digests.setdefault(key.user_id, []).append(digest)
 
     @property
     def users(self) -> Mapping[str, User]:

@@ -32,7 +32,10 @@ from mcphub.store.tables import meta
 _SQLITE = re.compile(r"sqlite://(/+)(.+)")
 _BUSY_MS = 10_000
 
-HEAD = "0003"
+AT_ONCE = 50
+"""Users whose rows are read in one step: what is made of them keeps all else waiting meanwhile."""
+
+HEAD = "0004"
 """Newest migration; a contract test compares it with the files."""
 
 
@@ -137,7 +140,7 @@ class Database:
                 await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def revision(self) -> int:
-        """Return the revision: it differs when the hub must read its snapshot again."""
+        """Return the revision; `store.changes` tells what has happened since an older one."""
         async with self.read() as conn:
             return int((await conn.execute(select(meta.c.revision))).scalar_one())
 

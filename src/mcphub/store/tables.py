@@ -51,6 +51,14 @@ meta = Table(
     CheckConstraint("id = 1", name="one_row"),
 )
 
+# The user whom a revision concerns, "" for nobody. No foreign key: the user may be gone by it.
+changes = Table(
+    "changes",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("user_id", String(64), nullable=False),
+)
+
 users = Table(
     "users",
     metadata,

@@ -7,7 +7,7 @@ to fall back to (rule R5).
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,8 @@ from mcphub.errors import InvalidInput, MissingCredential, NotFound
 from mcphub.ids import Clock
 from mcphub.policy.model import Permit, Principal
 from mcphub.secret import OAUTH_SLOT, Secret
-from mcphub.store.database import Database
+from mcphub.store.changes import concerns
+from mcphub.store.database import AT_ONCE, Database
 from mcphub.store.tables import credential_revisions, credentials, meta, users
 from mcphub.vault.keys import Key, KeyRing
 from mcphub.vault.seal import CredentialUnreadable, Place, seal, unseal
@@ -207,6 +208,7 @@ class Vault:
         async with self._db.write(changes=True) as conn:
             row = (await conn.execute(select(credentials).where(mine))).first()
             if row is None:
+                await concerns(conn)
                 return None
             await conn.execute(delete(credentials).where(mine))
             await _advance(conn, owner, server)
@@ -222,20 +224,39 @@ class Vault:
         async with self._db.read() as conn:
             return list((await conn.execute(wanted)).scalars())
 
-    async def states(self) -> dict[tuple[str, str], CredentialState]:
-        """Return the state of every user's credentials by (user id, server), without values."""
-        revisions, filled = credential_revisions.c, credentials.c
+    async def states(
+        self, user_ids: Collection[str] | None = None
+    ) -> dict[str, dict[str, CredentialState]]:
+        """Return the state of users' credentials by user id and server, without values.
+
+        Args:
+            user_ids: Of these users; None for all who ever had a credential, some at a time.
+        """
+        if user_ids is None:
+            async with self._db.read() as conn:
+                every = select(credential_revisions.c.user_id).distinct()
+                user_ids = list((await conn.execute(every)).scalars())
+        some, found = list(user_ids), dict[str, dict[str, CredentialState]]()
+        for start in range(0, len(some), AT_ONCE):
+            found |= await self._states(some[start : start + AT_ONCE])
+        return found
+
+    async def _states(self, user_ids: list[str]) -> dict[str, dict[str, CredentialState]]:
+        known, filled = credential_revisions.c, credentials.c
+        wanted = select(filled.user_id, filled.server, filled.slot)
+        revisions = select(known.user_id, known.server, known.revision)
+        slots: dict[tuple[str, str], set[str]] = {}
+        found: dict[str, dict[str, CredentialState]] = {}
         async with self._db.read() as conn:
-            slots: dict[tuple[str, str], set[str]] = {}
-            for row in await conn.execute(select(filled.user_id, filled.server, filled.slot)):
-                slots.setdefault((row.user_id, row.server), set()).add(row.slot)
-            every = select(revisions.user_id, revisions.server, revisions.revision)
-            return {
-                (row.user_id, row.server): CredentialState(
-                    row.revision, frozenset(slots.get((row.user_id, row.server), ()))
-                )
-                for row in await conn.execute(every)
-            }
+            for user, server, slot in await conn.execute(
+                wanted.where(filled.user_id.in_(user_ids))
+            ):
+                slots.setdefault((user, server), set()).add(slot)
+            for row in await conn.execute(revisions.where(known.user_id.in_(user_ids))):
+                user, server, revision = row
+                state = CredentialState(revision, frozenset(slots.get((user, server), ())))
+                found.setdefault(user, {})[server] = state
+        return found
 
     async def key_ids(self) -> dict[str, int]:
         """Return how many credentials each key has sealed; a key without any may be retired."""
@@ -324,6 +345,7 @@ async def _advance(conn: AsyncConnection, user_id: str, server: str) -> int:
     It is the database's own revision, which this transaction has just raised: it never repeats, not
     even after everything of the user has been deleted.
     """
+    await concerns(conn, user_id)
     revision = int((await conn.execute(select(meta.c.revision))).scalar_one())
     c = credential_revisions.c
     mine = (c.user_id == user_id) & (c.server == server)
