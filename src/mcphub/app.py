@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import importlib
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,6 +23,7 @@ from starlette.routing import Mount, Route
 from mcphub.api.control import control_app
 from mcphub.api.metrics import metrics_route
 from mcphub.api.oauth import OAuthServices, connection_routes, oauth_routes
+from mcphub.api.turns import Turns
 from mcphub.api.user import UserServices, user_routes
 from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
 from mcphub.audit.recorder import Recorder
@@ -364,6 +366,7 @@ def _user_services(hub: Hub) -> UserServices:
         audit=hub.ground.audit.write,
         end_grant=hub.ground.grants.end,
         changed=hub.refresh,
+        turns=Turns(time.monotonic),
     )
 
 

@@ -12,13 +12,14 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from mcphub.api.control import control_app
+from mcphub.api.turns import Turns
 from mcphub.api.user import UserServices, user_routes
 from mcphub.audit.log import AuditLog
 from mcphub.catalog.guide import guide_of
 from mcphub.catalog.settings_file import parse_settings
 from mcphub.errors import NotFound
 from mcphub.identity.directory import Directory
-from mcphub.ids import system_clock
+from mcphub.ids import Clock, system_clock
 from mcphub.oauth.keeping import GrantStore
 from mcphub.policy.decide import decide
 from mcphub.policy.model import Denial, HostFacts, Permit, Principal
@@ -50,7 +51,7 @@ class World:
 
 
 @asynccontextmanager
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, clock: Clock = system_clock) -> AsyncIterator[World]:
     db = Database.at(f"sqlite:///{tmp_path / 'hub.db'}")
     await db.migrate()
     directory = Directory(db, system_clock)
@@ -82,6 +83,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         audit=audit.write,
         end_grant=GrantStore(vault, lambda: specs, system_clock).end,
         changed=changed,
+        turns=Turns(clock),
     )
     app = Starlette(routes=[Mount("/api", routes=user_routes(services))])
     transport = httpx2.ASGITransport(app=app)
@@ -166,6 +168,26 @@ async def test_a_value_goes_in_and_never_comes_out_and_belongs_to_its_user_only(
     assert theirs == {"credentials": []}
     assert foreign.status_code == 404
     assert events[0].action == "credential:set"
+
+
+async def test_a_program_that_changes_credentials_in_a_loop_has_to_wait_and_nobody_else(
+    tmp_path: Path,
+) -> None:
+    now = [1000.0]
+    async with world(tmp_path, clock=lambda: now[0]) as hub:
+
+        async def put(headers: dict[str, str]) -> httpx2.Response:
+            return await hub.client.put(SLOT, headers=headers, json={"value": CANARY})
+
+        assert {(await put(hub.anna)).status_code for _ in range(60)} == {204}
+        refused = await put(hub.anna)
+        assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
+        assert refused.headers["retry-after"] == "1"
+        assert (await hub.client.delete(SLOT, headers=hub.anna)).status_code == 429
+        assert (await put(hub.ben)).status_code == 204
+        assert len(await hub.audit.recent(100)) == 61
+        now[0] += 1
+        assert [(await put(hub.anna)).status_code for _ in range(2)] == [204, 429]
 
 
 async def test_foreign_unknown_and_undeclared_are_not_found(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from mcphub.api.callers import caller_of
 from mcphub.api.replies import guarded, read_body, reply
+from mcphub.api.turns import Turns
 from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import Denied, InvalidInput, NotFound
@@ -74,6 +75,7 @@ class UserServices:
         end_grant: Deletes a user's authorization (user id, server) and revokes it; whether its
             issuer knows.
         changed: Makes the hub's memory follow the database before the answer goes out.
+        turns: How often a user may change something.
     """
 
     authenticate: Callable[[str], Principal | None]
@@ -84,6 +86,7 @@ class UserServices:
     audit: Callable[[str, str, str, Mapping[str, str]], Awaitable[object]]
     end_grant: Callable[[str, str], Awaitable[bool | None]]
     changed: Callable[[], Awaitable[object]]
+    turns: Turns
 
 
 class _NewValue(msgspec.Struct, forbid_unknown_fields=True):
@@ -172,6 +175,7 @@ class _UserApi:
         spec = self._permitted(caller, request.path_params["server"])
         slot = settable_slot(spec, request.path_params["slot"])
         value = Secret(_value(request, await read_body(request, _BODY_LIMIT)))
+        self._services.turns.take(caller.user_id)
         await self._services.vault.put(caller, spec.name, slot, value)
         detail = {"server": spec.name, "slot": slot}
         await self._services.audit(caller.user_id, CREDENTIAL_SET, caller.user_id, detail)
@@ -188,6 +192,7 @@ class _UserApi:
                 "There is no such credential of yours.",
                 hint="GET /api/me/credentials, or `mcphub credential list`, shows yours.",
             )
+        self._services.turns.take(caller.user_id)
         detail = {"server": server, "slot": slot}
         if slot == OAUTH_SLOT:
             revoked = bool(await self._services.end_grant(caller.user_id, server))
