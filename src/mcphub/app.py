@@ -8,6 +8,7 @@ socket until it is told to stop.
 import asyncio
 import contextlib
 import importlib
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +16,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -49,7 +51,7 @@ from mcphub.gateway.sessions import Sessions
 from mcphub.gateway.shares import SHARES, Uploads
 from mcphub.gateway.states import States
 from mcphub.gateway.watching import Watches
-from mcphub.ground import ground
+from mcphub.ground import ground, replaceable, take_directory
 from mcphub.hub import Hub
 from mcphub.ids import Clock, LateClock, system_clock
 from mcphub.listening import (
@@ -89,6 +91,7 @@ from mcphub.spawn.zygote.spawner import ZygoteSpawner
 from mcphub.stopping import Stopping
 from mcphub.tasks import Tasks
 
+_log = structlog.get_logger()
 _CONTROLS: Final = 64
 CONTEXT_PATH: Final = "/.well-known/mcphub-user-context"
 
@@ -385,6 +388,9 @@ async def serving(
         HubError: It cannot start: settings, store, key, port, or another hub in the directory.
     """
     stopping = stopping or Stopping()
+    take_directory(settings)  # before anything is made in it
+    if (above := replaceable(settings.dir)) is not None:
+        _log.warning("hub.directory_can_be_replaced", by_accounts_that_write=str(above))
     with (
         the_only_hub(settings.run),
         tcp_listener(settings) as listener,
@@ -453,6 +459,7 @@ async def serve(
     Raises:
         HubError: As `serving`.
     """
+    os.umask(os.umask(0o077) | 0o022)  # whatever it is started with, others write nowhere
     keep_large_buffers()
     check_open_files(raise_open_files(), settings.limits.instances)
     stopping = Stopping(settings.limits.stop_s)

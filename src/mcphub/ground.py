@@ -6,10 +6,13 @@ made when it is first used: an invalid `mcp_settings.json` must not stop the rev
 few commands need and takes long to import is imported then, too.
 """
 
+import os
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcphub.audit.log import AuditLog
@@ -92,24 +95,51 @@ class Ground:
         return ContextSigner(ring, subjects[0], self.install_id, issuer)
 
 
-def _refuse_what_others_write(settings: HubSettings) -> None:
-    """Refuse settings that other accounts of the machine may change: they say what the hub executes (R12).
+def take_directory(settings: HubSettings) -> None:
+    """Make the hub's directory, or refuse one that other accounts of the machine may change.
+
+    What is in it says what the hub executes (R12).
 
     Raises:
-        InvalidInput: The directory, or a file of settings that others reach, can be written by them.
+        InvalidInput: The directory or a file of settings is another account's, or others can write it.
     """
-    mode = settings.dir.stat().st_mode
+    settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = os.geteuid()
+    found = settings.dir.stat()
+    if found.st_uid not in {0, own}:
+        raise InvalidInput(
+            "The hub's directory belongs to another account of this machine.",
+            hint=f"Run the hub as that account; or look at what is in it, and run chown -R {own} on it.",
+        )
+    mode = found.st_mode
     if mode & 0o022:
         raise InvalidInput(
             "Other accounts of this machine may write into the hub's directory.",
             hint="Look at what is in it, and run chmod 700 on it.",
         )
     for path in (settings.servers_file, settings.config_file):
-        if mode & 0o011 and path.exists() and path.stat().st_mode & 0o022:
+        if not path.exists():
+            continue
+        file = path.stat()
+        if file.st_uid not in {0, own} or (mode & 0o011 and file.st_mode & 0o022):
             raise InvalidInput(
                 f"Other accounts of this machine may change {path.name}.",
-                hint="Look at what is in it, and run chmod 600 on it.",
+                hint=f"Look at what is in it, and run chown {own} and chmod 600 on it.",
             )
+
+
+def replaceable(directory: Path) -> Path | None:
+    """Return the first directory above in which other accounts may put another one in the place; or None.
+
+    Args:
+        directory: Absolute; links in it are followed.
+    """
+    for above in directory.resolve().parents:
+        found = above.stat()
+        others_write = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+        if found.st_uid not in {0, os.geteuid()} or others_write:
+            return above
+    return None
 
 
 @asynccontextmanager
@@ -119,8 +149,7 @@ async def ground(settings: HubSettings, clock: Clock = system_clock) -> AsyncIte
     Raises:
         HubError: The database or the key cannot be used, or others may change the settings.
     """
-    settings.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _refuse_what_others_write(settings)
+    take_directory(settings)
     db = Database.at(settings.database_url)
     try:
         await db.migrate()

@@ -17,8 +17,10 @@ import pytest
 import structlog
 from tests.interaction.clients import MODERN, plain, request
 
+from mcphub.catalog.live import LiveSettings
 from mcphub.cli.logs import log_to_stderr
 from mcphub.errors import InvalidInput
+from mcphub.ground import replaceable
 from mcphub.testing.hub import serving_hub
 
 MCPHUB = str(Path(sys.executable).parent / "mcphub")
@@ -251,6 +253,61 @@ async def test_a_hub_refuses_settings_that_other_accounts_can_change(tmp_path: P
             await starts()
     directory.chmod(0o700)
     await starts()
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to another account")
+async def test_a_hub_refuses_what_belongs_to_another_account(tmp_path: Path) -> None:
+    """Who owns the directory or the file says what a root hub executes, whatever their modes are."""
+    directory, other = tmp_path / "hub", 65534
+
+    async def starts() -> None:
+        async with serving_hub(directory, {}, {}, environ=dict(os.environ)):
+            pass
+
+    await starts()
+    os.chown(directory, other, other)
+    with pytest.raises(InvalidInput, match="belongs to another account"):
+        await starts()
+    os.chown(directory, 0, 0)
+    for name in ("mcp_settings.json", "mcphub.toml"):
+        (directory / name).touch()
+        os.chown(directory / name, other, other)
+        with pytest.raises(InvalidInput, match=f"may change {name}"):
+            await starts()
+        os.chown(directory / name, 0, 0)
+    new = tmp_path / "new"
+    new.mkdir()
+    os.chown(new, other, other)
+    with pytest.raises(InvalidInput, match="belongs to another account"):
+        async with serving_hub(new, {}, {}, environ=dict(os.environ)):
+            pass
+    assert {file.name for file in new.iterdir()} == {"mcp_settings.json"}  # it is the test's
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to another account")
+async def test_a_file_of_another_account_never_comes_into_force(tmp_path: Path) -> None:
+    """As when the directory above is another account's, which puts an own one in the hub's place."""
+    file, theirs = tmp_path / "mcp_settings.json", tmp_path / "theirs.json"
+    file.write_text('{"mcpServers": {}}')
+    live = LiveSettings(file, {})
+    theirs.write_text(json.dumps({"mcpServers": {"mine": plain()}}))
+    os.chown(theirs, 65534, 65534)
+    theirs.replace(file)
+    assert not await live.refresh() and not live.current.specs
+    assert live.error is not None and "another account" in live.error.problems[0].message
+
+
+def test_a_directory_that_others_can_replace_is_told(tmp_path: Path) -> None:
+    hub = tmp_path / "above" / "hub"
+    hub.mkdir(parents=True)
+    assert replaceable(hub) is None
+    link = tmp_path / "link"
+    link.symlink_to(hub.parent)
+    for mode, told in ((0o777, hub.parent), (0o775, hub.parent), (0o1777, None), (0o755, None)):
+        hub.parent.chmod(mode)
+        assert replaceable(hub) == replaceable(link / "hub") == told
 
 
 LIKE_A_SECRET = re.compile(

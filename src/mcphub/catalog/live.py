@@ -7,6 +7,7 @@ is still being written is left alone until it has stood still for one interval.
 
 import hashlib
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -47,7 +48,8 @@ class LiveSettings:
         self.path = path
         self._operator_env = dict(operator_env)
         self._mark = self._standing()
-        text = read_text(path)
+        self._owners = {0, os.geteuid()}
+        text = read_text(path, self._owners)
         self._digest = _digest(text)
         self.current: LoadedSettings = self._parsed(text)
         self.error: SettingsError | None = None
@@ -84,7 +86,7 @@ class LiveSettings:
 
     def _reread(self) -> bool:
         try:
-            text = read_text(self.path)
+            text = read_text(self.path, self._owners)
             digest = _digest(text)
             if digest == self._digest:
                 self.error = None

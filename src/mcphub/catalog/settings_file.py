@@ -5,7 +5,8 @@ The file is Claude Desktop's `mcpServers` format plus the hub's fields; VS Code'
 with its place and a hint, never with the text of a value. `catalog.live` watches it.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,11 +54,15 @@ def load_settings(path: Path, operator_env: Mapping[str, str]) -> LoadedSettings
     return parse_settings(text, operator_env, file=path.name, hub_dir=path.absolute().parent)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, owners: Container[int] | None = None) -> str:
     """Return the text of a settings file.
 
+    Args:
+        path: The file.
+        owners: Kernel uids whose file it may be; None for anybody's.
+
     Raises:
-        SettingsError: It is missing, unreadable, too large or no UTF-8.
+        SettingsError: It is missing, somebody else's, unreadable, too large or no UTF-8.
     """
 
     def refused(message: str, hint: str) -> SettingsError:
@@ -65,6 +70,11 @@ def read_text(path: Path) -> str:
 
     try:
         with path.open("rb") as file:
+            if owners is not None and os.fstat(file.fileno()).st_uid not in owners:
+                raise refused(
+                    "It belongs to another account of this machine.",
+                    "Look at what is in it, and chown it.",
+                )
             data = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise refused("The file does not exist.", "Make one with: mcphub init") from None

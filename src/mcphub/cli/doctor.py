@@ -14,6 +14,7 @@ from mcphub.catalog.toolchain import find_toolchain
 from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import Cli, Rows, command
 from mcphub.errors import HubError
+from mcphub.ground import replaceable
 from mcphub.ids import system_clock
 from mcphub.listening import FILES_HINT, files_wanted
 from mcphub.policy.model import RiskLevel
@@ -128,7 +129,12 @@ async def _checked(name: str, look: Callable[[Cli], Awaitable[Check]], cli: Cli)
 
 
 async def _directory(cli: Cli) -> Check:
-    mode = stat.S_IMODE(cli.settings().dir.stat().st_mode)
+    directory = cli.settings().dir
+    mode, above = stat.S_IMODE(directory.stat().st_mode), replaceable(directory)
+    if above is not None and not mode & 0o077:
+        told = f"mode {mode:04o}; other accounts may replace it in {above}"
+        hint = "Move it to where only root and the hub's account may write, as /var/lib."
+        return Check("directory", False, False, told, hint)
     return Check(
         "directory",
         not mode & 0o077,
