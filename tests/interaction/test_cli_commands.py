@@ -1,5 +1,6 @@
 """The command line as real processes on a real hub directory, with and without a running hub."""
 
+import csv
 import json
 import os
 import pty
@@ -144,6 +145,44 @@ def test_users_groups_and_keys_have_a_whole_life(hub: Hub) -> None:
     hub.ask("group", "leave", "devs", "anna")
     assert hub.ask("user", "remove", "anna", "--yes")["id"] == anna["id"]
     assert {user["name"] for user in hub.ask("user", "list")} == {"admin", "ben"}
+
+
+def test_many_users_come_from_a_table_each_with_an_own_key(
+    hub: Hub, served: str, tmp_path: Path
+) -> None:
+    table, keys = tmp_path / "people.csv", tmp_path / "keys.csv"
+    words = ["user", "import", str(table), "--keys", str(keys)]
+    table.write_text("name,groups\nanna,devs ops\nben,\n")
+    refused = hub.run(*words)
+    assert (refused.returncode, "'devs', 'ops'" in refused.stderr) == (1, True)
+    assert "--add-groups" in refused.stderr
+    assert [user["name"] for user in hub.ask("user", "list")] == ["admin"]
+    assert not keys.exists()
+    done = hub.ask(*words, "--add-groups")
+    assert done == {"added": 2, "known": 0, "joined": 2, "keys": 2}
+    assert keys.stat().st_mode & 0o777 == 0o600
+    written = list(csv.DictReader(keys.read_text().splitlines()))
+    assert [row["name"] for row in written] == ["anna", "ben"]
+    for row, groups in zip(written, (["devs", "everyone", "ops"], ["everyone"]), strict=True):
+        headers = {"Authorization": f"Bearer {row['key']}"}
+        told = httpx2.get(f"{served}/api/me", headers=headers).json()
+        assert (told["name"], told["groups"]) == (row["name"], groups)
+    assert "there already" in hub.run(*words).stderr
+    # again, with one more and another group: nobody is changed who need not be
+    more = "name,groups,role\nanna,devs,\nben,ops,user\ncleo,ops,admin\n"
+    done = hub.ask("user", "import", "-", "--keys", str(tmp_path / "more.csv"), stdin=more)
+    assert done == {"added": 1, "known": 2, "joined": 2, "keys": 1}
+    assert [
+        row["name"] for row in csv.DictReader((tmp_path / "more.csv").read_text().splitlines())
+    ] == ["cleo"]
+    users = {user["name"]: user for user in hub.ask("user", "list")}
+    assert (sorted(users["anna"]["groups"]), users["cleo"]["role"]) == (["devs", "ops"], "admin")
+    table.write_text("name,role\ndora,user\nben,admin\n")
+    refused = hub.run("user", "import", str(table))
+    assert (refused.returncode, "mcphub user role ben admin" in refused.stderr) == (1, True)
+    assert "dora" not in {user["name"] for user in hub.ask("user", "list")}
+    for key in (row["key"] for row in written):
+        assert key not in json.dumps(hub.ask("audit", "list"))
 
 
 def test_errors_are_one_line_with_a_hint_and_the_right_status(hub: Hub) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mcphub.audit import log
+from mcphub.cli import people_file
 from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import expiry, when
@@ -28,6 +29,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 def register_users(app: typer.Typer) -> None:
     """Add the commands of `mcphub user`."""
     command(app, "add", example="mcphub user add anna")(add_user)
+    command(app, "import", example=people_file.EXAMPLE)(people_file.import_users)
     command(app, "list", example="mcphub user list")(list_users)
     command(app, "show", example="mcphub user show anna")(show_user)
     command(app, "role", example="mcphub user role anna admin")(set_role)
