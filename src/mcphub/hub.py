@@ -118,6 +118,7 @@ class Hub:
             "instances": len(self.pool.instances()),
             "settingsError": str(error) if error else "",
             "unavailable": self.unavailable(),
+            "advice": self.pool.advice.all(),
         }
 
     def figures(self) -> dict[str, float]:
@@ -298,6 +299,7 @@ class Hub:
     def _changed(self, name: str) -> None:
         self.launcher.forget(name)
         self.catalogs.forget(name)
+        self.pool.advice.forget(name)
         self.outlets.changed(name)
 
     def _end_what_is_over(self) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from mcphub.catalog.pins import Pin
 from mcphub.catalog.versions import exact_version
 from mcphub.errors import Unavailable
 from mcphub.secret import Secret
@@ -226,3 +227,38 @@ async def test_many_who_want_the_database_read_anew_at_once_share_a_reading(hub_
             assert (await alice.modern("tools/list")).status_code == 401
         assert len(read) <= 6  # not 51; the watch reads too
         assert await told(bob, "echo", text="2") == "2"
+
+
+async def test_a_call_outlives_the_first_pin_of_a_server_that_is_being_started_for_it(
+    hub_of, tmp_path
+):
+    gate = tmp_path / "gate" / "open"
+    gate.parent.mkdir()
+    gate.touch()
+    waits = f"while [ ! -e {gate} ]; do sleep 0.02; done; exec /usr/bin/python3 {SERVERS}/plain.py"
+    slow = plain(
+        command="/bin/sh",
+        args=["-c", waits],
+        sandbox={"readable": [str(SERVERS), str(gate.parent)]},
+    )
+    async with hub_of({"plain": slow}) as hub, raw_client(hub, "alice") as alice:
+        await until(lambda: hub.hub.catalogs.known(hub.hub.access.specs["plain"]))
+        gate.unlink()
+        answers = []
+
+        async def call():
+            answers.append(await told(alice, "echo", text="still here"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await until(lambda: running(hub))
+            [first] = running(hub)
+            await hub.hub.ground.states.set_pin(
+                "plain", Pin("npm", "plain", "1.0.0", "sha512-x", (), 0)
+            )
+            await hub.hub.refresh()
+            await until(lambda: first not in running(hub))
+            gate.touch()
+        assert answers == ["still here"]
+        [instance] = running(hub)
+        assert instance.owner == first.owner

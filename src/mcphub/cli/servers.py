@@ -20,11 +20,11 @@ from mcphub.cli.check_evidence import told_of
 from mcphub.cli.servers_file import add_entries
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import when
-from mcphub.cli.verdicts import facts_of, host_facts, problems_of, start_of
+from mcphub.cli.verdicts import facts_of, host_facts, noticed, somebody, start_of, verdict_of
 from mcphub.errors import Conflict, HubError, InvalidInput, NotFound
 from mcphub.identity.model import did_you_mean
 from mcphub.policy.decide import decide
-from mcphub.policy.model import EVERYONE, Denial, HostFacts, Principal, RiskLevel, Role, Transport
+from mcphub.policy.model import EVERYONE, Denial, HostFacts, RiskLevel, Role, Transport
 
 if TYPE_CHECKING:
     from mcphub.catalog.pins import Pin
@@ -149,10 +149,13 @@ async def list_servers(cli: Cli) -> None:
     async with cli.ground() as ground:
         states = await ground.states.all()
         host = await host_facts(cli)
-        problems = await problems_of(cli)
+        seen = await noticed(cli)
         data = [
             _summary(spec, states.get(spec.name), host)
-            | {"unavailable": problems.get(spec.name, [])}
+            | {
+                "unavailable": seen.problems.get(spec.name, []),
+                "advice": seen.advice.get(spec.name, ""),
+            }
             for spec in ground.live.current.specs.values()
         ]
         warnings = list(ground.live.current.warnings)
@@ -176,6 +179,8 @@ async def list_servers(cli: Cli) -> None:
     for entry in data:
         for reason in entry["unavailable"]:
             cli.warn(f"{entry['name']} cannot be listed: {reason}")
+        if entry["advice"]:
+            cli.warn(f"{entry['name']}: {entry['advice']}")
 
 
 def _state(entry: dict[str, Any]) -> str:
@@ -190,6 +195,7 @@ async def show_server(cli: Cli, name: ServerName) -> None:
         spec = spec_of(ground, name)
         state = (await ground.states.all()).get(name)
         host = await host_facts(cli)
+        seen = await noticed(cli)
         data = _summary(spec, state, host)
         evidence = await ground.states.evidence_of(name)
         pin = state.pin if state is not None else None
@@ -203,11 +209,13 @@ async def show_server(cli: Cli, name: ServerName) -> None:
             "tools": {"allow": list(spec.tools_allow), "deny": list(spec.tools_deny)},
             "pin": _pin(pin) if pin is not None else None,
             "start": start_of(ground, spec, pin),
+            "unavailable": seen.problems.get(name, []),
+            "advice": seen.advice.get(name, ""),
             "evidence": [
                 {"kind": e.kind, "version": e.version, "by": e.by, "at": e.at, "note": e.note}
                 for e in evidence
             ],
-            "policy": {role.value: _verdict(spec, state, host, role) for role in Role},
+            "policy": {role.value: verdict_of(spec, state, host, role) for role in Role},
         }
     rows: list[tuple[str, object]] = [
         ("name", f"{spec.name} ({spec.title})" if spec.title != spec.name else spec.name),
@@ -225,6 +233,8 @@ async def show_server(cli: Cli, name: ServerName) -> None:
         *(("evidence", f"{e.kind} for {e.version} by {e.by}: {e.note}") for e in evidence),
         *(("check", line) for line in told_of(cli, spec, str(data["version"]))),
         *((f"policy: {role}", told) for role, told in data["policy"].items()),
+        *(("not listed", reason) for reason in data["unavailable"]),
+        *([("advice", data["advice"])] if data["advice"] else []),
     ]
     cli.show(data, Rows(("FACT", "VALUE"), rows))
 
@@ -408,7 +418,7 @@ async def _install(cli: Cli, ground: "Ground", spec: ServerSpec) -> dict[str, An
 
 def _summary(spec: ServerSpec, state: ServerState | None, host: HostFacts) -> dict[str, Any]:
     facts = facts_of(spec, state)
-    verdict = decide(_somebody(spec, Role.ADMIN), facts, host)
+    verdict = decide(somebody(spec, Role.ADMIN), facts, host)
     return {
         "name": spec.name,
         "risk": spec.risk.value if spec.risk else None,
@@ -418,18 +428,6 @@ def _summary(spec: ServerSpec, state: ServerState | None, host: HostFacts) -> di
         "enabled": facts.enabled,
         "warnings": [] if isinstance(verdict, Denial) else list(verdict.warnings),
     }
-
-
-def _verdict(spec: ServerSpec, state: ServerState | None, host: HostFacts, role: Role) -> str:
-    verdict = decide(_somebody(spec, role), facts_of(spec, state), host)
-    if isinstance(verdict, Denial):
-        return f"refused ({verdict.rule}): {verdict.reason}"
-    return f"allowed, isolation {verdict.isolation.value}"
-
-
-def _somebody(spec: ServerSpec, role: Role) -> Principal:
-    """Return a member of the server's groups, to ask policy about nobody in particular."""
-    return Principal("u_example", "example", 16, role, spec.groups, "local")
 
 
 def _as_written(ground: "Ground", name: str) -> dict[str, Any]:

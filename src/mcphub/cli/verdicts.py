@@ -1,6 +1,8 @@
 """What the command line knows of host and servers: facts for policy as the hub would see them, and what fails."""
 
 import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.spec import ServerSpec
@@ -10,7 +12,8 @@ from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import Cli
 from mcphub.errors import InvalidInput
 from mcphub.ground import Ground
-from mcphub.policy.model import HostFacts, ServerFacts
+from mcphub.policy.decide import decide
+from mcphub.policy.model import Denial, HostFacts, Principal, Role, ServerFacts
 from mcphub.spawn.findings import Findings
 from mcphub.spawn.modes import mode_of
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
@@ -43,18 +46,44 @@ def facts_of(spec: ServerSpec, state: ServerState | None) -> ServerFacts:
     )
 
 
-async def problems_of(cli: Cli) -> dict[str, list[str]]:
-    """Return why servers could not be listed last, by server; nothing where no hub runs."""
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """What the running hub noticed of servers.
+
+    Attributes:
+        problems: Why servers could not be listed last, by server.
+        advice: What an administrator should change, by server.
+    """
+
+    problems: Mapping[str, list[str]]
+    advice: Mapping[str, str]
+
+
+async def noticed(cli: Cli) -> Noticed:
+    """Return what the running hub noticed of servers; nothing where none runs."""
     try:
         status = await cli.running().get("/status")
     except NotRunning:
-        return {}
+        return Noticed({}, {})
     found: dict[str, list[str]] = {}
     for entry in status.get("unavailable", []):
         reasons = found.setdefault(entry["server"], [])
         if entry["reason"] not in reasons:
             reasons.append(entry["reason"])
-    return found
+    return Noticed(found, status.get("advice", {}))
+
+
+def verdict_of(spec: ServerSpec, state: ServerState | None, host: HostFacts, role: Role) -> str:
+    """Return in a sentence what policy says of a server for a role."""
+    verdict = decide(somebody(spec, role), facts_of(spec, state), host)
+    if isinstance(verdict, Denial):
+        return f"refused ({verdict.rule}): {verdict.reason}"
+    return f"allowed, isolation {verdict.isolation.value}"
+
+
+def somebody(spec: ServerSpec, role: Role) -> Principal:
+    """Return a member of the server's groups, to ask policy about nobody in particular."""
+    return Principal("u_example", "example", 16, role, spec.groups, "local")
 
 
 def start_of(ground: Ground, spec: ServerSpec, pin: Pin | None) -> dict[str, str]:

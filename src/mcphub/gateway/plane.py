@@ -9,7 +9,7 @@ import msgspec
 from mcphub.audit.recorder import Recorder
 from mcphub.audit.tracing import Traces
 from mcphub.catalog.spec import ServerSpec
-from mcphub.errors import Denied, NotFound
+from mcphub.errors import Denied, NotFound, Unavailable
 from mcphub.gateway.access import Access
 from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.bounded import Unread
@@ -183,10 +183,22 @@ def ready_instance(
 
 
 async def lease(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit) -> Instance:
-    """Return the caller's instance for one call, starting it when needed; end with `pool.release`."""
-    return await plane.pool.lease(
-        permit, spec, plane.access.revision(permit, spec), session_part(call, permit)
-    )
+    """Return the caller's instance for one call, starting it when needed; end with `pool.release`.
+
+    A start that is over before it is done, because the server was pinned or a credential set meanwhile, is
+    begun once more.
+    """
+    part, revision = session_part(call, permit), plane.access.revision(permit, spec)
+    try:
+        return await plane.pool.lease(permit, spec, revision, part)
+    except Unavailable:
+        name = spec.name
+        if plane.access.revision(permit, spec) == revision or spec is not plane.access.specs.get(
+            name
+        ):
+            raise
+    spec, permit = plane.access.permit(call.principal, name)
+    return await plane.pool.lease(permit, spec, plane.access.revision(permit, spec), part)
 
 
 def _by_name(plane: DataPlane, call: Call, kind: Kind, name: str) -> Route:

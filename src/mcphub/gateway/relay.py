@@ -127,7 +127,10 @@ def answered(plane: DataPlane, call: Call, begun: Begun) -> tuple[bytes, Outcome
         raise UpstreamFailed(text) from None
     assert answer is not None
     plane.task_owners.take(call.principal.user_id, begun.instance.server, answer)
-    return shaped(plane.states, call, begun.instance, begun.exchange, answer)
+    reply, outcome, code = shaped(plane.states, call, begun.instance, begun.exchange, answer)
+    if outcome is not Outcome.OK:
+        plane.pool.advice.look(begun.instance, reply)
+    return reply, outcome, code
 
 
 async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcome, int | None]:

@@ -1,14 +1,19 @@
 """What callers are told when an instance ends or never starts. Parts of `spawn.pool`."""
 
 import asyncio
+import re
 import signal
 from collections.abc import Sequence
 from typing import Final
 
 from mcphub.errors import HubError, Unavailable, UpstreamFailed
 
-_WORDS: Final = 3
+_WORDS: Final = 5
 _LONGEST: Final = 600
+# of an uncaught error in Node.js: frames, its members once more, brackets, the version
+_WORTHLESS: Final = re.compile(
+    r"\s+at .*|\s+(?:errno|code|syscall|path|dest|address|port): .*|Node\.js v[\d.]+\s*|\W*"
+)
 
 
 def hub_stops() -> Unavailable:
@@ -39,10 +44,21 @@ def ended(server: str, exited: "asyncio.Future[int] | None", why: str = "") -> U
     )
 
 
+def not_started(server: str, exited: "asyncio.Future[int] | None") -> UpstreamFailed:
+    """Return what calls get whose server ended before it was ready."""
+    return UpstreamFailed(
+        f"Server '{server}' ended while it was being started{status_of(exited)}.",
+        hint="If it does so again, its arguments, its environment or a credential are not what it needs.",
+    )
+
+
 def with_last_words(error: HubError, lines: Sequence[str]) -> HubError:
     """Add what a server said last on stderr, already redacted by the spawner; for its owner only."""
-    if lines:
-        error.message = f"{error.message} Its last words: {' / '.join(lines[-_WORDS:])[:_LONGEST]}"
+    told = [line.strip() for line in lines if not _WORTHLESS.fullmatch(line)][-_WORDS:]
+    while len(told) > 1 and len(" / ".join(told)) > _LONGEST:
+        del told[0]
+    if told:
+        error.message = f"{error.message} Its last words: {' / '.join(told)[:_LONGEST]}"
     return error
 
 

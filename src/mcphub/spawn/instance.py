@@ -41,6 +41,7 @@ class Instance:
         in_flight: Leases now.
         lists_changed: The server announced other tools, prompts or resources than the catalog has.
         told: What its requests tell about the user beside the request itself.
+        code: Directory of its package, which it cannot write to; None when it can, or it is not known.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Instance:
     home_bytes: int = 0
     home_seen: int = 0
     told: Told = Told()
+    code: Path | None = None
     _process: Process | None = None
     _upstream: Upstream | None = None
 

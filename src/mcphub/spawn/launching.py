@@ -134,6 +134,11 @@ class Launcher:
         """Return the program when it is already resolved; no I/O."""
         return self._programs.get((spec.name, spec.revision))
 
+    def fixed_code(self, spec: ServerSpec) -> Path | None:
+        """Return the package's directory that instances cannot write to; None when they can, or it is not known."""
+        program = self.known_program(spec)
+        return program.source if program is not None and not spec.sandbox.own_package else None
+
     def forget(self, name: str) -> None:
         """Resolve a server's program anew at the next start: its pin or its spec changed."""
         for key in [key for key in self._programs if key[0] == name]:

@@ -84,7 +84,9 @@ class Opening:
         if self.done:
             self.on_end()
         elif self.instance._upstream is not None:  # noqa: SLF001
-            self.instance.upstream.fail_all(failing.ended(self.spec.name, self.instance.exited))
+            self.instance.upstream.fail_all(
+                failing.not_started(self.spec.name, self.instance.exited)
+            )
 
     def check(self) -> None:
         """Refuse to go on with an instance that was stopped meanwhile.

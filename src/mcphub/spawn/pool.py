@@ -22,6 +22,7 @@ from mcphub.errors import HubError, LimitExceeded, MissingCredential, Unavailabl
 from mcphub.ids import instance_id
 from mcphub.policy.model import Permit, Transport
 from mcphub.spawn import failing
+from mcphub.spawn.advice import Advice
 from mcphub.spawn.homes import HomeWatch
 from mcphub.spawn.instance import Instance, State
 from mcphub.spawn.launching import NEUTRAL, SHARED, Dial, Launcher
@@ -66,6 +67,9 @@ class InstancePool:
         launcher: Builds launches.
         limits: Bounds.
         hurry: Set when servers shall get no time any more to end by themselves.
+
+    Attributes:
+        advice: What an administrator should change, told by what servers say.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class InstancePool:
         self._ending: dict[str, State] = {}
         self._hurry = hurry or asyncio.Event()
         self._homes = HomeWatch(self._home_is_full)
+        self.advice = Advice()
 
     def follow(self, listener: Listener) -> None:
         """Tell `listener` what happens from now on; there is one."""
@@ -180,10 +185,8 @@ class InstancePool:
                 await self._bring_up(instance, spec, launch)
                 yield instance
             except HubError as error:
-                await self._stop(
-                    instance, grace_s=0
-                )  # first, so that its last words have been read
-                raise failing.with_last_words(error, instance.stderr()) from None
+                await self._stop(instance, grace_s=0)  # first: then its last words are read
+                raise self._with_last_words(error, instance) from None
             finally:
                 await self._stop(instance, grace_s=0)  # nobody's: it has nothing to save
                 await self._launcher.discard(launch)
@@ -334,7 +337,7 @@ class InstancePool:
             )
         if instance is not None:
             await self._stop(instance)  # first, so that its last words have been read
-            error = failing.with_last_words(error, _last_words(instance))
+            error = self._with_last_words(error, instance)
             if not isinstance(error, MissingCredential):  # its user mends that, not time
                 self._back_off.failed(key, str(error.message), self.now())
         if not pending.done():
@@ -349,7 +352,7 @@ class InstancePool:
             id=new_id, owner=owner, server=spec.name, session=session, revision=revision,
             idle_s=spec.sandbox.idle_s, started_at=now, last_used=now,
             pauses=spec.sandbox.pause and spec.transport is Transport.STDIO,
-            home_bytes=spec.sandbox.home_mb * 2**20,
+            home_bytes=spec.sandbox.home_mb * 2**20, code=self._launcher.fixed_code(spec),
         )  # fmt: skip
         self._all[instance.id] = instance
         return instance
@@ -389,13 +392,20 @@ class InstancePool:
         if was is None or instance.state is State.STOPPED or instance.id in self._stopping:
             return
         ended = failing.ended(instance.server, instance.exited, instance.why())
-        instance.upstream.fail_all(failing.with_last_words(ended, _last_words(instance)))
+        instance.upstream.fail_all(self._with_last_words(ended, instance))
         if was in {State.READY, State.PAUSED}:
             self._changed("crashed", instance)
             if self.now() - instance.started_at < _STABLE_S:
                 key = (instance.owner, instance.server, instance.session)
                 self._back_off.failed(key, "it ended unexpectedly.", self.now())
         self._stop_soon(instance)
+
+    def _with_last_words(self, error: HubError, instance: Instance) -> HubError:
+        """Add to an error what its server said last, and what an administrator should change."""
+        lines = instance.stderr()
+        if advice := self.advice.look(instance, "\n".join(lines).encode()):
+            error.hint = f"For an administrator: {advice}"
+        return failing.with_last_words(error, [] if instance.owner == SHARED else lines)
 
     def _notified(self, instance: Instance, message: Message) -> None:
         if self._listener is not None:
@@ -487,7 +497,3 @@ class InstancePool:
     def now() -> float:
         """Return the time in seconds on the clock of all durations, which the loop has too."""
         return time.monotonic()  # to ask for the loop costs a call to the system
-
-
-def _last_words(instance: Instance) -> list[str]:
-    return [] if instance.owner == SHARED else instance.stderr()
