@@ -171,8 +171,10 @@ class Hub:
     def unavailable(self) -> list[dict[str, str]]:
         """Return which servers could not be listed last, for whom (id, "" for all) and why."""
         return [
-            {"server": server, "user": user_id, "reason": reason}
-            for (server, user_id), reason in sorted(self.catalogs.failures.items())
+            {"server": server, "user": user_id, "reason": missing.reason}
+            for (server, user_id), missing in sorted(
+                self.catalogs.failures.items(), key=lambda found: found[0]
+            )
         ]
 
     async def stop_instance(self, instance_id: str) -> None:

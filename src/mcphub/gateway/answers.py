@@ -16,7 +16,7 @@ from mcphub.catalog.guide import missing_credential_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, InvalidInput, MissingCredential
 from mcphub.gateway.calls import Call
-from mcphub.gateway.catalogs import KINDS, PROMPTS, RESOURCES, TOOLS, Item, Kind, Offer
+from mcphub.gateway.catalogs import KINDS, PROMPTS, RESOURCES, TOOLS, Item, Kind, Missing, Offer
 from mcphub.gateway.naming import exposed
 from mcphub.gateway.plane import DataPlane, lease, ready_instance
 from mcphub.policy.model import Permit
@@ -32,6 +32,9 @@ from mcphub.wire.extensions import routed
 
 _log = structlog.get_logger()
 _PROBE_S: Final = 0.25
+_AGAIN_S: Final = 60.0
+"""Until a list of several servers tries one again that could not be listed."""
+_BRIEFLY_S: Final = 1.0
 _MAX_CAPABILITIES: Final = 64 * 1024
 _UNAVAILABLE: Final = "dev.mcphub/unavailable"
 _HUB_INFO: Final = msgspec.json.encode(
@@ -184,17 +187,22 @@ async def _lists(
 ) -> tuple[list[tuple[str, tuple[Item, ...]]], dict[str, str]]:
     """Return the lists of all servers of the endpoint by server, and why the others are missing.
 
-    A server that fails or is slow is named, not waited for.
+    A server that fails or is slow is named, not waited for. One that failed is not tried again by every
+    list: not at all for a while, then beside the list, which waits a moment for it.
     """
     permitted = plane.access.permitted(call.principal, call.target.group)
-    user_id, budget_s = call.principal.user_id, plane.limits.list_budget_s
+    user_id = call.principal.user_id
 
     async def one(spec: ServerSpec, permit: Permit) -> tuple[Item, ...] | str:
+        before = _failed_before(plane, call, spec, permit)
+        if before is not None and plane.clock() - before.at < _AGAIN_S:
+            return before.reason
+        budget_s = plane.limits.list_budget_s if before is None else _BRIEFLY_S
         try:
             async with asyncio.timeout(budget_s):
                 items = await _items(plane, call, spec, permit, kind, start=False)
         except TimeoutError:
-            problem = f"It did not answer within {budget_s:g} s."
+            problem = before.reason if before else f"It did not answer within {budget_s:g} s."
         except MissingCredential as error:
             return str(error)  # the user's to mend, no trouble of the server
         except HubError as error:
@@ -202,7 +210,7 @@ async def _lists(
         else:
             plane.catalogs.note(spec.name, user_id, "")
             return items
-        plane.catalogs.note(spec.name, user_id, problem)
+        plane.catalogs.note(spec.name, user_id, problem, plane.access.revision(permit, spec))
         return problem
 
     found = await asyncio.gather(*(one(spec, permit) for spec, permit in permitted))
@@ -214,6 +222,18 @@ async def _lists(
         else:
             lists.append((spec.name, items))
     return lists, unavailable
+
+
+def _failed_before(
+    plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit
+) -> Missing | None:
+    """Return why a server could not be listed last, if nothing that the user has of it has changed since."""
+    before = plane.catalogs.failures.get((spec.name, call.principal.user_id))
+    if before is None or before.revision != plane.access.revision(permit, spec):
+        return None
+    offer = plane.catalogs.known(spec)
+    learned = offer is not None and not offer.per_user
+    return None if learned or ready_instance(plane, call, spec, permit) else before
 
 
 def _raws(items: list[msgspec.Raw]) -> msgspec.Raw:

@@ -106,6 +106,21 @@ class Offer:
         return bytes(self.initialize.get("serverInfo", b""))
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why a user misses a server's lists.
+
+    Attributes:
+        reason: A sentence.
+        revision: What the user's instance was, or would have been, started with.
+        at: When it was found, seconds since the epoch.
+    """
+
+    reason: str
+    revision: tuple[str, int]
+    at: float
+
+
 class Catalogs:
     """Neutral catalogs of all servers, in memory over the store.
 
@@ -118,7 +133,7 @@ class Catalogs:
         on_late: Told the name of a server whose catalog came when somebody had given up waiting.
 
     Attributes:
-        failures: Why a server's lists are missing: (server, user id or "" for everybody) -> reason.
+        failures: Why a server's lists are missing, by server and user id or "" for everybody.
     """
 
     def __init__(
@@ -137,7 +152,7 @@ class Catalogs:
         self._with_headers: dict[tuple[str, str], tuple[tuple[str, int], tuple[Item, ...]]] = {}
         self._learning: dict[tuple[str, str], asyncio.Future[Offer]] = {}
         self._given_up: set[str] = set()
-        self.failures: dict[tuple[str, str], str] = {}
+        self.failures: dict[tuple[str, str], Missing] = {}
 
     def known(self, spec: ServerSpec) -> Offer | None:
         """Return the neutral catalog when it is in memory."""
@@ -178,12 +193,15 @@ class Catalogs:
             self._given_up.add(spec.name)
             raise
 
-    def note(self, server: str, user_id: str, problem: str) -> None:
+    def note(
+        self, server: str, user_id: str, problem: str, revision: tuple[str, int] = ("", 0)
+    ) -> None:
         """Remember why a user misses a server's lists, or with "" that nothing is missing."""
+        key = (server, user_id)
         if not problem:
-            self.failures.pop((server, user_id), None)
-        elif len(self.failures) < _MAX_FAILURES:
-            self.failures[(server, user_id)] = problem
+            self.failures.pop(key, None)
+        elif key in self.failures or len(self.failures) < _MAX_FAILURES:
+            self.failures[key] = Missing(problem, revision, self._clock())
 
     def listed(self, spec: ServerSpec, instance: Instance | None, kind: Kind) -> tuple[Item, ...]:
         """Return what is known of a list without asking: the instance's own, else the neutral one."""
