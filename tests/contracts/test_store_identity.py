@@ -6,7 +6,9 @@ import pytest
 from sqlalchemy import insert, select
 
 from mcphub.errors import Conflict, Denied, InvalidInput, NotFound
+from mcphub.identity.arrivals import arrive
 from mcphub.identity.directory import Directory
+from mcphub.identity.model import Arrival, Person
 from mcphub.policy.model import Role
 from mcphub.store.database import Database
 from mcphub.store.tables import api_keys, credentials, memberships, request_records
@@ -223,6 +225,65 @@ async def test_disabling_a_user_stops_the_keys_and_enabling_brings_them_back(
     assert not (await directory.enable_user(ben.id)).disabled
     assert (await directory.snapshot()).authenticate(bens, clock.now) is not None
     assert (await directory.principal_of("anna")).key_id == "local"
+
+
+async def test_many_arrive_together_each_with_an_own_key(
+    directory: Directory, db: Database, clock: MovableClock
+) -> None:
+    anna = await directory.add_user("anna")
+    await directory.add_group("data")
+    await directory.join("anna", "data")
+    await directory.create_key("anna")
+    people = [
+        Person("anna", ("data", "ops")),
+        Person("ben", ("data",), Role.ADMIN),
+        Person("Zoe\u0308"),
+    ]
+    handed: list[Arrival] = []
+    arrivals, added = await arrive(
+        db, clock, people, hand_out=handed.extend, expires_at=clock.now + 60
+    )
+    assert added == ["ops"]
+    assert [(one.name, one.is_new, one.joined) for one in arrivals] == [
+        ("anna", False, ("ops",)), ("ben", True, ("data",)), ("Zo\xeb", True, ())
+    ]  # fmt: skip
+    assert [one.name for one in handed] == ["ben", "Zo\xeb"], "anna has a key"
+    snapshot = await directory.snapshot()
+    for one in handed:
+        assert one.key is not None
+        principal = snapshot.authenticate(one.key.key.reveal(), clock.now)
+        assert principal is not None
+        assert (principal.user_id, principal.valid_until) == (one.id, clock.now + 60)
+        assert snapshot.authenticate(one.key.key.reveal(), clock.now + 60) is None
+    numbers = {user.name: (user.number, user.role) for user in await directory.users()}
+    assert numbers["ben"] == (anna.number + 1, Role.ADMIN)
+    assert numbers["Zo\xeb"] == (anna.number + 2, Role.USER)
+    assert (await directory.add_user("next")).number == anna.number + 3
+    again, _ = await arrive(db, clock, people, hand_out=handed.extend)
+    assert not any(one.is_new or one.joined or one.key for one in again)
+
+
+async def test_nobody_arrives_when_one_cannot_or_the_keys_cannot_be_handed_out(
+    directory: Directory, db: Database, clock: MovableClock
+) -> None:
+    await directory.add_user("anna")
+    before = await db.revision()
+
+    def full(_: list[Arrival]) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        await arrive(db, clock, [Person("ben", ("data",))], hand_out=full)
+    with pytest.raises(Conflict, match="anna"):
+        await arrive(db, clock, [Person("ben"), Person("anna", (), Role.ADMIN)])
+    with pytest.raises(InvalidInput):
+        await arrive(db, clock, [Person("ben"), Person("cleo", ("Not!",))])
+    with pytest.raises(InvalidInput, match="future"):
+        await arrive(db, clock, [Person("ben")], expires_at=clock.now)
+    assert [user.name for user in await directory.users()] == ["anna"]
+    assert await directory.groups() == ["everyone"]
+    assert await directory.keys() == []
+    assert await db.revision() == before
 
 
 async def test_removing_a_user_takes_all_that_was_the_users_and_keeps_the_records(

@@ -159,7 +159,7 @@ def test_many_users_come_from_a_table_each_with_an_own_key(
     assert [user["name"] for user in hub.ask("user", "list")] == ["admin"]
     assert not keys.exists()
     done = hub.ask(*words, "--add-groups")
-    assert done == {"added": 2, "known": 0, "joined": 2, "keys": 2}
+    assert done == {"added": 2, "known": 0, "joined": 2, "keys": 2, "groups": ["devs", "ops"]}
     assert keys.stat().st_mode & 0o777 == 0o600
     written = list(csv.DictReader(keys.read_text().splitlines()))
     assert [row["name"] for row in written] == ["anna", "ben"]
@@ -171,7 +171,7 @@ def test_many_users_come_from_a_table_each_with_an_own_key(
     # again, with one more and another group: nobody is changed who need not be
     more = "name,groups,role\nanna,devs,\nben,ops,user\ncleo,ops,admin\n"
     done = hub.ask("user", "import", "-", "--keys", str(tmp_path / "more.csv"), stdin=more)
-    assert done == {"added": 1, "known": 2, "joined": 2, "keys": 1}
+    assert done == {"added": 1, "known": 2, "joined": 2, "keys": 1, "groups": []}
     assert [
         row["name"] for row in csv.DictReader((tmp_path / "more.csv").read_text().splitlines())
     ] == ["cleo"]

@@ -7,7 +7,7 @@ keep the head that `verify` returns in another place to see that too.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -106,30 +106,41 @@ class AuditLog:
             InvalidInput: The detail is too large.
             TypeError: The detail holds what is not JSON, a `Secret` for example.
         """
-        text = _canonical(dict(detail or {}))
-        if len(text) > _DETAIL_BYTES:
-            raise InvalidInput("The detail of an audit event is too large.", hint="Say less.")
-        at = float(self._clock())
-        fields = (neutral(actor, 128), neutral(action, 64), neutral(subject, 255))
+        (event,) = await self.write_all(actor, [(action, subject, detail or {})])
+        return event
+
+    async def write_all(
+        self, actor: str, events: Iterable[tuple[str, str, Mapping[str, Any]]]
+    ) -> list[AuditEvent]:
+        """Append events (action, subject, detail) of one actor, all or none. Raises as `write`."""
+        said: list[tuple[str, str, str]] = []
+        for action, subject, detail in events:
+            text = _canonical(dict(detail))
+            if len(text) > _DETAIL_BYTES:
+                raise InvalidInput("The detail of an audit event is too large.", hint="Say less.")
+            said.append((neutral(action, 64), neutral(subject, 255), text))
+        if not said:
+            return []
+        at, actor = float(self._clock()), neutral(actor, 128)
+        rows: list[dict[str, Any]] = []
         async with self._db.write() as conn:
             # The row of `meta` orders writers: nobody reads the head before the other is done.
-            await conn.execute(update(meta).values(audit_seq=meta.c.audit_seq + 1))
-            head = (await conn.execute(select(meta.c.audit_seq, meta.c.audit_hash))).one()
-            made = _hash(head.audit_hash, head.audit_seq, at, *fields, text)
-            await conn.execute(update(meta).values(audit_hash=made))
-            await conn.execute(
-                insert(audit_events).values(
-                    seq=head.audit_seq,
-                    at=at,
-                    actor=fields[0],
-                    action=fields[1],
-                    subject=fields[2],
-                    detail=text,
-                    prev_hash=head.audit_hash,
-                    hash=made,
-                )
+            await conn.execute(update(meta).values(audit_seq=meta.c.audit_seq + len(said)))
+            last, head = (await conn.execute(select(meta.c.audit_seq, meta.c.audit_hash))).one()
+            for seq, (action, subject, text) in enumerate(said, last - len(said) + 1):
+                made = _hash(head, seq, at, actor, action, subject, text)
+                row = {"seq": seq, "at": at, "actor": actor, "action": action, "subject": subject}
+                rows.append(row | {"detail": text, "prev_hash": head, "hash": made})
+                head = made
+            await conn.execute(update(meta).values(audit_hash=head))
+            await conn.execute(insert(audit_events), rows)
+        return [
+            AuditEvent(
+                row["seq"], at, actor, row["action"], row["subject"], json.loads(row["detail"]),
+                row["hash"],
             )
-        return AuditEvent(head.audit_seq, at, *fields, json.loads(text), made)
+            for row in rows
+        ]  # fmt: skip
 
     async def recent(self, limit: int = 100, before: int | None = None) -> list[AuditEvent]:
         """Return the newest events (of those before a number), newest first; at most 1,000."""

@@ -1,18 +1,16 @@
 """`mcphub user import`: many users at once, from a table that another program has written.
 
-The whole file is read and looked at before anything is changed. Then each row is done by itself, so
-that a run that was ended goes on where it stood when it is started again.
+The whole file is read and looked at before anything is changed, and all of it is done or nothing.
 """
 
 import csv
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TextIO
+from typing import Annotated, Final
 
 import typer
 
@@ -20,41 +18,13 @@ from mcphub.audit import log
 from mcphub.cli.shell import CLI, Cli
 from mcphub.cli.values import expiry
 from mcphub.errors import Conflict, HubError, InvalidInput, NotFound
+from mcphub.identity.model import Arrival, Person, checked_group_name, checked_user_name
 from mcphub.policy.model import EVERYONE, Role
-
-if TYPE_CHECKING:
-    from mcphub.ground import Ground
-    from mcphub.identity.model import User
 
 EXAMPLE: Final = "mcphub user import people.csv --keys keys.csv"
 _COLUMNS: Final = ("name", "groups", "role")
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _MOST_NAMED: Final = 5
-_TELL_EVERY: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """One row.
-
-    Attributes:
-        line: Where it stands, from 1.
-        groups: Beside `everyone`.
-        role: None where the row says nothing.
-    """
-
-    line: int
-    name: str
-    groups: tuple[str, ...]
-    role: Role | None
-
-
-@dataclass(slots=True)
-class _Done:
-    added: int = 0
-    known: int = 0
-    joined: int = 0
-    keys: int = 0
 
 
 async def import_users(
@@ -77,34 +47,52 @@ async def import_users(
     """Add many users, with groups and keys, from a CSV file with a heading.
 
     Columns: name; groups, separated by spaces or semicolons; role, user or admin. Users who are there
-    join the groups of their row and are otherwise left as they are; nobody leaves a group. After a
-    failure the same command goes on, with another file for the keys.
+    join the groups of their row and are otherwise left as they are; nobody leaves a group. All of it
+    is done or nothing.
     """
+    from mcphub.identity.arrivals import arrive  # noqa: PLC0415  --help can do without the database
+
     people = rows(_text(file))
     async with cli.ground() as ground:
         until = expiry(expires, ground.clock())
-        known = {user.name: user for user in await ground.directory.users()}
-        missing = await _checked(ground, people, known)
+        there = set(await ground.directory.groups())
+        missing = sorted({group for person in people for group in person.groups} - there)
         if missing and not add_groups:
             raise NotFound(
                 f"There are no groups {_some(missing)}.",
                 hint="Add them with `mcphub group add`, or give --add-groups.",
             )
-        with _new_file(keys) if keys is not None else nullcontext() as out:
-            done = _Done()
-            try:
-                for group in missing:
-                    await ground.directory.add_group(group)
-                    await ground.audit.write(CLI, log.GROUP_CREATED, group, {})
-                await _import(cli, ground, people, known, out, until, done)
-            finally:
-                await cli.applied()
-    figures = {"added": done.added, "known": done.known, "joined": done.joined, "keys": done.keys}
-    told = f"{done.added} users added, {done.known} were there; {done.joined} new memberships."
+        with _new_file(keys) if keys is not None else nullcontext() as hand_out:
+            arrivals, added = await arrive(
+                ground.db, ground.clock, people, hand_out=hand_out, expires_at=until
+            )
+        await ground.audit.write_all(CLI, _events(arrivals, added))
+        await cli.applied()
+    figures = {
+        "added": sum(one.is_new for one in arrivals),
+        "known": sum(not one.is_new for one in arrivals),
+        "joined": sum(len(one.joined) for one in arrivals),
+        "keys": sum(one.key is not None for one in arrivals),
+        "groups": added,
+    }
+    told = "{added} users added, {known} were there; {joined} new memberships.".format_map(figures)
     cli.show(figures, told)
     if keys is not None:
-        cli.note(f"{done.keys} keys are in {keys}, and nowhere else. Give each to its user; then")
-        cli.note("delete the file. `mcphub client-config` shows how a client uses a key.")
+        cli.note(f"{figures['keys']} keys are in {keys}, and nowhere else. Give each to its user;")
+        cli.note("then delete the file. `mcphub client-config` shows how a client uses a key.")
+
+
+def _events(arrivals: list[Arrival], added: list[str]) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Say what was done, as the commands for one user do."""
+    for group in added:
+        yield log.GROUP_CREATED, group, {}
+    for one in arrivals:
+        if one.is_new:
+            yield log.USER_CREATED, one.id, {"name": one.name}
+        for group in one.joined:
+            yield log.GROUP_JOINED, one.id, {"group": group}
+        if one.key is not None:
+            yield log.KEY_CREATED, one.id, {"key": one.key.info.id, "label": ""}
 
 
 def rows(text: str) -> list[Person]:
@@ -113,8 +101,6 @@ def rows(text: str) -> list[Person]:
     Raises:
         InvalidInput: It has no such columns, or a row cannot be used; the text names its line.
     """
-    from mcphub.identity.model import checked_group_name, checked_user_name  # noqa: PLC0415
-
     table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     heading = [(column or "").strip().lower() for column in table.fieldnames or ()]
     strange = [column for column in heading if column not in _COLUMNS]
@@ -142,66 +128,11 @@ def rows(text: str) -> list[Person]:
             except ValueError:
                 raise InvalidInput(f"Line {line}: a role is user or admin.") from None
             if name in found:
-                raise InvalidInput(f"Line {line} names {name!r} again, after {found[name].line}.")
-            found[name] = Person(line, name, tuple(wanted), role)
+                raise InvalidInput(f"Line {line} names {name!r} again.")
+            found[name] = Person(name, tuple(wanted), role)
     except csv.Error as error:
         raise InvalidInput(f"Line {table.line_num} is no CSV: {error}.") from None
     return list(found.values())
-
-
-async def _checked(
-    ground: "Ground", people: list[Person], known: Mapping[str, "User"]
-) -> list[str]:
-    """Return the groups that there are not.
-
-    Raises:
-        Conflict: A user is there with another role.
-    """
-    for person in people:
-        user = known.get(person.name)
-        if user is not None and person.role not in {None, user.role}:
-            raise Conflict(
-                f"Line {person.line}: {person.name} is there, as {user.role.value}.",
-                hint=f"Run: mcphub user role {person.name} {person.role}",
-            )
-    there = set(await ground.directory.groups())
-    return sorted({group for person in people for group in person.groups} - there)
-
-
-async def _import(
-    cli: Cli,
-    ground: "Ground",
-    people: list[Person],
-    known: Mapping[str, "User"],
-    out: TextIO | None,
-    until: float | None,
-    done: _Done,
-) -> None:
-    directory, audit = ground.directory, ground.audit
-    members = {(one.user_id, one.group) for one in await directory.memberships()}
-    keyed = {key.user_id for key in await directory.keys() if key.revoked_at is None}
-    for number, person in enumerate(people, 1):
-        user = known.get(person.name)
-        if user is None:
-            user = await directory.add_user(person.name, person.role or Role.USER)
-            await audit.write(CLI, log.USER_CREATED, user.id, {"name": user.name})
-            done.added += 1
-        else:
-            done.known += 1
-        for group in person.groups:
-            if (user.id, group) not in members:
-                await directory.join(user.id, group)
-                await audit.write(CLI, log.GROUP_JOINED, user.id, {"group": group})
-                done.joined += 1
-        if out is not None and user.id not in keyed:
-            new = await directory.create_key(user.id, expires_at=until)
-            csv.writer(out).writerow((user.name, new.key.reveal()))
-            out.flush()
-            detail = {"key": new.info.id, "label": new.info.label}
-            await audit.write(CLI, log.KEY_CREATED, user.id, detail)
-            done.keys += 1
-        if number % _TELL_EVERY == 0:
-            cli.note(f"{number} of {len(people)}")
 
 
 def _text(file: str) -> str:
@@ -226,13 +157,23 @@ def _text(file: str) -> str:
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[TextIO]:
-    """Open a file for keys that only its owner can read; one that is there is never written to.
+def _new_file(path: Path) -> Iterator[Callable[[list[Arrival]], None]]:
+    """Make a file that only its owner can read; yields what writes keys into it.
+
+    One that is there is never written to, and one in which nothing was written goes again.
 
     Raises:
         Conflict: There is one.
-        InvalidInput: It cannot be made.
+        InvalidInput: It cannot be written.
     """
+
+    def write(arrivals: list[Arrival]) -> None:
+        table = csv.writer(out)
+        table.writerow(("name", "key"))
+        table.writerows((one.name, one.key.key.reveal()) for one in arrivals if one.key)
+        out.flush()
+        os.fsync(out.fileno())
+
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
@@ -240,9 +181,12 @@ def _new_file(path: Path) -> Iterator[TextIO]:
         raise Conflict(f"{path} is there already.", hint="Name a new file for the keys.") from None
     except OSError as error:
         raise InvalidInput(f"{path} cannot be written: {error.strerror}.") from None
-    with os.fdopen(fd, "w", encoding="utf-8", newline="") as out:
-        csv.writer(out).writerow(("name", "key"))
-        yield out
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8", newline="") as out:
+            yield write
+    except BaseException:
+        path.unlink(missing_ok=True)  # its keys count nowhere
+        raise
 
 
 def _some(names: list[str]) -> str:

@@ -42,36 +42,45 @@ class Keys:
             last_used_at=row.last_used_at,
         )
 
-    async def create(self, user_id: str, label: str, expires_at: float | None) -> NewKey:
-        """Make a key for a user who still exists."""
-        now = self._clock()
+    @staticmethod
+    def new(user_id: str, label: str, now: float, expires_at: float | None) -> NewKey:
+        """Make up a key; nothing is written yet."""
         key = new_key()
         info = KeyInfo(
             id=opaque("k"),
             user_id=user_id,
             prefix=shown_prefix(key),
-            label=checked_label(label),
+            label=label,
             created_at=now,
-            expires_at=checked_expiry(expires_at, now),
+            expires_at=expires_at,
             revoked_at=None,
             last_used_at=None,
         )
+        return NewKey(key, info)
+
+    @staticmethod
+    def row(new: NewKey) -> dict[str, object]:
+        """Return the row of `api_keys` of a new key: its hash, and what is known of it."""
+        return {
+            "id": new.info.id,
+            "user_id": new.info.user_id,
+            "hash": key_digest(new.key.reveal()).hex(),
+            "prefix": new.info.prefix,
+            "label": new.info.label,
+            "created_at": new.info.created_at,
+            "expires_at": new.info.expires_at,
+        }
+
+    async def create(self, user_id: str, label: str, expires_at: float | None) -> NewKey:
+        """Make a key for a user who still exists."""
+        now = self._clock()
+        new = self.new(user_id, checked_label(label), now, checked_expiry(expires_at, now))
         async with self._db.write(changes=True) as conn:
             if not (await conn.execute(select(users.c.id).where(users.c.id == user_id))).first():
                 raise NotFound("The user has been removed.")
             await concerns(conn, user_id)
-            await conn.execute(
-                insert(api_keys).values(
-                    id=info.id,
-                    user_id=info.user_id,
-                    hash=key_digest(key.reveal()).hex(),
-                    prefix=info.prefix,
-                    label=info.label,
-                    created_at=info.created_at,
-                    expires_at=info.expires_at,
-                )
-            )
-        return NewKey(key, info)
+            await conn.execute(insert(api_keys).values(self.row(new)))
+        return new
 
     async def all(self, user_id: str | None) -> list[KeyInfo]:
         """Return the keys of one user, or of all."""

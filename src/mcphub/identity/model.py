@@ -98,6 +98,38 @@ class NewKey:
     info: KeyInfo
 
 
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who is to be there.
+
+    Attributes:
+        groups: Beside `everyone`; those that there are not are added.
+        role: None for whatever role the user has, an ordinary user when new.
+    """
+
+    name: str
+    groups: tuple[str, ...] = ()
+    role: Role | None = None
+
+
+@dataclass(slots=True)
+class Arrival:
+    """What became of a person.
+
+    Attributes:
+        id: Of the user.
+        is_new: Whether there was no such user before.
+        joined: Groups that the user was not in.
+        key: The key that was made, if one was.
+    """
+
+    id: str
+    name: str
+    is_new: bool
+    joined: tuple[str, ...]
+    key: NewKey | None = None
+
+
 def new_key() -> Secret:
     """Return a new API key: `mcphub_` and 256 random bits in base64url (rule R3)."""
     return Secret(_KEY_START + secrets.token_urlsafe(32))
