@@ -10,6 +10,7 @@ from mcphub.catalog.versions import exact_version
 from mcphub.spawn.launching import NEUTRAL
 from tests.doors import BOTH_DOORS
 from tests.interaction.clients import MODERN, connected, plain, raw_client, request, text_of
+from tests.polling import until
 
 pytestmark = [pytest.mark.anyio, BOTH_DOORS]
 ASK = {"name": "ask", "arguments": {"text": "colour?"}}
@@ -146,3 +147,26 @@ async def test_a_shared_servers_words_and_questions_reach_no_call(hub_of):
         # what reads the lists for the catalog may not have ended yet
         users = [instance["user"] for instance in hub.hub.instances()]
         assert [user for user in users if user != NEUTRAL] == ["shared"]
+
+
+async def test_a_notification_that_is_sent_as_a_request_reaches_no_server(hub_of):
+    """On a shared server it would cancel another user's call: its ids are the hub's there (rule R2)."""
+    async with hub_of({"plain": plain(riskLevel="low", isolation="shared")}) as hub:
+        version = exact_version(hub.hub.access.specs["plain"], None)
+        await hub.hub.ground.states.acknowledge("plain", version, "root", "for the test")
+        await hub.hub.refresh()
+        async with raw_client(hub, "alice") as alice, raw_client(hub, "bob") as bob:
+            await bob.open()
+            slow = {"name": "slow", "arguments": {"seconds": 1}}
+            answers = []
+
+            async def called():
+                answers.append(await alice.modern("tools/call", slow))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(called)
+                await until(lambda: any(one["in_flight"] for one in hub.hub.instances()))
+                for number in range(30):
+                    forged = request("notifications/cancelled", {"requestId": number})
+                    assert (await bob.post(forged)).json()["error"]["code"] == -32601
+            assert answers[0].json()["result"]["content"][0]["text"] == "slept"

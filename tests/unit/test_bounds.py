@@ -1,11 +1,13 @@
 """What is kept for a client until it asks is bounded, in bytes as well as in number."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from mcphub.gateway.listen import Outlet, Outlets
 from mcphub.gateway.task_owners import TaskOwners
+from mcphub.spawn.launching import SHARED
 from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.wire import envelope
@@ -43,3 +45,15 @@ async def test_tasks_of_one_user_push_out_nobody_elses():
     assert owners.servers("u_bob", "his") == {"one"}
     assert owners.servers("u_alice", "hers-59999") and not owners.servers("u_alice", "hers-1")
     assert not owners.servers("u_alice", "x" * 2000)
+
+
+async def test_a_shared_servers_list_change_says_nothing_else():
+    """What a server that several users share got of one of them must not reach the others that way."""
+    outlets, outlet = Outlets(), Outlet(user_id="u_bob", covers=lambda _: True)
+    outlets.add(outlet)
+    params = b'{"_meta":{"of":"alice"},"x":"alice"}'
+    changed = envelope.parse(envelope.notification("notifications/tools/list_changed", params))
+    outlets.publish(SimpleNamespace(owner=SHARED, server="one"), changed)
+    assert await outlet.next(0) == [
+        b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
+    ]

@@ -2,10 +2,12 @@
 
 import asyncio
 import gzip
+import time
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from tests.polling import until
 
 from mcphub.errors import MissingCredential, Unavailable
 from mcphub.secret import Secret
@@ -80,6 +82,16 @@ class Taken:
     def on_end(self, error):
         self.error = error
         self.over.set()
+
+
+class Laborious(Taken):
+    """Whoever takes it needs two milliseconds of the loop for each part."""
+
+    def on_data(self, data):
+        super().on_data(data)
+        until = time.perf_counter() + 0.002
+        while time.perf_counter() < until:
+            pass
 
 
 @asynccontextmanager
@@ -289,6 +301,56 @@ async def test_a_body_that_explodes_is_bounded():
         with anyio.fail_after(10):
             await ended.wait()
         assert type(ends[0]).__name__ == "LineTooLong" and not lines
+
+
+async def test_what_an_answer_inflates_to_lets_others_take_turns():
+    """Two hundred kilobytes become a million events: they cost their own user time, and nobody else."""
+    note = b'data: {"jsonrpc":"2.0","method":"notifications/message","params":{}}\n\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n"
+    body = gzip.compress(note * 200_000 + b"data: " + ANSWER + b"\n\n")
+    bomb = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    async with (
+        serving(Server([bomb])) as server,
+        serving(Server(*[[sized(ANSWER)]] * 50)) as other,
+        client_of(other) as bob,
+        Tasks() as tasks,
+    ):
+        taken, over = 0, asyncio.Event()
+
+        def on_line(line, _):
+            nonlocal taken
+            taken += len(envelope.parse(line).method)  # as whoever takes it
+            if line == ANSWER:
+                over.set()
+
+        pipe = ModernHttpPipe("s", server.url, {}, 1 << 20, tasks, on_line, lambda _: None)
+        pipe.write(CALL)
+        await until(lambda: taken)
+        served = 0
+        while not over.is_set() and served < 20:
+            await asked(bob)
+            served += 1
+        pipe.close()
+    assert served == 20
+
+
+async def test_a_connection_that_rests_can_be_closed_and_answers_in_full_later():
+    note = b"data: x\n\n" * 400_000
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    whole = head + b"Content-Length: %d\r\n\r\n" % len(note) + note
+    for closes in (False, True):
+        async with serving(Server([whole], [sized(b"hi")])) as server, client_of(server) as client:
+            taken = Laborious()
+            request = client.send("POST", taken, b"{}")
+            await until(lambda got=taken: len(got.body) >= len(note) * 3 // 4)
+            if closes:
+                request.close()
+            else:
+                with anyio.fail_after(30):
+                    await taken.over.wait()
+                assert taken.body == note and taken.error is None
+            assert (await asked(client)).body == b"hi"
+            assert len(server.connections) == 1 + closes
 
 
 async def lines_of(pieces, *, until=1):

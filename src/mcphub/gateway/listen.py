@@ -149,23 +149,26 @@ class Outlets:
     def publish(self, instance: Instance, message: Message) -> None:
         """Hand a server's notification to the outlets of its owner.
 
-        From a shared server only list changes travel, since nobody owns its log or its resources.
+        From a shared server only list changes travel, since nobody owns its log or its resources, and
+        without their parameters, which may hold what it got from one of its users.
         """
         if instance.owner != SHARED:
             for outlet in self._by_user.get(instance.owner, ()):
                 outlet.offer(instance.server, message)
         elif message.method in LIST_CHANGED:
-            for outlets in self._by_user.values():
-                for outlet in outlets:
-                    outlet.offer(instance.server, message)
+            self._tell_all(instance.server, message.method)
 
     def changed(self, server: str) -> None:
         """Tell everyone who sees `server` that its lists may be others: its spec or its pin changed."""
         for method in LIST_CHANGED:
-            message = envelope.parse(envelope.notification(method, None))
-            for outlets in list(self._by_user.values()):
-                for outlet in outlets:
-                    outlet.offer(server, message)
+            self._tell_all(server, method)
+
+    def _tell_all(self, server: str, method: str) -> None:
+        """Tell everyone who sees `server` that a list changed, and nothing that a server says with it."""
+        message = envelope.parse(envelope.notification(method, None))
+        for outlets in list(self._by_user.values()):
+            for outlet in outlets:
+                outlet.offer(server, message)
 
 
 def severe_enough(level: str, wanted: str) -> bool:

@@ -162,7 +162,8 @@ def route(plane: DataPlane, call: Call) -> Route:
         return Route(found.spec, found.permit, found.name)
     if method in TASK_METHODS or method == "tasks/list":
         return _by_task(plane, call, envelope.text(params.get("taskId")))
-    if not call.target.server:
+    # as a request, a notification would reach the server with ids that are the hub's there (rule R2)
+    if not call.target.server or method.startswith("notifications/"):
         raise Protocol(METHOD_NOT_FOUND, f"There is no method {method[:128]} here.")
     spec, permit = plane.access.permit(call.principal, call.target.server)
     return Route(spec, permit)

@@ -10,6 +10,8 @@ from mcphub.wire import envelope, sse
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
+_PART: Final = 64
+"""Bytes that even the smallest piece of a body takes in memory."""
 
 
 class Messages:
@@ -35,7 +37,7 @@ class Messages:
             LineTooLong: One is over the limit.
         """
         if self._events is None:
-            self._size += len(data)
+            self._size += max(len(data), _PART)
             if self._size > self._limit:
                 raise LineTooLong
             self._parts.append(data)

@@ -2,6 +2,8 @@
 
 The parser (llhttp) refuses what is ambiguous: two lengths, a length beside chunks, bare line feeds.
 What it does not judge is judged here: interim answers, other codings, answers that nobody asked for.
+A body is handed on in steps, and the server waits where its owner's connections have used their share of
+the loop's time: what it sends, and what that inflates to, costs its own user.
 
 Not here: which connection a request takes (`upstream.http1`). Source: RFC 9110, RFC 9112.
 """
@@ -9,6 +11,7 @@ Not here: which connection a request takes (`upstream.http1`). Source: RFC 9110,
 import asyncio
 import re
 import zlib
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
@@ -22,7 +25,8 @@ _MOST_FRAMING: Final = 64 * 1024
 """Bytes without one of a body: a head, interim heads, trailers."""
 _SMALL: Final = 16 * 1024
 """Bodies that are cheaper copied behind their head than written beside it."""
-_INFLATED: Final = 256 * 1024
+_STEP: Final = 16 * 1024
+"""Bytes of a body that are handed on at once."""
 _KEEP: Final = re.compile(rb"timeout=([0-9]{1,4})")
 
 
@@ -105,6 +109,10 @@ class Owner(Protocol):
         """Whether an answer is kept from its taker, because the request is sent anew or fails."""
         ...
 
+    def used(self, seconds: float) -> float:
+        """Count the loop's time that a body took; returns the seconds to rest now, mostly 0."""
+        ...
+
 
 class Connection(asyncio.Protocol):
     """One connection with at most one request; the parser's calls only note what they see."""
@@ -117,6 +125,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._request: Request | None = None
         self._good_until = 0.0
+        self._rest: asyncio.TimerHandle | None = None
         self._kept_s = IDLE_S
         self._fresh()
 
@@ -140,6 +149,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; whoever waits hears nothing more."""
         self._request = None
+        self._wake()
         self._owner.forget(self)
         self._transport.abort()
 
@@ -160,7 +170,12 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._keeps, self._bad = False, self._bad or not self._complete
         self._framing = 0 if self._pieces else self._framing + len(data)
-        if not self._tell(request):
+        if self._rest is None:
+            self._hand_on(request)
+
+    def _hand_on(self, request: Request) -> None:
+        """Tell what is known; a part of it, where the owner has to rest."""
+        if not self._tell(request) or self._rest is not None:
             return
         if self._complete and not self._bad:
             self._finish(request)
@@ -224,7 +239,7 @@ class Connection(asyncio.Protocol):
 
     def _fresh(self) -> None:
         self._head: Head | None = None
-        self._pieces: list[bytes] = []
+        self._pieces: deque[bytes | memoryview] = deque()
         self._inflater: zlib._Decompress | None = None
         self._told = self._complete = self._bad = self._keeps = self._until_end = False
         self._framing = 0
@@ -240,29 +255,46 @@ class Connection(asyncio.Protocol):
                 self.abort()
                 return False
             request.taker.on_head(self._head)
-        pieces, self._pieces = self._pieces, []
-        for piece in pieces:
-            if self._inflater is None:
-                if self._request is request:
-                    request.taker.on_data(piece)
-            elif not self._inflate(request, self._inflater, piece):
-                return False
-        return self._request is request
-
-    def _inflate(self, request: Request, inflater: "zlib._Decompress", piece: bytes) -> bool:
-        """Hand on a compressed piece, a bounded part at a time."""
-        more = True
-        while more and self._request is request and not inflater.eof:
+        while self._pieces and self._request is request and self._rest is None:
+            began = self._loop.time()
             try:
-                part = inflater.decompress(piece, _INFLATED)
+                part = self._step(self._pieces.popleft())
             except zlib.error:
                 self._end(request, Failed("Its answer is compressed in a way that is not known."))
                 return False
-            piece = inflater.unconsumed_tail
-            more = bool(piece) or len(part) == _INFLATED
             if part:
                 request.taker.on_data(part)
+            if (
+                seconds := self._owner.used(self._loop.time() - began)
+            ) and self._request is request:
+                self._transport.pause_reading()
+                self._rest = self._loop.call_later(seconds, self._go_on, request)
         return self._request is request
+
+    def _step(self, piece: bytes | memoryview) -> bytes:
+        """Return the next bytes of the body; what is left of a piece is put back."""
+        inflater = self._inflater
+        if inflater is None:
+            if len(piece) > _STEP:
+                self._pieces.appendleft(memoryview(piece)[_STEP:])
+            return bytes(piece[:_STEP])
+        if inflater.eof:
+            return b""
+        part = inflater.decompress(piece, _STEP)
+        if inflater.unconsumed_tail or len(part) == _STEP:
+            self._pieces.appendleft(inflater.unconsumed_tail)
+        return part
+
+    def _go_on(self, request: Request) -> None:
+        self._wake()
+        if self._request is request:
+            self._hand_on(request)
+
+    def _wake(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+            self._transport.resume_reading()
 
     def _finish(self, request: Request) -> None:
         """End a complete answer, with the connection free for the next one where that is safe."""

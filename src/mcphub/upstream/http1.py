@@ -26,7 +26,10 @@ from mcphub.secret import Secret
 from mcphub.tasks import Tasks
 from mcphub.upstream.connection import IDLE_S, Connection, Failed, Head, Request, Taker
 from mcphub.upstream.lines import NO_HEADERS
+from mcphub.upstream.pace import Pace
 
+SHARE: Final = 0.25
+"""Of the loop's time, what the bodies of one owner's answers from one server may take."""
 _CONNECT_S: Final = 10.0
 _EYEBALLS_S: Final = 0.25
 _FRAMING: Final = {
@@ -86,6 +89,7 @@ class Client:
         self._idle: list[Connection] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._open = True
+        self._pace = Pace(SHARE)
         self._given: list[Mapping[str, str]] = []
         usual = {"User-Agent": f"mcphub/{__version__}", "Accept-Encoding": "gzip"}
         self.always({"Host": self._url.host_port_subcomponent or "", **usual, **headers})
@@ -152,6 +156,10 @@ class Client:
         self._idle.append(connection)
         if self._sweep is None:
             self._sweep = self._loop.call_later(IDLE_S, self._cull)
+
+    def used(self, seconds: float) -> float:
+        """Count the loop's time that a body took; returns the seconds to rest now, mostly 0."""
+        return self._pace.take(seconds)
 
     def forget(self, connection: Connection) -> None:
         """Forget a connection that ended."""

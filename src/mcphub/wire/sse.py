@@ -8,6 +8,8 @@ HEADERS: Final = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
+_PART: Final = 64
+"""Bytes that even the smallest piece takes in memory."""
 KEEP_ALIVE: Final = b":\n\n"
 """A comment: keeps proxies from closing a quiet stream."""
 
@@ -47,7 +49,7 @@ class EventReader:
         Raises:
             EventTooLong: More than `limit` bytes came without the end of an event.
         """
-        self._size += len(part)
+        self._size += max(len(part), _PART)
         if self._size > self.limit:
             raise EventTooLong
         if self._cr and part:
