@@ -16,6 +16,13 @@ async def test_a_server_whose_maker_never_worked_is_not_called_clean(spawner, tm
     assert "list_orders" in result.reason
 
 
+async def test_what_a_service_keeps_for_each_caller_need_not_be_made(spawner, tmp_path):
+    result = await checked(spawner, tmp_path, "ParticularElsewhere", leaky=False)
+    assert "create_order" not in result.coverage.succeeded
+    assert "list_orders" in result.coverage.succeeded
+    assert result.verdict is Verdict.NO_LEAK_SEEN, result.reason
+
+
 async def test_what_a_refusal_lacks_is_given_until_it_works(spawner, tmp_path):
     result = await checked(spawner, tmp_path, "OpenObjects", leaky=True)
     assert result.verdict is Verdict.LEAK

@@ -110,7 +110,11 @@ def _idle(case: Case, coverage: Coverage) -> list[str]:
 
 
 def _unmade(case: Case, coverage: Coverage) -> tuple[str, str] | None:
-    """Return a tool that makes things and never worked, and one that shows them and did."""
+    """Return a tool that makes things and never worked, and one that shows them and did.
+
+    What both ask a service for is the service's own, and its users' credentials tell them apart there.
+    """
+    outside = {seen.call.name for seen in case.treatment.a if seen.egress}
     called = [case.surface.tools[name] for name in sorted(coverage.tried)]
     done = set(coverage.succeeded)
     made = {noun for tool in called if tool.makes and tool.name in done for noun in tool.nouns}
@@ -119,7 +123,8 @@ def _unmade(case: Case, coverage: Coverage) -> tuple[str, str] | None:
             continue
         for shower in called:
             shows = shower.rank is Rank.OBSERVE and shower.name in done
-            if shows and maker.nouns & shower.nouns - made:
+            remote = maker.name in outside and shower.name in outside
+            if shows and not remote and maker.nouns & shower.nouns - made:
                 return maker.name, shower.name
     return None
 

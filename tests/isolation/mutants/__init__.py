@@ -7,7 +7,7 @@ variant is a class: its tools are methods whose parameters are texts unless `sch
 
 from importlib import import_module
 
-from .particular import Particular
+from .particular import Particular, ParticularElsewhere
 from .server import Variant
 from .slow import Slow
 
@@ -24,4 +24,6 @@ VARIANTS = {
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Variant) and kind is not Variant
 }
-SERVED = {**VARIANTS, "Particular": Particular, "Slow": Slow}
+SERVED = {
+    **VARIANTS, "Particular": Particular, "ParticularElsewhere": ParticularElsewhere, "Slow": Slow
+}  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 
 from .server import Refused, Variant
+from .tokens import FailOpen
 
 
 class Particular(Variant):
@@ -20,6 +21,25 @@ class Particular(Variant):
 
     def list_orders(self):
         return json.dumps(self.orders)
+
+    def update_price(self, article):
+        return f"the price of {len(article)} letters is known"
+
+    def set_currency(self, name):
+        return f"{len(name)} letters"
+
+
+class ParticularElsewhere(FailOpen):
+    """The same at a service, where each caller's own token tells whose the orders are."""
+
+    def create_order(self, article):
+        self.fetch_profile()
+        if article != "K-2207/b":
+            raise Refused("no such article")
+        return "ordered"
+
+    def list_orders(self):
+        return self.fetch_profile()
 
     def update_price(self, article):
         return f"the price of {len(article)} letters is known"
