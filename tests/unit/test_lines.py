@@ -4,11 +4,14 @@ import asyncio
 import fcntl
 import os
 import socket
+import time
 
 import anyio
 import pytest
+from tests.polling import until
 
-from mcphub.upstream.lines import LinePipe, LineTooLong
+from mcphub.upstream.lines import LinePipe, LineTooLong, NotRead
+from mcphub.upstream.pace import Shares
 
 pytestmark = pytest.mark.anyio
 
@@ -16,7 +19,7 @@ pytestmark = pytest.mark.anyio
 class Ends:
     """A `LinePipe` and the far ends of its pipes."""
 
-    def __init__(self, limit=4 << 20, pair=os.pipe):
+    def __init__(self, limit=4 << 20, pair=os.pipe, on_line=None, share=None):
         self.reader, self.far_writer = pair()
         self.far_reader, self.writer = pair()
         for fd in (self.reader, self.writer):
@@ -26,8 +29,9 @@ class Ends:
             self.reader,
             self.writer,
             limit,
-            lambda line, _: self.lines.append(line),
+            on_line or (lambda line, _: self.lines.append(line)),
             self.ended.append,
+            share,
         )
 
     def close(self):
@@ -169,9 +173,45 @@ async def test_a_server_waits_for_lines_that_nobody_asked_for_and_not_for_answer
     ends, asked, waits
 ):
     for _ in range(asked):
-        ends.pipe.write(b"ask")
+        ends.pipe.write(b'{"method":"ask"}')
     os.write(ends.far_writer, b"x\n" * 17_000)
     with anyio.fail_after(5):
         while len(ends.lines) < 17_000:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    assert ends.pipe._pace.floods == waits
+    assert bool(ends.pipe._pace.floods) == waits
+
+
+async def test_to_answers_of_the_hub_nothing_is_owed_and_a_server_that_reads_none_is_ended(ends):
+    for _ in range(1000):
+        ends.pipe.write(b'{"jsonrpc":"2.0","id":1,"result":{}}')
+    os.write(ends.far_writer, b"x\n" * 17_000)
+    await until(lambda: len(ends.lines) == 17_000)
+    assert ends.pipe._pace.floods
+    for _ in range(70):
+        if not ends.ended:
+            ends.pipe.write(b'{"jsonrpc":"2.0","id":1,"result":"%b"}' % (b"x" * (1 << 20)))
+    assert type(ends.ended[0]) is NotRead
+
+
+async def test_servers_of_one_owner_share_the_time_that_what_they_say_unasked_takes():
+    shares, lines = Shares(), []
+    alice, bob = shares.of("alice"), shares.of("bob")
+    assert shares.of("alice") is alice is not bob
+
+    def laborious(line, _):
+        lines.append(line)
+        until_then = time.perf_counter() + 0.001
+        while time.perf_counter() < until_then:
+            pass
+
+    floods = [Ends(on_line=laborious, share=alice) for _ in range(3)]
+    quiet = Ends(share=bob)
+    for each in floods:
+        os.write(each.far_writer, b"x\n" * 2000)
+    await until(lambda: lines)
+    for number in range(20):  # while thousands wait
+        os.write(quiet.far_writer, b"y\n")
+        await until(lambda count=number: len(quiet.lines) > count)
+    assert len(lines) < 3000 and alice.floods and not bob.floods
+    for each in (*floods, quiet):
+        each.close()

@@ -28,6 +28,7 @@ from mcphub.upstream.legacy import LegacyUpstream
 from mcphub.upstream.lines import Connect, LinePipe, OnEnd, OnLine, Pipe
 from mcphub.upstream.modern import ModernUpstream
 from mcphub.upstream.outgoing import Outgoing
+from mcphub.upstream.pace import Shares
 from mcphub.upstream.upstream import OpeningRefused, Upstream
 from mcphub.vault.secret import Secret
 from mcphub.wire import envelope
@@ -141,6 +142,7 @@ class Opener:
     ) -> None:
         self._spawner, self._dialects = spawner, dialects
         self._line_bytes, self._timeout_s = line_bytes, timeout_s
+        self._shares = Shares()
 
     async def open(self, opening: Opening) -> None:
         """Start what there is to start and open the connection; the instance has both then.
@@ -239,9 +241,9 @@ class Opener:
         process.exited.add_done_callback(
             lambda _: opening.ended() if instance._process is process else None  # noqa: SLF001
         )
-        limit = self._line_bytes
+        limit, share = self._line_bytes, self._shares.of(instance.owner)
         return lambda on_line, on_end: LinePipe(
-            process.stdout, process.stdin, limit, on_line, on_end
+            process.stdout, process.stdin, limit, on_line, on_end, share
         )
 
     # ------------------------------------------------------------------ URLs
@@ -279,11 +281,12 @@ class Opener:
             opening.tasks,
             _PIPES[dialect],
         )
+        share = self._shares.of(opening.instance.owner)
         modern = dialect is Dialect.MODERN
         upstream = opening.upstream(
             ModernUpstream if modern else LegacyUpstream,
             lambda on_line, on_end: kind(
-                name, url, headers, limit, tasks, on_line, on_end, dial.bearer
+                name, url, headers, limit, tasks, on_line, on_end, dial.bearer, share
             ),
         )
         fixed = opening.spec.dialect is not None

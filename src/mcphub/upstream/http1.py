@@ -26,10 +26,8 @@ from mcphub.secret import Secret
 from mcphub.tasks import Tasks
 from mcphub.upstream.connection import IDLE_S, Connection, Failed, Head, Request, Taker
 from mcphub.upstream.lines import NO_HEADERS
-from mcphub.upstream.pace import Pace
+from mcphub.upstream.pace import SHARE, Pace
 
-SHARE: Final = 0.25
-"""Of the loop's time, what the bodies of one owner's answers from one server may take."""
 _CONNECT_S: Final = 10.0
 _EYEBALLS_S: Final = 0.25
 _FRAMING: Final = {
@@ -78,10 +76,16 @@ class Client:
         headers: Of every request.
         tasks: Where connections are made.
         bearer: Gives the token of each request, where the server has OAuth.
+        share: The owner's, of the loop's time.
     """
 
     def __init__(
-        self, url: str, headers: Mapping[str, str], tasks: Tasks, bearer: Bearer | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        tasks: Tasks,
+        bearer: Bearer | None = None,
+        share: Pace | None = None,
     ) -> None:
         self._url = URL(url)
         self._tasks, self._bearer = tasks, bearer
@@ -89,7 +93,7 @@ class Client:
         self._idle: list[Connection] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._open = True
-        self._pace = Pace(SHARE)
+        self._share = share or Pace(SHARE)
         self._given: list[Mapping[str, str]] = []
         usual = {"User-Agent": f"mcphub/{__version__}", "Accept-Encoding": "gzip"}
         self.always({"Host": self._url.host_port_subcomponent or "", **usual, **headers})
@@ -159,7 +163,7 @@ class Client:
 
     def used(self, seconds: float) -> float:
         """Count the loop's time that a body took; returns the seconds to rest now, mostly 0."""
-        return self._pace.take(seconds)
+        return self._share.take(seconds)
 
     def forget(self, connection: Connection) -> None:
         """Forget a connection that ended."""

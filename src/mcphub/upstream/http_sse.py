@@ -18,6 +18,7 @@ from mcphub.upstream.bodies import EVENTS, Stream
 from mcphub.upstream.connection import Head
 from mcphub.upstream.http1 import Bearer
 from mcphub.upstream.lines import LineTooLong, OnEnd, OnLine
+from mcphub.upstream.pace import Pace
 from mcphub.upstream.posting import Post, Posting
 from mcphub.upstream.upstream import OpeningRefused
 from mcphub.wire import envelope
@@ -38,8 +39,9 @@ class SsePipe(Posting):
         on_line: OnLine,
         on_end: OnEnd,
         bearer: Bearer | None = None,
+        share: Pace | None = None,
     ) -> None:
-        super().__init__(name, url, headers, limit, tasks, on_line, on_end, bearer)
+        super().__init__(name, url, headers, limit, tasks, on_line, on_end, bearer, share)
         self._target = ""
         self._waiting: list[tuple[Post, bytes, Mapping[str, str]]] = []
         self._stream = Stream(limit, self._streamed)

@@ -14,7 +14,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from mcphub.upstream.pace import Pace
+from mcphub.upstream.pace import SHARE, Pace
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 BYTES_PER_S: Final = 256 * 1024 * 1024
@@ -32,6 +32,14 @@ _WIDE: Final = 1024 * 1024
 _VECTORS: Final = 64
 _MOST_OWED: Final = 1024
 _HIGH_WATER: Final = 1024 * 1024
+_MOST_QUEUED: Final = 64 * 1024 * 1024
+"""Bytes beyond which no answer to a server's question waits for it."""
+_METHOD, _START = b'"method":', 80
+"""Where the hub's own requests say what they are (`envelope.request`)."""
+_TURN: Final = 256
+"""Lines that are handed on in one turn of the loop when nobody asked for them."""
+_PART: Final = 64
+"""Bytes that even the smallest piece of a line takes in memory."""
 
 
 class Pipe(Protocol):
@@ -86,6 +94,10 @@ class LineTooLong(Exception):
     """The other side sent more than `limit` bytes without a line end."""
 
 
+class NotRead(Exception):
+    """The other side asks and asks, and does not read the answers."""
+
+
 class LinePipe:
     """One connection. Owned by one `Upstream`; the descriptors belong to the process.
 
@@ -95,6 +107,7 @@ class LinePipe:
         limit: Longest line, in bytes.
         on_line: Called with each line without its end; must not raise.
         on_end: Called once when nothing more can be read, with the reason or None for a plain end.
+        share: The owner's, of the loop's time.
     """
 
     has_headers = False
@@ -106,6 +119,7 @@ class LinePipe:
         limit: int,
         on_line: OnLine,
         on_end: OnEnd,
+        share: Pace | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader, self._writer = reader, writer
@@ -119,7 +133,9 @@ class LinePipe:
         self._open = True
         self._waits = False
         self._widths: dict[int, int] = {}
-        self._pace = Pace(BYTES_PER_S)
+        self._pace, self._share = Pace(BYTES_PER_S), share or Pace(SHARE)
+        self._lines: list[bytes] = []
+        self._paused = False
         self._owed = 0
         self._loop.add_reader(reader, self._readable)
 
@@ -142,7 +158,10 @@ class LinePipe:
             self._loop.call_soon(self._flush)
         self._queue += (line, b"\n")
         self._queued += len(line) + 1
-        self._owed = min(self._owed + 1, _MOST_OWED)
+        if _METHOD in line[:_START]:  # to an answer of the hub's nothing is owed
+            self._owed = min(self._owed + 1, _MOST_OWED)
+        elif self._queued > _MOST_QUEUED:
+            self.close(NotRead())
 
     def abandon(self, request_id: int) -> bool:  # noqa: ARG002
         """Do nothing: an answer that nobody waits for is dropped when it comes."""
@@ -179,43 +198,75 @@ class LinePipe:
         if not data:
             self.close()
             return
-        lines = self._feed(data)
-        owed = min(lines, self._owed)
-        self._owed -= owed
-        rest = self._pace.take(len(data) + (lines - owed) * LINE_COST)
-        if rest and self._open:
-            self._loop.remove_reader(self._reader)
-            self._loop.call_later(rest, self._read_on)
+        lines = self._split(data)
+        if len(lines) > self._owed:
+            self._lines = lines
+            self._hand_on(len(data))
+            return
+        self._owed -= len(lines)
+        for line in lines:
+            self._on_line(line, 0)
+        self._quiet()
+        if rest := self._pace.take(len(data)):
+            self._pause(rest)
 
-    def _read_on(self) -> None:
-        if self._open:
+    def _hand_on(self, size: int = 0) -> None:
+        """Hand on some lines of which not all were asked for, and read on when their time is paid."""
+        if not self._open:
+            return
+        turn, self._lines = self._lines[:_TURN], self._lines[_TURN:]
+        rest = 0.0
+        if turn:
+            began = self._loop.time()
+            for line in turn:
+                self._on_line(line, 0)
+            owed = min(len(turn), self._owed)
+            self._owed -= owed
+            unasked = len(turn) - owed
+            used = (self._loop.time() - began) * unasked / len(turn)
+            rest = max(self._pace.take(size + unasked * LINE_COST), self._share.take(used))
+        if rest or self._lines:
+            self._pause(rest)
+            return
+        self._quiet()
+        if self._paused and self._open:
+            self._paused = False
             self._loop.add_reader(self._reader, self._readable)
 
-    def _feed(self, data: bytes) -> int:
-        """Take what was read; returns how many lines it has ended."""
+    def _pause(self, seconds: float) -> None:
+        """Stay away from the pipe for a while."""
+        if not self._open:
+            return
+        if not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._reader)
+        self._loop.call_later(seconds, self._hand_on)
+
+    def _split(self, data: bytes) -> list[bytes]:
+        """Take what was read; returns the lines that it has ended."""
         if b"\n" not in data:
             self._keep(data)
-            return 0
+            return []
         *whole, rest = data.split(b"\n")
         if self._partial:
             whole[0] = b"".join([*self._partial, whole[0]])
             self._partial.clear()
             self._partial_size = 0
-        for line in whole:
-            if len(line) > self._limit:
-                self.close(LineTooLong())
-                break
-            self._on_line(line, 0)
-        else:
-            if rest:
-                self._keep(rest)
+        if max(map(len, whole)) > self._limit:
+            self.close(LineTooLong())
+            return []
+        if rest:
+            self._keep(rest)
+        return whole
+
+    def _quiet(self) -> None:
+        """Give back the width that a large message needed."""
         if self._widths and self._open and not self._queue and not self._partial:
             self._narrow()
-        return len(whole)
 
     def _keep(self, data: bytes) -> None:
         self._partial.append(data)
-        self._partial_size += len(data)
+        self._partial_size += max(len(data), _PART)
         if self._partial_size >= _LARGE:
             self._widen(self._reader)
         if self._partial_size > self._limit:

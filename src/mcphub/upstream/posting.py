@@ -20,6 +20,7 @@ from mcphub.upstream.bodies import EVENTS, JSON, Messages, messages_of
 from mcphub.upstream.connection import Head, Request
 from mcphub.upstream.http1 import Bearer, Client
 from mcphub.upstream.lines import NO_HEADERS, LineTooLong, OnEnd, OnLine
+from mcphub.upstream.pace import Pace
 from mcphub.wire import envelope
 from mcphub.wire.codes import HUB_DENIED, HUB_UNAVAILABLE, HUB_UPSTREAM_FAILED
 
@@ -47,6 +48,7 @@ class Posting(ABC):
         tasks: Where connections are made.
         on_line, on_end: As `upstream.lines.Connect`.
         bearer: Gives the token of each request, where the server has OAuth.
+        share: The owner's, of the loop's time.
     """
 
     has_headers = True
@@ -65,6 +67,7 @@ class Posting(ABC):
         on_line: OnLine,
         on_end: OnEnd,
         bearer: Bearer | None = None,
+        share: Pace | None = None,
     ) -> None:
         self.name, self.url, self.limit = name, url, limit
         self.on_line = on_line
@@ -73,7 +76,7 @@ class Posting(ABC):
         self._posts: dict[bytes, Post] = {}
         self._freed: asyncio.Future[None] | None = None
         self._open = True
-        self._http = Client(url, {**headers, **POST_HEADERS}, tasks, bearer)
+        self._http = Client(url, {**headers, **POST_HEADERS}, tasks, bearer, share)
 
     @property
     def congested(self) -> bool:
