@@ -285,3 +285,58 @@ def test_a_login_of_the_client_becomes_one_of_each_user(written, entry) -> None:
     assert "canary" not in json.dumps([found.entries, found.notes])
     loaded = parse_settings(json.dumps({"mcpServers": found.entries}), {"TOKEN": "x"})
     assert loaded.specs["notes"].slot_names
+
+
+def imported(**entry: Any) -> tuple[dict[str, Any], str]:
+    result = import_client_text(json.dumps({"mcpServers": {"one": entry}}))
+    return result.entries["one"], "\n".join(result.notes)
+
+
+def test_a_server_of_a_windows_machine_is_started_without_its_shell() -> None:
+    for shell in ("cmd", "cmd.exe", "C:\\Windows\\System32\\cmd.exe"):
+        entry, notes = imported(command=shell, args=["/c", "npx", "-y", "a-server"])
+        assert (entry["command"], entry["args"]) == ("npx", ["-y", "a-server"])
+        assert "without the Windows shell" in notes
+
+
+def test_a_bridge_to_an_address_becomes_the_address_with_its_headers_as_slots() -> None:
+    entry, notes = imported(
+        command="npx",
+        args=["mcp-remote@latest", "https://a.example/mcp", "--header", "Authorization:${AUTH}"],
+        env={"AUTH": "Bearer canary1canary1"},
+    )
+    assert entry["url"] == "https://a.example/mcp"
+    assert entry["headers"]["Authorization"].startswith("Bearer ${USER_")
+    assert not {"command", "args", "env"} & set(entry)
+    assert "canary" not in json.dumps(entry) + notes
+    kept, _ = imported(command="npx", args=["mcp-remote", "https://a.example/mcp", "--host", "b"])
+    assert kept["command"] == "npx"  # it says more than an address
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/Users/ann/work", True),
+        ("--dir=/home/ann/x", True),
+        ("~/notes", True),
+        ("C:\\Users\\ann", True),
+        ("C:/work", True),
+        ("/home/u/notes", False),
+        ("${USER_HOME}/notes", False),
+        ("https://a.example/home/ann", False),
+        ("/usr/share/dict", False),
+    ],
+)
+def test_places_of_one_persons_machine_are_told_without_their_names(text: str, told: bool) -> None:
+    _, notes = imported(command="npx", args=["a-server", text], env={"PLACE": text})
+    for place in ("args[1]", "env.PLACE"):
+        assert (f"{place} names a place on one person's machine" in notes) is told
+    assert "ann" not in notes
+
+
+def test_an_unknown_server_is_told_to_have_no_network() -> None:
+    assert "it gets no network" in imported(command="npx", args=["a-server"])[1]
+    assert "no network" not in imported(url="https://a.example/mcp")[1]
+    assert (
+        "no network" not in imported(command="npx", args=["@modelcontextprotocol/server-github"])[1]
+    )

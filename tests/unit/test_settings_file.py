@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mcphub.catalog.destinations import named_in
 from mcphub.catalog.settings_file import (
     LoadedSettings,
     Problem,
@@ -342,3 +343,33 @@ def test_the_file_is_read_with_its_mark_and_its_name_only_is_told(tmp_path: Path
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError):
         load_settings(path, OPERATOR)
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        (["https://a.example/x?y", "see https://a.example"], ["a.example"]),
+        (["postgresql://u:${USER_PASSWORD}@db.example/x"], ["db.example:5432"]),
+        (["mongodb://u:p%40ss@127.0.0.1:27018/x"], ["127.0.0.1:27018"]),
+        (["http://localhost:3000", "--url=http://b.example"], ["localhost:3000", "b.example:80"]),
+        (["https://${HOST}/x", "file:///etc/x", "data:x", "md:", "https://"], []),
+        (["postgresql://u:p@ss@host/x"], []),
+        (["jdbc:mysql://db.example:3307/x"], ["db.example:3307"]),
+    ],
+)
+def test_addresses_that_a_server_is_given_and_cannot_reach_are_told(texts, named) -> None:
+    assert named_in(texts) == named
+    entry = {"command": "npx", "args": ["a-server", *texts], "groups": ["everyone"]}
+
+    def warnings(**more: object) -> str:
+        text = json.dumps({"mcpServers": {"one": {**entry, **more}}})
+        return "\n".join(parse_settings(text, {"HOST": "h", "USER_PASSWORD": "x"}).warnings)
+
+    assert (json.dumps({"egress": named}) in warnings()) is bool(named)
+    assert "has no network" not in warnings(sandbox={"egress": []})  # it was decided
+
+
+def test_a_server_in_a_container_is_told_to_be_none_for_an_instance() -> None:
+    for command in ("docker", "/usr/bin/podman"):
+        text = json.dumps({"mcpServers": {"one": {"command": command, "args": ["run", "x"]}}})
+        assert any("no engine" in warning for warning in parse_settings(text, {}).warnings)

@@ -14,7 +14,13 @@ from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from mcphub.catalog.destinations import destination, forward, readable_path, redirected
+from mcphub.catalog.destinations import (
+    destination,
+    forward,
+    named_in,
+    readable_path,
+    redirected,
+)
 from mcphub.catalog.entries import SandboxEntry, ServerEntry
 from mcphub.catalog.identity import (
     REQUEST_PLACE,
@@ -24,6 +30,7 @@ from mcphub.catalog.identity import (
 )
 from mcphub.catalog.known import KnownServer, known_date, known_server
 from mcphub.catalog.launchers import requirement
+from mcphub.catalog.moving import containers
 from mcphub.catalog.oauth import OAUTH_PLACE, OAuthSpec, oauth_of
 from mcphub.catalog.oauth import problems_of as oauth_problems_of
 from mcphub.catalog.problems import Problem, json_path
@@ -358,6 +365,8 @@ class SpecBuilder:
                 'it names no groups, so only administrators may use it; "groups": ["everyone"] '
                 "opens it to every user."
             )
+        if transport is Transport.STDIO:
+            self._advise_moved(entry, known)
         if transport is Transport.HTTP and "sandbox" in entry.model_fields_set:
             self._warn('"sandbox" has no effect: an HTTP server runs elsewhere.')
         if known is None:
@@ -372,6 +381,24 @@ class SpecBuilder:
                 self._warn(f'set "env": {{"{key}": "{value}"}}, {known.env_reason}.')
         if known.needs_egress and entry.sandbox.egress is None and not entry.sandbox.redirect:
             self._warn(f'it has no network; "sandbox.egress" needs {known.needs_egress}.')
+
+    def _advise_moved(self, entry: ServerEntry, known: KnownServer | None) -> None:
+        """Tell what worked where the entry comes from and does not in an instance."""
+        if containers(entry.command or ""):
+            self._warn(
+                "it starts containers, for which an instance has no engine; name its package (npx, uvx), or "
+                "the address of the container."
+            )
+            return
+        decided = entry.sandbox.egress is not None or bool(entry.sandbox.redirect)
+        if decided or (known is not None and (known.egress or known.needs_egress)):
+            return
+        named = named_in([*entry.args, *entry.env.values()])
+        if named:
+            self._warn(
+                f"it names {', '.join(named)} and has no network; "
+                f'"sandbox": {{"egress": {json.dumps(named)}}} lets it go there.'
+            )
 
 
 def _with_nul(value: object, where: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:

@@ -4,8 +4,10 @@ A destination is `host` (TLS on 443), `*.host`, `host:port`, `ip:port` or `[ip6]
 `spawn` enforces them.
 """
 
+import contextlib
 import ipaddress
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from mcphub.errors import InvalidInput
@@ -13,7 +15,28 @@ from mcphub.errors import InvalidInput
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z")
 _LONGEST_HOST = 253
+# scheme, host and port; without the user's name and password, which are in front of an `@`
+_URL = re.compile(
+    r"\b([a-zA-Z][a-zA-Z0-9+.-]{1,20})://(?:[^\s/@]{0,300}@)?([\w.-]{1,255})(?::(\d{1,5}))?(?![^\s/?#,\"'])"
+)
+_PORTS = {
+    "http": "80", "postgres": "5432", "postgresql": "5432", "mysql": "3306", "mariadb": "3306",
+    "mongodb": "27017", "redis": "6379", "rediss": "6379", "bolt": "7687", "neo4j": "7687", "amqp": "5672",
+}  # fmt: skip
 _NEVER_READABLE = ("/proc", "/sys", "/dev", "/run", "/var/run")
+
+
+def named_in(texts: Iterable[str]) -> list[str]:
+    """Return the destinations that URLs in `texts` name, each once, in the one form of egress entries."""
+    found: dict[str, None] = {}
+    for text in texts:
+        for scheme, host, port in _URL.findall(text):
+            usual = _PORTS.get(scheme.lower(), "")
+            entry = f"{host}:{port or usual}" if port or usual else host
+            if usual or port or scheme.lower() == "https":
+                with contextlib.suppress(InvalidInput):
+                    found[destination(entry.removesuffix(":443"))] = None
+    return list(found)
 
 
 def destination(entry: str) -> str:

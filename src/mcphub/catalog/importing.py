@@ -15,6 +15,7 @@ from mcphub.catalog.inputs import read_inputs
 from mcphub.catalog.jsonc import JsoncError, parse
 from mcphub.catalog.known import KnownServer, known_server
 from mcphub.catalog.launchers import requirement
+from mcphub.catalog.moving import left_behind, moved
 from mcphub.catalog.names import server_name
 from mcphub.catalog.problems import Problem, SettingsError
 from mcphub.catalog.secrets_in_text import SecretFinder, client_templates, is_secret_name
@@ -147,11 +148,10 @@ def _free_name(name: str, taken: Mapping[str, object]) -> str:
 
 def _entry(name: str, raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the entry without secrets, and notes about it."""
-    raw = dict(raw)
+    raw, notes = moved(raw)
     for key in _URLS:
         if "url" not in raw and key in raw:
             raw["url"] = raw[key]
-    notes: list[str] = []
     known = _known(raw)
     finder = SecretFinder(name)
     entry = {key: raw[key] for key in raw if key in _TAKEN and raw[key] not in (None, "", [], {})}
@@ -178,6 +178,7 @@ def _entry(name: str, raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     _oauth(raw, entry, notes)
     _switches(raw, entry, notes)
     _known_advice(known, entry, notes)
+    notes += left_behind(entry, known)
     dropped = sorted(key for key in raw if key not in _TAKEN | _SILENT)
     if dropped:
         notes.append(f"left out, as the client's own: {', '.join(key[:40] for key in dropped)}.")
