@@ -8,6 +8,7 @@ once, and by the hub when a period of grace is over.
 
 import asyncio
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ _CHUNK: Final = 1024 * 1024
 _ZEROS: Final = bytes(_CHUNK)
 _MOST_OVERWRITTEN: Final = 1024 * 1024 * 1024
 """Of one file; beyond it a file is only deleted."""
+_DEEPEST: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,9 @@ def shred(home: Path) -> int:
     except OSError:
         raise _left(home) from None
     try:
-        files = sum(_shred_below(top))
+        files = 0
+        while os.listdir(top):  # noqa: PTH208  a descriptor; what was too deep lies on top then
+            files += sum(_shred_below(top, top))
         home.rmdir()
     except OSError:
         raise _left(home) from None
@@ -98,17 +102,25 @@ def shred(home: Path) -> int:
     return files
 
 
-def _shred_below(folder: int) -> Iterator[int]:
-    """Empty a directory by descriptors, so that nothing on the way can be exchanged for a link."""
+def _shred_below(folder: int, top: int, depth: int = 0) -> Iterator[int]:
+    """Empty a directory by descriptors, so that nothing on the way can be exchanged for a link.
+
+    What lies too deep is moved to the top instead: how deep a server nests costs neither descriptors
+    nor frames.
+    """
     os.fchmod(folder, 0o700)  # its owner may have closed it, to the hub too
     for name in os.listdir(folder):
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
+            if depth == _DEEPEST:
+                os.chmod(name, 0o700, dir_fd=folder)  # its own entry `..` changes
+                os.rename(name, f"mcphub-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=top)
+                continue
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             os.chmod(name, 0o700, dir_fd=folder)
             below = os.open(name, flags, dir_fd=folder)
             try:
-                yield from _shred_below(below)
+                yield from _shred_below(below, top, depth + 1)
             finally:
                 os.close(below)
             os.rmdir(name, dir_fd=folder)

@@ -1,6 +1,7 @@
 """Off-boarding one of two users at a running hub: all that is the user's ends, and nothing of the other's."""
 
 import json
+import os
 import time
 
 import pytest
@@ -116,6 +117,29 @@ def test_shredding_follows_no_link_and_leaves_other_names_of_a_file_alone(tmp_pa
     assert not home.exists()
     assert (outside / "kept").read_text() == "kept"
     assert shred(tmp_path / "never") == 0
+
+
+def test_directories_in_directories_without_end_are_shredded(tmp_path):
+    home, kept = tmp_path / "home", []
+    home.mkdir()
+    for branch in range(2):
+        deep = os.open(home, os.O_RDONLY)
+        for level in range(1500):  # no path and no stack reaches as far
+            name = f"{branch}{'y' * 100}"
+            os.mkdir(name, dir_fd=deep)
+            below = os.open(name, os.O_RDONLY, dir_fd=deep)
+            os.close(deep)
+            deep = below
+            if level % 100 == 50:
+                note = os.open("note", os.O_RDWR | os.O_CREAT, dir_fd=deep)
+                os.write(note, b"private")
+                kept.append(note)
+        os.close(deep)
+    assert shred(home) == len(kept) == 30
+    assert not home.exists()
+    assert {os.pread(note, 100, 0) for note in kept} == {bytes(7)}
+    for note in kept:
+        os.close(note)
 
 
 def test_what_is_shredded_was_overwritten_first(tmp_path):

@@ -1,11 +1,14 @@
 """The watch over homes: everyone's turn comes, and all looks together take a bounded time."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
+from mcphub.errors import UpstreamFailed
 from mcphub.spawn import homes
+from mcphub.spawn.discarding import discard
 from mcphub.spawn.homes import HomeWatch, sizes
 from mcphub.spawn.instance import Instance, State
 
@@ -75,3 +78,50 @@ async def test_a_home_is_looked_at_soon_after_a_call_later_after_that_and_seldom
     assert {100, 102, 104} <= set(looked)
     assert len([second for second in looked if 104 < second < 134]) == 2
     assert len([second for second in looked if second > 140]) <= 1
+
+
+def test_what_lies_deeper_than_any_path_counts_too(tmp_path):
+    deep = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(60):  # 12,000 characters
+        os.mkdir("y" * 200, dir_fd=deep)
+        below = os.open("y" * 200, os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = below
+    big = os.open("big", os.O_WRONLY | os.O_CREAT, dir_fd=deep)
+    os.write(big, b"x" * 512 * KIB)
+    os.close(big)
+    os.close(deep)
+    assert homes.used_bytes(tmp_path) >= 512 * KIB + 60 * 4096
+    discard(tmp_path / ("y" * 200))
+
+
+def test_a_file_without_content_counts_and_what_is_too_deep_has_no_measure(tmp_path, monkeypatch):
+    for number in range(100):
+        (tmp_path / str(number)).touch()
+    assert homes.used_bytes(tmp_path) == 100 * 4096
+    monkeypatch.setattr(homes, "_LONGEST", 1)
+    (tmp_path / "/".join(["d"] * 40)).mkdir(parents=True)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    assert homes.used_bytes(tmp_path) == homes.UNCOUNTABLE
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+
+
+async def test_no_number_of_starts_lets_a_home_grow_beyond_twice_its_limit(tmp_path):
+    over: list[str] = []
+    watch = HomeWatch(lambda found: over.append(found.id))
+    home, most = tmp_path / "1", 64 * KIB
+    await watch.admit(home, most, "tools")
+    alice = instance(tmp_path, 1)
+    starts = 0
+    while starts < 3:
+        await watch.admit(home, most, "tools")
+        alice.id = f"i_{starts}"
+        await asyncio.to_thread((home / str(starts)).write_bytes, b"x" * 48 * KIB)
+        await watch.look([alice], starts * 100.0)  # it had written before
+        starts += 1
+    assert over == ["i_1", "i_2"]
+    with pytest.raises(UpstreamFailed, match="not started"):
+        await watch.admit(home, most, "tools")
+    await watch.admit(tmp_path / "bob", most, "tools")
+    (home / "0").unlink()
+    await watch.admit(home, most, "tools")

@@ -35,6 +35,14 @@ def home_full(server: str, limit_bytes: int) -> UpstreamFailed:
     )
 
 
+def home_too_full(server: str) -> UpstreamFailed:
+    """Return why no instance starts in a home that holds twice as much as it may."""
+    return UpstreamFailed(
+        f"Server '{server}' is not started: its files take more than twice what they may.",
+        hint="An administrator deletes some of them, or raises `sandbox.homeMb`.",
+    )
+
+
 def ended(server: str, exited: "asyncio.Future[int] | None", why: str = "") -> UpstreamFailed:
     """Return what calls get whose server ended by itself; `why` says which limit it had reached."""
     said = f"Server '{server}' ended unexpectedly{status_of(exited)}."

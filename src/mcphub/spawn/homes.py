@@ -3,49 +3,88 @@
 A look costs a walk through the directory, in a thread, one after the other: often where there was a call
 since the last one, less often for a while after that, seldom while an instance rests. All walks of a second together take no
 longer than `_WALKS_S`; where there are more instances than that suffices for, who was looked at longest
-ago comes first. An instance whose home holds more than it may is ended; one that was over the limit
-already when it started may run as long as it adds nothing, so that its user can clean up.
+ago comes first.
+
+An instance whose home holds more than it may is ended. What it holds then, up to twice as much as it may, it
+may hold from then on, so that its user can clean up; no instance starts in a home that holds still more, since
+each start would add some. What a home held before this hub started it may keep.
 """
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from mcphub.spawn import copies
+from mcphub.spawn import copies, failing
 from mcphub.spawn.instance import Instance, State
 
 _BUSY_S: Final = 2.0
 _AFTER_S: Final = 10.0
 _RESTING_S: Final = 60.0
 _QUIET_S: Final = 30.0
-_MOST_FILES: Final = 500_000
+_MOST_FILES: Final = 1_000_000
+_ENTRY: Final = 4096
+_LONGEST: Final = 3000
+_MOST_ANCHORS: Final = 32
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CLOSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EMFILE})
+_MOST_HOMES: Final = 50_000
+_TOO_FULL: Final = 2
+UNCOUNTABLE: Final = 1 << 62
+"""What a home takes that cannot be measured."""
 _WALKS_S: Final = 0.05
 
 
 def used_bytes(home: Path) -> int:
     """Return what a directory takes on disk; follows no link. Files that vanish meanwhile count nothing.
 
-    More than `_MOST_FILES` files are not counted to the end: what is there so far is returned.
+    Each file counts `_ENTRY` bytes at least: file systems run out of files, too. More than `_MOST_FILES`
+    are not counted to the end: what is there so far is returned. What cannot be looked into, because it
+    is closed or too deep, is without measure: `UNCOUNTABLE`.
     """
     total, seen = 0, 0
-    waiting: list[str] = [str(home)]
+    waiting: list[tuple[_Anchor | None, str]] = [(None, str(home))]
     while waiting and seen < _MOST_FILES:
+        anchor, path = waiting.pop()
         try:
-            with os.scandir(waiting.pop()) as entries:
+            folder = os.open(path, _FOLDER, dir_fd=anchor.fd if anchor is not None else None)
+        except OSError as error:
+            if error.errno in _CLOSED:
+                return UNCOUNTABLE
+            continue  # it is gone, or no directory any more
+        here = _Anchor(folder, anchor.depth + 1 if anchor is not None else 0)
+        if here.depth > _MOST_ANCHORS:
+            return UNCOUNTABLE
+        try:
+            with os.scandir(folder) as entries:
                 for entry in entries:
                     seen += 1
                     try:
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+                        total += max(entry.stat(follow_symlinks=False).st_blocks * 512, _ENTRY)
                         if entry.is_dir(follow_symlinks=False):
-                            waiting.append(entry.path)
+                            inner = f"{path}/{entry.name}"
+                            near = len(os.fsencode(inner)) < _LONGEST
+                            waiting.append((anchor, inner) if near else (here, entry.name))
                     except OSError:
                         continue
         except OSError:
             continue
     return total
+
+
+class _Anchor:
+    """A directory from which deeper ones are named: no path may be longer than PATH_MAX."""
+
+    __slots__ = ("depth", "fd")
+
+    def __init__(self, fd: int, depth: int) -> None:
+        self.fd, self.depth = fd, depth
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 def _used_by(home: Path) -> int:
@@ -73,6 +112,28 @@ class HomeWatch:
     def __init__(self, over: Callable[[Instance], None]) -> None:
         self._over = over
         self._looked: dict[str, float] = {}
+        self._held: dict[Path, int] = {}
+
+    async def admit(self, home: Path, most: int, server: str) -> None:
+        """Let an instance start in a home, where that does not hold far too much.
+
+        Looks only where one was over.
+
+        Args:
+            home: Of the instance that is to start.
+            most: Bytes that it may hold.
+            server: Name of its server.
+
+        Raises:
+            UpstreamFailed: It holds more than twice as much.
+        """
+        known = self._held.get(home)
+        if known is None and not await asyncio.to_thread(os.path.lexists, home):
+            self._note(home, 0)  # what its first instance writes before the first look counts
+        if known is None or known <= most:
+            return
+        if await asyncio.to_thread(_used_by, home) > max(_TOO_FULL * most, known):
+            raise failing.home_too_full(server)
 
     async def look(self, instances: list[Instance], now: float) -> None:
         """Look at the homes whose turn it is, as many as there is time for."""
@@ -85,12 +146,26 @@ class HomeWatch:
         homes = [each.home for each in due if each.home is not None]
         used = await asyncio.to_thread(sizes, homes, _WALKS_S)
         for instance, size in zip(due, used, strict=False):  # the others come first next time
-            if instance.id not in self._looked:
-                instance.home_seen = size
             self._looked[instance.id] = now
-            over = size > max(instance.home_bytes, instance.home_seen)
-            if over and instance.state is not State.STOPPED:
+            if self._is_over(instance, size) and instance.state is not State.STOPPED:
                 self._over(instance)
+
+    def _is_over(self, instance: Instance, size: int) -> bool:
+        home, most = instance.home, instance.home_bytes
+        assert home is not None
+        known = self._held.get(home)
+        if known is None:
+            known = size  # it was so before this hub started
+        over = size > max(most, known)
+        self._note(home, max(known, min(size, _TOO_FULL * most)) if over else min(known, size))
+        return over
+
+    def _note(self, home: Path, size: int) -> None:
+        """Remember what a home may hold although it is too much, the last ones of many."""
+        self._held.pop(home, None)
+        if len(self._held) >= _MOST_HOMES:
+            del self._held[next(iter(self._held))]
+        self._held[home] = size
 
     def _is_due(self, instance: Instance, now: float) -> bool:
         if instance.home is None or instance.state is not State.READY:

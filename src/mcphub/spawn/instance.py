@@ -37,7 +37,6 @@ class Instance:
         groups: Groups of its owner, for their limits.
         home: Its home on the host, None for what has none here.
         home_bytes: Most that the home may hold.
-        home_seen: What the home held at the first look; 0 before. More than both ends it.
         in_flight: Leases now.
         lists_changed: The server announced other tools, prompts or resources than the catalog has.
         told: What its requests tell about the user beside the request itself.
@@ -60,7 +59,6 @@ class Instance:
     groups: frozenset[str] = frozenset()
     home: Path | None = None
     home_bytes: int = 0
-    home_seen: int = 0
     told: Told = Told()
     code: Path | None = None
     _process: Process | None = None

@@ -292,6 +292,7 @@ class InstancePool:
                     instance.groups = permit.principal.groups
                 if isinstance(launch, Launch):
                     instance.home = launch.home
+                    await self._homes.admit(launch.home, instance.home_bytes, spec.name)
                 instance.told = launch.told
                 await self._bring_up(instance, spec, launch)
             if self._listener is not None and self._listener.is_over(instance):
