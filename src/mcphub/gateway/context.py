@@ -17,7 +17,8 @@ from mcphub.spawn.instance import Instance
 from mcphub.upstream.outgoing import Tell
 from mcphub.vault.signing import ContextSigner
 from mcphub.wire import envelope
-from mcphub.wire.canonical import NotCanonical, request_digest
+from mcphub.wire.canonical import MOST as MOST_VALUES
+from mcphub.wire.canonical import NotCanonical, TooManyValues, request_digest
 from mcphub.wire.codes import META_USER_CONTEXT
 from mcphub.wire.envelope import Members
 
@@ -111,6 +112,12 @@ class UserContexts:
         assert context is not None
         try:
             digest = request_digest(method, params)
+        except TooManyValues:
+            raise InvalidInput(
+                f"The arguments hold more than {MOST_VALUES:,} values, the most for a server that is told "
+                "its user.",
+                hint="Send them in parts, or as one text.",
+            ) from None
         except NotCanonical:
             raise InvalidInput(
                 "The arguments hold a number or a text that has no unambiguous form.",

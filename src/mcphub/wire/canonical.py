@@ -21,17 +21,23 @@ from mcphub.wire.envelope import Members
 NOT_COVERED: Final = frozenset({"_meta", "requestState"})
 """Members of `params` outside of the digest: what belongs to the hop, and what the server sealed itself."""
 _EXACT: Final = 2**53
+MOST: Final = 100_000
+"""Values, and names of members, of one request."""
 
 
 class NotCanonical(ValueError):
     """The value has no canonical form: a number that is no double, a lone surrogate, too deep."""
 
 
+class TooManyValues(NotCanonical):
+    """There are more than `MOST` values: writing them takes a microsecond each, in which nobody is served."""
+
+
 def canonical(value: object) -> bytes:
     """Return the canonical JSON text of a parsed JSON value.
 
     Raises:
-        NotCanonical: It has none.
+        NotCanonical: It has none, or is too long (`TooManyValues`).
     """
     parts: list[str] = []
     try:
@@ -51,6 +57,10 @@ def request_digest(method: str, params: Members) -> str:
     Raises:
         NotCanonical: The params have no canonical form.
     """
+    for raw in map(bytes, params.values()):
+        # reading a name costs more than all else; in a text its quote is escaped
+        if len(raw) > MOST and raw.count(b'":') - raw.count(b'\\":') > MOST:
+            raise TooManyValues
     try:
         covered = {
             name: msgspec.json.decode(raw)
@@ -64,6 +74,7 @@ def request_digest(method: str, params: Members) -> str:
 
 
 def _write(value: object, parts: list[str]) -> None:
+    _refuse_too_many(value, len(parts))
     if value is None or isinstance(value, bool):
         parts.append("null" if value is None else "true" if value else "false")
     elif isinstance(value, str):
@@ -87,6 +98,12 @@ def _write(value: object, parts: list[str]) -> None:
         parts.append("]")
     else:
         raise NotCanonical(f"A {type(value).__name__} is no JSON value.")
+
+
+def _refuse_too_many(value: object, written: int) -> None:
+    more = len(value) if isinstance(value, Mapping | list) else 0
+    if written / 2 + more > MOST:  # half of what is written stands between others
+        raise TooManyValues
 
 
 def _utf16(name: object) -> bytes:
