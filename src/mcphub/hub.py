@@ -170,11 +170,17 @@ class Hub:
 
     def unavailable(self) -> list[dict[str, str]]:
         """Return which servers could not be listed last, for whom (id, "" for all) and why."""
+        everybody = {
+            server: missing.reason
+            for (server, user_id), missing in self.catalogs.failures.items()
+            if not user_id
+        }
         return [
             {"server": server, "user": user_id, "reason": missing.reason}
             for (server, user_id), missing in sorted(
                 self.catalogs.failures.items(), key=lambda found: found[0]
             )
+            if not user_id or everybody.get(server) != missing.reason
         ]
 
     async def stop_instance(self, instance_id: str) -> None:

@@ -334,9 +334,8 @@ def test_places_of_one_persons_machine_are_told_without_their_names(text: str, t
     assert "ann" not in notes
 
 
-def test_an_unknown_server_is_told_to_have_no_network() -> None:
-    assert "it gets no network" in imported(command="npx", args=["a-server"])[1]
-    assert "no network" not in imported(url="https://a.example/mcp")[1]
-    assert (
-        "no network" not in imported(command="npx", args=["@modelcontextprotocol/server-github"])[1]
-    )
+def test_unknown_servers_are_told_to_have_no_network() -> None:
+    assert "without network: one." in imported(command="npx", args=["a-server"])[1]
+    assert "network" not in imported(url="https://a.example/mcp")[1]
+    github = imported(command="npx", args=["@modelcontextprotocol/server-github"])[1]
+    assert "network" not in github

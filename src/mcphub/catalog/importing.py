@@ -15,7 +15,7 @@ from mcphub.catalog.inputs import read_inputs
 from mcphub.catalog.jsonc import JsoncError, parse
 from mcphub.catalog.known import KnownServer, known_server
 from mcphub.catalog.launchers import requirement
-from mcphub.catalog.moving import left_behind, moved
+from mcphub.catalog.moving import left_behind, moved, without_network
 from mcphub.catalog.names import server_name
 from mcphub.catalog.problems import Problem, SettingsError
 from mcphub.catalog.secrets_in_text import SecretFinder, client_templates, is_secret_name
@@ -88,6 +88,11 @@ def import_client_text(
         result.notes.extend(found.notes)
         for original, raw in servers.items():
             _take(result, original, found.replaced(raw), list(groups))
+    if alone := without_network(result.entries):
+        result.notes.append(
+            f"without network: {', '.join(alone)}. Where one needs some, name the hosts in "
+            '"sandbox": {"egress": […]}; `mcphub check NAME` finds out which it wants.'
+        )
     return result
 
 
@@ -178,7 +183,7 @@ def _entry(name: str, raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     _oauth(raw, entry, notes)
     _switches(raw, entry, notes)
     _known_advice(known, entry, notes)
-    notes += left_behind(entry, known)
+    notes += left_behind(entry)
     dropped = sorted(key for key in raw if key not in _TAKEN | _SILENT)
     if dropped:
         notes.append(f"left out, as the client's own: {', '.join(key[:40] for key in dropped)}.")

@@ -4,11 +4,11 @@ Wrappers that such machines need are taken away; what else belongs to the machin
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
-from mcphub.catalog.known import KnownServer
+from mcphub.catalog.known import known_server
 from mcphub.catalog.launchers import NPM, requirement
 from mcphub.errors import InvalidInput
 
@@ -37,7 +37,18 @@ def moved(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return raw, notes
 
 
-def left_behind(entry: dict[str, Any], known: KnownServer | None) -> Iterator[str]:
+def without_network(entries: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Return the names of servers of which nobody knows where they need to go; they get no network."""
+    found: list[str] = []
+    for name, entry in entries.items():
+        if "command" in entry:
+            known = known_server(requirement(entry["command"], entry.get("args", [])))
+            if known is None or not (known.egress or known.needs_egress):
+                found.append(name)
+    return found
+
+
+def left_behind(entry: dict[str, Any]) -> Iterator[str]:
     """Yield what is left to do because the server runs somewhere else now."""
     if "command" not in entry:
         return
@@ -52,8 +63,6 @@ def left_behind(entry: dict[str, Any], known: KnownServer | None) -> Iterator[st
                 f"{place} names a place on one person's machine. Each user's own directory is "
                 '${USER_HOME}; directories of this machine are shown by "sandbox": {"readable": […]}.'
             )
-    if known is None or not (known.egress or known.needs_egress):
-        yield 'it gets no network. If it needs some: "sandbox": {"egress": ["HOST"]}.'
 
 
 def _bridged(raw: dict[str, Any]) -> dict[str, Any] | None:

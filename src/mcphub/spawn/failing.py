@@ -14,6 +14,8 @@ _LONGEST: Final = 600
 _WORTHLESS: Final = re.compile(
     r"\s+at .*|\s+(?:errno|code|syscall|path|dest|address|port): .*|Node\.js v[\d.]+\s*|\W*"
 )
+_USAGE: Final = 100  # lines of it that may follow what was wrong
+_NAMES_ERROR: Final = re.compile(r"\W*(?:[\w.]*(?:error|exception)|fatal|panic)\b", re.IGNORECASE)
 
 
 def hub_stops() -> Unavailable:
@@ -62,7 +64,10 @@ def not_started(server: str, exited: "asyncio.Future[int] | None") -> UpstreamFa
 
 def with_last_words(error: HubError, lines: Sequence[str]) -> HubError:
     """Add what a server said last on stderr, already redacted by the spawner; for its owner only."""
-    told = [line.strip() for line in lines if not _WORTHLESS.fullmatch(line)][-_WORDS:]
+    said = [line.strip() for line in lines if not _WORTHLESS.fullmatch(line)]
+    told = said[-_WORDS:]
+    if not any(map(_NAMES_ERROR.match, told)):  # how to use it, after what was wrong
+        told = [line for line in said[-_USAGE:] if _NAMES_ERROR.match(line)][-1:] or told
     while len(told) > 1 and len(" / ".join(told)) > _LONGEST:
         del told[0]
     if told:
