@@ -10,7 +10,7 @@ NODE = [
     "  const result = binding.mkdir(",
     "                         ^",
     "Error: EROFS: read-only file system, mkdir '/x'",
-    "    at Object.mkdirSync (node:fs:1386:26)",
+    "    at Object.mkdirSync (node:fs:1386:26) {",
     "  errno: -30,",
     "  code: 'EROFS',",
     "}",
@@ -18,6 +18,18 @@ NODE = [
 ]
 USAGE = ["Error: no context is set", "Usage:", *(f"  --flag-{n} string   A flag" for n in range(9))]
 PYTHON = ["Traceback (most recent call last):", *["  frame"] * 20, "ValueError: A_DIR is required"]
+SLACK = [
+    '{"level":"fatal","message":"Check your tokens","stack":"' + "z" * 900 + '"}',
+    "node:child_process:930",
+    "    throw err;",
+    "    ^",
+    "Error: Command failed: bin --transport stdio",
+    "    at Object.execFileSync (node:child_process:927:15) {",
+    "  status: 1,",
+    "  output: [ null, null, null ],",
+    "}",
+    "Node.js v20.20.2",
+]
 PLAIN = [f"line {n}" for n in range(9)]
 
 
@@ -28,13 +40,23 @@ PLAIN = [f"line {n}" for n in range(9)]
         (USAGE, "Error: no context is set", "--flag-1"),
         (PYTHON, "frame / ValueError: A_DIR is required", "Traceback"),
         (PLAIN, "line 4 / line 5 / line 6 / line 7 / line 8", "line 3"),
-        (["x" * 500, "y" * 500], "y" * 500, "x"),
+        (["y" * 500, *["x" * 199] * 3], " / ".join(["x" * 199] * 2), "y"),
+        (SLACK, "Error: Command failed: bin --transport stdio", "status: 1"),
+        (
+            SLACK[:1],
+            '{"level":"fatal","message":"Check your tokens","stack":"' + "z" * 143 + "…",
+            "z…z",
+        ),
     ],
 )
 def test_the_line_that_names_the_error_is_told(lines: list[str], told: str, untold: str) -> None:
     said = with_last_words(UpstreamFailed("Ended."), lines).message
     assert said.startswith("Ended. Its last words: ") and said.endswith(told)
     assert untold not in said.removeprefix("Ended. Its last words:").replace("context", "")
+
+
+def test_what_a_program_inside_said_before_the_error_is_told_too() -> None:
+    assert "Check your tokens" in with_last_words(UpstreamFailed("Ended."), SLACK).message
 
 
 def test_a_server_that_said_nothing_is_not_quoted() -> None:

@@ -10,10 +10,10 @@ from mcphub.errors import HubError, Unavailable, UpstreamFailed
 
 _WORDS: Final = 5
 _LONGEST: Final = 600
-# of an uncaught error in Node.js: frames, its members once more, brackets, the version
-_WORTHLESS: Final = re.compile(
-    r"\s+at .*|\s+(?:errno|code|syscall|path|dest|address|port): .*|Node\.js v[\d.]+\s*|\W*"
-)
+_WIDTH: Final = 200
+# of an uncaught error in Node.js: where it was thrown, frames, the version; brackets
+_WORTHLESS: Final = re.compile(r"\s+at .*|node:[\w/]+:\d+|\s+throw \S.*|Node\.js v[\d.]+\s*|\W*")
+_MEMBERS: Final = re.compile(r"\s+at .*\{\s*")  # its members follow, to a bracket at the margin
 _USAGE: Final = 100  # lines of it that may follow what was wrong
 _NAMES_ERROR: Final = re.compile(r"\W*(?:[\w.]*(?:error|exception)|fatal|panic)\b", re.IGNORECASE)
 
@@ -64,14 +64,19 @@ def not_started(server: str, exited: "asyncio.Future[int] | None") -> UpstreamFa
 
 def with_last_words(error: HubError, lines: Sequence[str]) -> HubError:
     """Add what a server said last on stderr, already redacted by the spawner; for its owner only."""
-    said = [line.strip() for line in lines if not _WORTHLESS.fullmatch(line)]
+    said, members = list[str](), False
+    for line in lines:
+        members = not line.startswith("}") if members else _MEMBERS.fullmatch(line) is not None
+        if not members and not _WORTHLESS.fullmatch(line):
+            text = line.strip()
+            said.append(text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…")
     told = said[-_WORDS:]
     if not any(map(_NAMES_ERROR.match, told)):  # how to use it, after what was wrong
         told = [line for line in said[-_USAGE:] if _NAMES_ERROR.match(line)][-1:] or told
     while len(told) > 1 and len(" / ".join(told)) > _LONGEST:
         del told[0]
     if told:
-        error.message = f"{error.message} Its last words: {' / '.join(told)[:_LONGEST]}"
+        error.message = f"{error.message} Its last words: {' / '.join(told)}"
     return error
 
 
