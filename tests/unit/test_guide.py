@@ -100,3 +100,16 @@ def test_every_slot_of_a_known_server_has_a_guide_of_its_own() -> None:
             assert known is not None
             for slot in facts.get("slots", ()):
                 assert guide_for("x", slot).title != "x", slot
+
+
+def test_a_missing_credential_is_told_with_the_name_that_its_server_has_for_it() -> None:
+    entry = {
+        "command": "npx",
+        "args": ["a-server"],
+        "env": {"ODD_XOXP": "${USER_CHAT}", "SAME": "${USER_SAME}", "GITLAB_TOKEN": "${USER_MINE}"},
+    }
+    loaded = parse_settings(json.dumps({"mcpServers": {"chat": entry}}), {})
+    text = missing_credential_text("", "chat", ["CHAT", "SAME", "MINE"], loaded.specs["chat"])
+    assert "The server calls it ODD_XOXP." in text
+    assert "The server calls it SAME" not in text
+    assert "MINE: GitLab." in text  # known by where it stands

@@ -100,26 +100,32 @@ def set_command(hub_url: str, server: str, slot: str) -> str:
     return shlex.join([*words, "--url", hub_url.rstrip("/")] if hub_url else words)
 
 
-def missing_credential_text(hub_url: str, server: str, slots: Sequence[str]) -> str:
+def missing_credential_text(
+    hub_url: str, server: str, slots: Sequence[str], spec: ServerSpec | None = None
+) -> str:
     """Return what an agent can tell its user when credentials are missing.
 
     Args:
         hub_url: URL of the hub as its users reach it.
         server: The server's name.
         slots: The slots without a value, at least one.
+        spec: The server's, which says where the values go.
     """
     if OAUTH_SLOT in slots:
         return _connect_text(hub_url, server, [slot for slot in slots if slot != OAUTH_SLOT])
+    places = {slot.name: slot.places for slot in spec.slots} if spec is not None else {}
     one = len(slots) == 1
     lines = [
         f'The server "{server}" works with your own credentials only, and '
         f"{'one of them is' if one else f'{len(slots)} of them are'} not set: {', '.join(slots[:_SHOWN])}."
     ]
     for slot in slots[:_SHOWN]:
-        guide = guide_for(server, slot)
+        guide = guide_for(server, slot, places.get(slot, ()))
+        named = [place.removeprefix("env.") for place in places.get(slot, ()) if "env." in place]
         lines += [
             "",
             f"{slot}: {guide.title}. {guide.what}",
+            *([f"  The server calls it {', '.join(named)}."] if named and named != [slot] else []),
             f"  Least rights: {'; '.join(guide.scopes)}.",
             f"  Where to make it: {guide.where}",
             f"  Set it with: {set_command(hub_url, server, slot)}",

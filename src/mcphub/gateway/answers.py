@@ -146,7 +146,7 @@ def explain_missing(plane: DataPlane, call: Call, error: MissingCredential) -> M
     missing = plane.access.missing(call.principal, spec)
     if not missing:
         return error
-    return MissingCredential(missing_credential_text(plane.hub_url, spec.name, list(missing)))
+    return MissingCredential(missing_credential_text(plane.hub_url, spec.name, list(missing), spec))
 
 
 async def _opening(plane: DataPlane, call: Call) -> Members:
