@@ -19,6 +19,8 @@ from processes import descendants, free_port, started, wait_for
 
 from mcphub import __version__
 from mcphub.ground import ground
+from mcphub.identity.arrivals import arrive
+from mcphub.identity.model import Arrival, Person
 from mcphub.settings import load
 
 HERE = Path(__file__).resolve().parent
@@ -124,12 +126,15 @@ def nginx(directory: Path) -> Iterator[Endpoint]:
 
 
 async def people_of(directory: Path, count: int) -> list[str]:
-    """Make users as an administrator would, and return their API keys."""
+    """Make users as an administrator would, each in five of 50 groups, and return their API keys."""
+    people = [
+        Person(f"user-{number}", tuple(f"team-{(number + more) % 50}" for more in range(5)))
+        for number in range(count)
+    ]
+    handed: list[Arrival] = []
     async with ground(load(directory)) as services:
-        names = [f"user-{number}" for number in range(count)]
-        for name in names:
-            await services.directory.add_user(name)
-        return [(await services.directory.create_key(name)).key.reveal() for name in names]
+        await arrive(services.db, services.clock, people, hand_out=handed.extend)
+    return [one.key.key.reveal() for one in handed if one.key is not None]
 
 
 def mcphub(directory: Path, *args: str) -> str:

@@ -27,3 +27,9 @@ def test_others_are_served_beside_a_user_who_does_what_is_expensive():
     short = ("--users", "4", "--rounds", "2", "--seconds", "1")
     done = ran("neighbours.py", *short, "--limit", "40")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_change_of_one_user_costs_no_more_for_all_the_others_that_there_are():
+    short = ("--users", "1500", "--rounds", "2", "--seconds", "2")
+    done = ran("changes.py", *short, "--limit", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
