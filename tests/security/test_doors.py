@@ -9,6 +9,7 @@ import pytest
 from tests.doors import BOTH_DOORS
 from tests.interaction.clients import MODERN, plain, request
 from tests.polling import until
+from tests.security.raw_http import exchange, status_of
 
 from mcphub.gateway import fastlane
 
@@ -294,6 +295,33 @@ async def test_a_head_that_never_ends_is_shown_out(hub, monkeypatch):
         async with wire(hub) as alice:
             await alice.stream.send(start)
             assert (await alice.answer())[0] in {0, 400}
+
+
+POST = b"POST /mcp/plain HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+    "headers": (POST, b"X: y\r\n" * 10_000),
+    "a header": (POST + b"X: ", b"y" * 60_000),
+    "a path": (b"POST /mcp?", b"y" * 60_000),
+    "what a chunk says": (CHUNKED + b"1;", b"y" * 60_000),
+    "trailers": (CHUNKED + b"0\r\n", b"X: y\r\n" * 10_000),
+    "crumbs": (CHUNKED, b"1\r\n \r\n" * 10_000),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+@pytest.mark.parametrize("whose", ["a stranger's", "a user's"])
+async def test_what_never_ends_is_shown_out_before_it_is_kept(hub, what, whose):
+    """Seconds of it were gigabytes of memory, and it needs no key."""
+    start, more = ENDLESS[what]
+    if whose == "a user's":
+        key = f"Authorization: Bearer {hub.keys['alice']}\r\nContent-Type: application/json\r\n"
+        start = start.replace(b"Host", key.encode() + b"Host", 1)
+    async with wire(hub, "bob") as bob:
+        await bob.says("before")
+        answer = await exchange(hub.url, start, *[more] * 100, seconds=10)
+        assert status_of(answer) in {0, 400, 401}
+        await bob.says("after")
 
 
 async def test_a_body_that_never_ends_is_shown_out(hub, monkeypatch):

@@ -1,7 +1,7 @@
 """`BoundedProtocol`: a connection of uvicorn's that no client can hold open for nothing.
 
-What uvicorn leaves out: deadlines for what has to arrive, and clients that do not read, for which the
-hub holds what it sends. A connection of which nothing is read for `UNREAD_S` ends; what waits to be
+What uvicorn leaves out: deadlines for what has to arrive and bounds of its size, and clients that do not
+read, for which the hub holds what it sends. A connection of which nothing is read for `UNREAD_S` ends; what waits to be
 read is counted for its user, whatever the number of connections, and beyond that user's share those
 are ended that wait longest.
 """
@@ -16,6 +16,11 @@ from mcphub.gateway.crowd import Crowd
 from mcphub.gateway.http import CONNECTION, OWNER
 
 UNREAD_S: Final = 60.0
+_MOST_FRAMING: Final = 128 * 1024
+"""Bytes of a request without one of its body: its head, what chunks say beside their size, trailers."""
+_MOST_HEADERS: Final = 256
+_MOST_PIECES: Final = 4096
+"""Chunks of a body in one read of the connection, which takes 256 KiB at most."""
 
 
 class Unread:
@@ -67,6 +72,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._written_for = self._unread_of = ""
         self._stalled: asyncio.TimerHandle | None = None
+        self._body: list[bytes] = []
+        self._between, self._framing = True, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Count it."""
@@ -76,7 +83,53 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Let the application say whose request it is."""
         super().on_message_begin()
+        self._between, self._framing = False, 0
         self.scope[CONNECTION] = self  # pyright: ignore[reportGeneralTypeIssues]
+
+    def data_received(self, data: bytes) -> None:
+        """Let uvicorn read, with all of a body that has come at once, and no more around it than it may have."""
+        super().data_received(data)
+        if self._hand_on() or self._between:
+            self._framing = 0
+            return
+        self._framing += len(data)
+        if self._framing > _MOST_FRAMING:
+            self.abort()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer.
+
+        Raises:
+            ValueError: There are too many. uvicorn answers 400 and closes.
+        """
+        if len(self.headers) >= _MOST_HEADERS:
+            raise ValueError("too many headers")
+        super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece until all has been read that came: putting each to the others costs all of them.
+
+        Raises:
+            ValueError: There are too many. uvicorn answers 400 and closes.
+        """
+        if len(self._body) >= _MOST_PIECES:
+            raise ValueError("a body in crumbs")
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """Hand on what is left of the body first."""
+        self._hand_on()
+        self._between = True
+        super().on_message_complete()
+
+    def _hand_on(self) -> bool:
+        """Give uvicorn the body as far as it has come; returns whether there was any."""
+        if not self._body:
+            return False
+        body = b"".join(self._body)
+        self._body.clear()
+        super().on_body(body)
+        return True
 
     @property
     def idle(self) -> bool:

@@ -38,9 +38,9 @@ def home_full(server: str, limit_bytes: int) -> UpstreamFailed:
 
 
 def home_too_full(server: str) -> UpstreamFailed:
-    """Return why no instance starts in a home that holds twice as much as it may."""
+    """Return why no instance starts in a home that holds far more than it may."""
     return UpstreamFailed(
-        f"Server '{server}' is not started: its files take more than twice what they may.",
+        f"Server '{server}' is not started: its files take far more than they may.",
         hint="An administrator deletes some of them, or raises `sandbox.homeMb`.",
     )
 

@@ -5,8 +5,8 @@ since the last one, less often for a while after that, seldom while an instance 
 longer than `_WALKS_S`; where there are more instances than that suffices for, who was looked at longest
 ago comes first.
 
-An instance whose home holds more than it may is ended. What it holds then, up to twice as much as it may, it
-may hold from then on, so that its user can clean up; no instance starts in a home that holds still more, since
+An instance whose home holds more than it may is ended. What it holds then, as far as that can be written before
+anybody looks (`_kept`), it may hold from then on, so that its user can clean up; no instance starts in a home that holds still more, since
 each start would add some. What a home held before this hub started it may keep.
 """
 
@@ -32,7 +32,7 @@ _MOST_ANCHORS: Final = 32
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLOSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EMFILE})
 _MOST_HOMES: Final = 50_000
-_TOO_FULL: Final = 2
+_MORE: Final = 4 * 1024**3
 UNCOUNTABLE: Final = 1 << 62
 """What a home takes that cannot be measured."""
 _WALKS_S: Final = 0.05
@@ -73,6 +73,11 @@ def used_bytes(home: Path) -> int:
         except OSError:
             continue
     return total
+
+
+def _kept(most: int) -> int:
+    """Return what may stay in a home that may hold `most` bytes: what is written before anybody looks."""
+    return most + max(most, _MORE)
 
 
 class _Anchor:
@@ -125,14 +130,14 @@ class HomeWatch:
             server: Name of its server.
 
         Raises:
-            UpstreamFailed: It holds more than twice as much.
+            UpstreamFailed: It holds far more.
         """
         known = self._held.get(home)
         if known is None and not await asyncio.to_thread(os.path.lexists, home):
             self._note(home, 0)  # what its first instance writes before the first look counts
         if known is None or known <= most:
             return
-        if await asyncio.to_thread(_used_by, home) > max(_TOO_FULL * most, known):
+        if await asyncio.to_thread(_used_by, home) > max(_kept(most), known):
             raise failing.home_too_full(server)
 
     async def look(self, instances: list[Instance], now: float) -> None:
@@ -157,7 +162,7 @@ class HomeWatch:
         if known is None:
             known = size  # it was so before this hub started
         over = size > max(most, known)
-        self._note(home, max(known, min(size, _TOO_FULL * most)) if over else min(known, size))
+        self._note(home, max(known, min(size, _kept(most))) if over else min(known, size))
         return over
 
     def _note(self, home: Path, size: int) -> None:
