@@ -1,8 +1,15 @@
 """Fixtures for every test."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling, Scheduling
+
+# how fast examples are made says something of the machine and of what else runs on it, nothing of the code
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 class FilesOfServersTogether(LoadScopeScheduling):

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.anyio
 SCRIPT = {"tools": tools("line", "verbatim")}
 SERVERS = {"one": scripted(SCRIPT), "new": scripted(SCRIPT | {"modern": True})}
 live = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 NUMBERS = st.sampled_from(

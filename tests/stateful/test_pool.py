@@ -314,4 +314,4 @@ class Pool(RuleBasedStateMachine):
 
 
 TestPool = Pool.TestCase
-TestPool.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+TestPool.settings = settings(max_examples=20, stateful_step_count=25)

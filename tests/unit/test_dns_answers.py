@@ -3,7 +3,7 @@
 import ipaddress
 
 from dnslib import QTYPE, RCODE, DNSRecord
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcphub.spawn.egress.dns import Names
@@ -54,7 +54,6 @@ def test_the_address_book_is_bounded():
     assert names.address("one-more.cdn.example") is None
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=600))
 def test_noise_is_answered_or_ignored(data):
     Names(RULES).answer(data)

@@ -3,7 +3,7 @@
 import ssl
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcphub.spawn.egress import sni
@@ -53,7 +53,6 @@ def test_something_else_is_not_tls(data):
 WHOLE = hello("api.example.com")
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=600), st.integers(0, 300))
 def test_damaged_hellos_end_in_an_answer_or_a_refusal(noise, at):
     whole = bytearray(WHOLE)
