@@ -2,8 +2,8 @@
 
 Everything that a warm call asks is answered from here without a database read. `load()` reads anew
 whom a change concerns, so a revocation takes effect on the next call, and with thousands of users
-nobody waits for the change of one. Not here: the
-decisions (`policy.decide`), the rows (`identity`, `vault`, `catalog`).
+nobody waits for the change of one. Not here: the decisions (`policy.decide`), the rows (`identity`,
+`vault`, `catalog`).
 """
 
 from collections.abc import Callable, Collection, Mapping

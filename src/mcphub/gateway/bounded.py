@@ -1,9 +1,9 @@
 """`BoundedProtocol`: a connection of uvicorn's that no client can hold open for nothing.
 
 What uvicorn leaves out: deadlines for what has to arrive and bounds of its size, and clients that do not
-read, for which the hub holds what it sends. A connection of which nothing is read for `UNREAD_S` ends; what waits to be
-read is counted for its user, whatever the number of connections, and beyond that user's share those
-are ended that wait longest.
+read, for which the hub holds what it sends. A connection of which nothing is read for `UNREAD_S` ends;
+what waits to be read is counted for its user, whatever the number of connections, and beyond that
+user's share those are ended that wait longest.
 """
 
 import asyncio
