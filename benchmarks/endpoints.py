@@ -133,7 +133,7 @@ async def people_of(directory: Path, count: int) -> list[str]:
     ]
     handed: list[Arrival] = []
     async with ground(load(directory)) as services:
-        await arrive(services.db, services.clock, people, hand_out=handed.extend)
+        await arrive(services.db, services.clock, people, add_groups=True, hand_out=handed.extend)
     return [one.key.key.reveal() for one in handed if one.key is not None]
 
 

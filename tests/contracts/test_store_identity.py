@@ -241,7 +241,7 @@ async def test_many_arrive_together_each_with_an_own_key(
     ]
     handed: list[Arrival] = []
     arrivals, added = await arrive(
-        db, clock, people, hand_out=handed.extend, expires_at=clock.now + 60
+        db, clock, people, add_groups=True, hand_out=handed.extend, expires_at=clock.now + 60
     )
     assert added == ["ops"]
     assert [(one.name, one.is_new, one.joined) for one in arrivals] == [
@@ -273,7 +273,9 @@ async def test_nobody_arrives_when_one_cannot_or_the_keys_cannot_be_handed_out(
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        await arrive(db, clock, [Person("ben", ("data",))], hand_out=full)
+        await arrive(db, clock, [Person("ben", ("data",))], add_groups=True, hand_out=full)
+    with pytest.raises(NotFound, match="data"):
+        await arrive(db, clock, [Person("ben", ("data",))])
     with pytest.raises(Conflict, match="anna"):
         await arrive(db, clock, [Person("ben"), Person("anna", (), Role.ADMIN)])
     with pytest.raises(InvalidInput):

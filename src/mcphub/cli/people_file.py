@@ -17,7 +17,7 @@ import typer
 from mcphub.audit import log
 from mcphub.cli.shell import CLI, Cli
 from mcphub.cli.values import expiry
-from mcphub.errors import Conflict, HubError, InvalidInput, NotFound
+from mcphub.errors import Conflict, HubError, InvalidInput
 from mcphub.identity.model import Arrival, Person, checked_group_name, checked_user_name
 from mcphub.policy.model import EVERYONE, Role
 
@@ -55,16 +55,14 @@ async def import_users(
     people = rows(_text(file))
     async with cli.ground() as ground:
         until = expiry(expires, ground.clock())
-        there = set(await ground.directory.groups())
-        missing = sorted({group for person in people for group in person.groups} - there)
-        if missing and not add_groups:
-            raise NotFound(
-                f"There are no groups {_some(missing)}.",
-                hint="Add them with `mcphub group add`, or give --add-groups.",
-            )
         with _new_file(keys) if keys is not None else nullcontext() as hand_out:
             arrivals, added = await arrive(
-                ground.db, ground.clock, people, hand_out=hand_out, expires_at=until
+                ground.db,
+                ground.clock,
+                people,
+                add_groups=add_groups,
+                hand_out=hand_out,
+                expires_at=until,
             )
         await ground.audit.write_all(CLI, _events(arrivals, added))
         await cli.applied()

@@ -5,12 +5,12 @@ For administrators, as `identity.directory` is, and with its rules; one transact
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mcphub.errors import Conflict
+from mcphub.errors import Conflict, NotFound
 from mcphub.identity.keys import Keys
 from mcphub.identity.model import (
     Arrival,
@@ -24,12 +24,15 @@ from mcphub.policy.model import Role
 from mcphub.store.database import Database
 from mcphub.store.tables import api_keys, groups, memberships, meta, users
 
+_MOST_NAMED: Final = 5
+
 
 async def arrive(
     db: Database,
     clock: Clock,
     people: Sequence[Person],
     *,
+    add_groups: bool = False,
     hand_out: Callable[[list[Arrival]], None] | None = None,
     expires_at: float | None = None,
 ) -> tuple[list[Arrival], list[str]]:
@@ -39,6 +42,7 @@ async def arrive(
         db: The hub's database.
         clock: Wall clock.
         people: Each name once.
+        add_groups: Add the groups that there are not.
         hand_out: Takes those who got a key, before anything counts: when it raises, nothing is done.
             Without it no keys are made; with it each gets one who has none.
         expires_at: When the keys expire, epoch seconds.
@@ -48,6 +52,7 @@ async def arrive(
 
     Raises:
         InvalidInput: A name cannot be used, or the time of expiry is not in the future.
+        NotFound: There is no such group, and none is to be added.
         Conflict: A user is there with another role.
     """
     now = clock()
@@ -76,7 +81,14 @@ async def arrive(
                 for position, person in enumerate(new)
             ],
         )
-        added = await _add_groups(conn, people)
+        added = await _missing_groups(conn, people)
+        if added and not add_groups:
+            raise NotFound(
+                f"There is no group {', '.join(map(repr, added[:_MOST_NAMED]))}"
+                + (f" and {len(added) - _MOST_NAMED} more." if len(added) > _MOST_NAMED else "."),
+                hint="Add them with `mcphub group add`, or give --add-groups.",
+            )
+        await _insert(conn, groups, [{"name": name} for name in added])
         found = await conn.execute(select(memberships.c.user_id, memberships.c.group))
         members = {(user, group) for user, group in found}
         arrivals = [
@@ -106,11 +118,9 @@ def _check_roles(people: Sequence[Person], there: dict[str, Any]) -> None:
             )
 
 
-async def _add_groups(conn: AsyncConnection, people: Sequence[Person]) -> list[str]:
+async def _missing_groups(conn: AsyncConnection, people: Sequence[Person]) -> list[str]:
     wanted = {checked_group_name(group) for person in people for group in person.groups}
-    added = sorted(wanted - set((await conn.execute(select(groups.c.name))).scalars()))
-    await _insert(conn, groups, [{"name": name} for name in added])
-    return added
+    return sorted(wanted - set((await conn.execute(select(groups.c.name))).scalars()))
 
 
 async def _give_keys(

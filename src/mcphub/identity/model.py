@@ -103,7 +103,7 @@ class Person:
     """Who is to be there.
 
     Attributes:
-        groups: Beside `everyone`; those that there are not are added.
+        groups: Beside `everyone`.
         role: None for whatever role the user has, an ordinary user when new.
     """
 
