@@ -6,16 +6,21 @@ from pathlib import Path
 
 import anyio
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from mcphub.audit.recorder import Recorder
+from mcphub.audit.records import Outcome, RequestRecord
+from mcphub.audit.requests import RequestLog
 from mcphub.errors import InvalidInput, Unavailable
 from mcphub.store.database import HEAD, Database
 from mcphub.store.migrate import config
 from mcphub.store.tables import api_keys, groups, meta, metadata
+from mcphub.testing.clock import MovableClock
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +77,41 @@ async def test_migrating_again_keeps_everything(db: Database) -> None:
     assert await names(db) == ["dev"]
     assert await db.install_id() == install_id
     assert len(install_id) == 32
+
+
+async def test_records_of_an_older_version_are_kept(database_url: str) -> None:
+    def older(connection: Connection) -> None:
+        command.upgrade(config(connection), "0004")
+
+    async with Database.at(database_url) as db:
+        async with db.write() as conn:
+            await conn.run_sync(older)
+            for n in range(3):
+                await conn.execute(
+                    text(
+                        "INSERT INTO request_records (id, at, duration_ms, user_id, session, server, method,"
+                        " name, instance_id, era, client, decision, outcome, error_code, bytes_in,"
+                        " bytes_out, trace_id) VALUES (:id, :at, 2.5, 'u_a', '', 'git', 'tools/call',"
+                        " :name, 'i_1', 'modern', 'c/1', 'permit', 'error', -32603, 7, 9, '')"
+                    ),
+                    {"id": f"r_{n}", "at": 1_790_000_000.25 + n, "name": 'a "quoted" näme'},
+                )
+        await db.migrate()
+        log = RequestLog(db)
+        records = (await log.recent()).records
+        assert [(one.id, one.at) for one in records] == [
+            (f"r_{n}", 1_790_000_000.25 + n) for n in range(3)
+        ]
+        assert records[0] == RequestRecord(
+            "r_0", 1_790_000_000.25, "u_a", "git", "tools/call", 2.5, "", 'a "quoted" näme', "i_1",
+            "modern", "c/1", "permit", Outcome.ERROR, -32603, 7, 9, "",
+        )  # fmt: skip
+        (found,) = await log.statistics("server", since=0)
+        assert (found.key, found.requests, found.errors, found.p95_ms) == ("git", 3, 3, 2.5)
+        recorder = Recorder(db, MovableClock(1_790_000_100.0))
+        recorder.add(RequestRecord("r_9", 1_790_000_099.0, "u_a", "git", "tools/call"))
+        await recorder.flush()
+        assert [one.id for one in (await log.recent(limit=2)).records] == ["r_2", "r_9"]
 
 
 async def test_a_database_of_a_newer_version_is_refused(db: Database) -> None:

@@ -11,7 +11,7 @@ from mcphub.identity.directory import Directory
 from mcphub.identity.model import Arrival, Person
 from mcphub.policy.model import Role
 from mcphub.store.database import Database
-from mcphub.store.tables import api_keys, credentials, memberships, request_records
+from mcphub.store.tables import api_keys, credentials, memberships, request_series
 from mcphub.testing.clock import MovableClock
 
 pytestmark = pytest.mark.anyio
@@ -304,10 +304,10 @@ async def test_removing_a_user_takes_all_that_was_the_users_and_keeps_the_record
                 )
             )  # fmt: skip
             await conn.execute(
-                insert(request_records).values(
-                    id=f"r_{user.id}", at=1, duration_ms=1, user_id=user.id, session="", server="s",
-                    method="m", name="", instance_id="", era="", client="", decision="",
-                    outcome="ok", bytes_in=1, bytes_out=1, trace_id="",
+                insert(request_series).values(
+                    id=f"r_{user.id}", until=1, requests=1, calls="[]", user_id=user.id, session="",
+                    server="s", method="m", name="", instance_id="", era="", client="", decision="",
+                    trace_id="",
                 )
             )  # fmt: skip
     anna, ben = people
@@ -315,5 +315,5 @@ async def test_removing_a_user_takes_all_that_was_the_users_and_keeps_the_record
     async with db.read() as conn:
         for table in (memberships, api_keys, credentials):
             assert list((await conn.execute(select(table.c.user_id))).scalars()) == [ben.id]
-        kept = set((await conn.execute(select(request_records.c.user_id))).scalars())
+        kept = set((await conn.execute(select(request_series.c.user_id))).scalars())
     assert kept == {anna.id, ben.id}

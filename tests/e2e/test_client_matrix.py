@@ -95,7 +95,7 @@ async def cancelled(team, tool):
     """Whoever cancelled a call has no call running any more, and it is recorded as cancelled."""
     await until(lambda: not any(one["in_flight"] for one in team.hub.instances()))
     await team.hub.recorder.flush()
-    records = [one for one in await team.hub.ground.requests.recent() if one.name == tool]
+    records = [one for one in (await team.hub.ground.requests.recent()).records if one.name == tool]
     assert {str(one.outcome) for one in records} <= {"ok", "cancelled"}
     assert "cancelled" in {str(one.outcome) for one in records[: 2 * len(USERS)]}
 

@@ -420,7 +420,7 @@ async def test_every_request_is_recorded_without_arguments(hub_of):
             await text_of(alice, "echo", {"text": "private words"})
             await text_of(bob, "echo", {"text": "private words"})
             await hub.hub.recorder.flush()
-            records = await hub.hub.ground.requests.recent()
+            records = (await hub.hub.ground.requests.recent()).records
         calls = [record for record in records if record.method == "tools/call"]
         assert {(record.name, record.era, str(record.outcome)) for record in calls} == {
             ("echo", "legacy", "ok"),

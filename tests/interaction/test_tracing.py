@@ -251,7 +251,7 @@ async def test_the_record_of_a_span_without_a_caller_names_its_new_trace(traced,
         await alice.call("echo")
         await until(lambda: any(span.name == "tools/call echo" for span in collector.spans))
         await hub.hub.recorder.flush()
-        rows = await hub.hub.ground.requests.recent(limit=10)
+        rows = (await hub.hub.ground.requests.recent(limit=10)).records
     wanted = answer.headers["x-mcphub-request-id"]
     record = next(row for row in rows if row.id == wanted)
     span = next(s for s in collector.spans if attributes(s)["mcphub.request.id"] == wanted)

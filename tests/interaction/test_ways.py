@@ -313,7 +313,7 @@ async def test_a_result_that_matters_to_the_hub_is_read_on_a_known_way(callers, 
 
 async def recent_records(hub):
     await hub.hub.plane.recorder.flush()
-    return await hub.hub.ground.requests.recent()
+    return (await hub.hub.ground.requests.recent()).records
 
 
 @ERAS

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcphub.audit.records import COLUMNS, RequestRecord, as_row, neutral, session_tag
+from mcphub.audit.records import ALIKE, OWN, RequestRecord, alike, neutral, own, session_tag
 
 
 @given(st.text(), st.integers(min_value=0, max_value=50))
@@ -27,7 +27,7 @@ def test_a_row_is_bounded_whatever_a_client_sends() -> None:
         "r_1", 1.0, "u_a", "s", "tools/call\n", name="x\x1b[2J" * 99, client="c" * 999,
         error_code=10**30, bytes_in=-(10**30), duration_ms=-1.0, trace_id="t" * 99,
     )  # fmt: skip
-    row = dict(zip(COLUMNS, as_row(record), strict=True))
+    row = dict(zip((*OWN, *ALIKE), (*own(record), *alike(record)), strict=True))
     assert row["method"] == "tools/call\ufffd"
     assert row["name"].startswith("x\ufffd[2J")
     assert (len(row["name"]), len(row["client"]), len(row["trace_id"])) == (128, 128, 64)

@@ -4,7 +4,7 @@ import hashlib
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 _INT64: Final = 2**63 - 1
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -85,19 +85,20 @@ def neutral(text: str, length: int) -> str:
     )
 
 
-_OWN: Final = ("id", "at", "duration_ms", "outcome", "error_code", "bytes_in", "bytes_out")
-_ALIKE: Final = (
+OWN: Final = ("id", "at", "duration_ms", "outcome", "error_code", "bytes_in", "bytes_out")
+ALIKE: Final = (
     "user_id", "session", "server", "method", "name", "instance_id", "era", "client", "decision",
     "trace_id",
 )  # fmt: skip
-COLUMNS: Final = (*_OWN, *_ALIKE)
-"""Of a row, in the order of its values: what is each request's own, then what many have alike."""
 
-Row = tuple[Any, ...]
+Own = tuple[str, float, float, str, int | None, int, int]
+"""What is each request's own: the values of `OWN`, in that order."""
+Alike = tuple[str, ...]
+"""What many requests have alike: the values of `ALIKE`, in that order."""
 
 
-def as_row(record: RequestRecord) -> Row:
-    """Return the values of `COLUMNS` as every database takes them, whatever a client has put into them."""
+def own(record: RequestRecord) -> Own:
+    """Return what is a record's own as every database takes it, whatever a client has put into it."""
     return (
         neutral(record.id, 64),
         record.at,
@@ -106,12 +107,11 @@ def as_row(record: RequestRecord) -> Row:
         None if record.error_code is None else _int64(record.error_code),
         _int64(record.bytes_in),
         _int64(record.bytes_out),
-        *alike(record),
     )
 
 
-def alike(record: RequestRecord) -> Row:
-    """Return the last values of a row: those that all calls of a caller to one tool have alike."""
+def alike(record: RequestRecord) -> Alike:
+    """Return what all calls of a caller to one tool have alike, as every database takes it."""
     return (
         neutral(record.user_id, 64),
         neutral(record.session, 8),
@@ -124,6 +124,11 @@ def alike(record: RequestRecord) -> Row:
         neutral(record.decision, 64),
         neutral(record.trace_id, 64),
     )
+
+
+def ended_at(call: Own) -> float:
+    """Return when a request ended (epoch seconds)."""
+    return call[1] + call[2] / 1000
 
 
 def _int64(value: int) -> int:

@@ -4,16 +4,31 @@ Records reach the database about half a second after the request. `user_id=None`
 is for administrators; whoever serves a user gives that user's id (rule R1).
 """
 
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, Final, Literal, NamedTuple
 
-from sqlalchemy import case, func, select
+import msgspec
+from sqlalchemy import Row, Select, select
 
-from mcphub.audit.records import FAILURES, Outcome, RequestRecord
+from mcphub.audit.records import ALIKE, FAILURES, OWN, Outcome, Own, RequestRecord, ended_at
 from mcphub.store.database import Database
-from mcphub.store.tables import request_records
+from mcphub.store.tables import request_series
 
-MOST_ROWS: Final = 1_000
+MOST_ROWS: Final = 10_000
+_AT_ONCE: Final = 1_000
+"""Series that are read in one step of following."""
+_CALLS: Final = msgspec.json.Decoder(list[Own])
+_COMMON: Final = [request_series.c[name] for name in ALIKE]
+
+
+class Seen(NamedTuple):
+    """Records, those that ended first before the others, and the number of the newest series they are of."""
+
+    records: list[RequestRecord]
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,36 +65,40 @@ class RequestLog:
         self._db = db
 
     async def recent(
-        self,
-        user_id: str | None = None,
-        server: str | None = None,
-        after_id: str | None = None,
-        limit: int = 100,
-    ) -> list[RequestRecord]:
-        """Return the newest records, or the ones next after `after_id`; always oldest first.
+        self, user_id: str | None = None, server: str | None = None, limit: int = 100
+    ) -> Seen:
+        """Return the newest records.
 
         Args:
             user_id: Only this user's; None for all.
             server: Only this server's; None for all.
-            after_id: Id of a record; only later written ones. If retention has deleted it, everything
-                that is left is later.
-            limit: At most so many, 1 to 1,000.
+            limit: At most so many, 1 to 10,000.
         """
-        c = request_records.c
-        columns = [column for column in c if column.name != "seq"]
-        query = select(*columns).limit(max(1, min(limit, MOST_ROWS)))
-        if user_id is not None:
-            query = query.where(c.user_id == user_id)
-        if server is not None:
-            query = query.where(c.server == server)
-        if after_id is None:
-            query = query.order_by(c.seq.desc())
-        else:
-            seen = select(c.seq).where(c.id == after_id).scalar_subquery()
-            query = query.where(c.seq > func.coalesce(seen, 0)).order_by(c.seq)
+        limit = max(1, min(limit, MOST_ROWS))
+        # The newest N are in the N series that end last: any other has N before it.
+        query = _series(user_id, server).order_by(request_series.c.until.desc()).limit(limit)
+        return await self._seen(query, 0, limit)
+
+    async def after(self, seq: int, user_id: str | None = None, server: str | None = None) -> Seen:
+        """Return records that were written after the series `seq`; not all, when they are many: go on then.
+
+        Args:
+            seq: As an earlier `Seen` says.
+            user_id: Only this user's; None for all.
+            server: Only this server's; None for all.
+        """
+        c = request_series.c
+        query = _series(user_id, server).where(c.seq > seq).order_by(c.seq).limit(_AT_ONCE)
+        return await self._seen(query, seq, 0)
+
+    async def _seen(self, query: Select[Any], seq: int, most: int) -> Seen:
+        """Return what a query finds, of it the newest `most` records (0: all)."""
         async with self._db.read() as conn:
-            found = [_record(row) for row in await conn.execute(query)]
-        return found if after_id is not None else found[::-1]
+            rows = (await conn.execute(query)).all()
+        calls = [(call, row) for row in rows for call in _CALLS.decode(row.calls)]
+        calls.sort(key=lambda pair: ended_at(pair[0]))
+        records = [_record(call, row) for call, row in calls[-most:]]
+        return Seen(records, max([seq, *(row.seq for row in rows)]))
 
     async def statistics(
         self,
@@ -95,49 +114,68 @@ class RequestLog:
             since: Epoch seconds, UTC.
             user_id: Only this user's requests; None for all.
         """
-        c = request_records.c
+        c = request_series.c
         key = c.user_id if by == "user" else c.server
-        ranked = select(
-            key.label("key"),
-            c.outcome,
-            c.duration_ms,
-            c.bytes_in,
-            c.bytes_out,
-            c.at,
-            func.row_number().over(partition_by=key, order_by=c.duration_ms).label("rank"),
-            func.count().over(partition_by=key).label("total"),
-        ).where(c.at >= since)
+        query = select(key, c.calls).where(c.until >= since)
         if user_id is not None:
-            ranked = ranked.where(c.user_id == user_id)
-        r = ranked.subquery().c
-        query = (
-            select(
-                r.key,
-                func.count().label("requests"),
-                func.sum(case((r.outcome.in_([each.value for each in FAILURES]), 1), else_=0)),
-                func.sum(case((r.outcome == Outcome.DENIED.value, 1), else_=0)),
-                # Nearest rank: the smallest duration that p of 100 do not exceed.
-                func.max(case((r.rank == (r.total * 50 + 99) // 100, r.duration_ms))),
-                func.max(case((r.rank == (r.total * 95 + 99) // 100, r.duration_ms))),
-                func.sum(r.bytes_in),
-                func.sum(r.bytes_out),
-                func.max(r.at),
-            )
-            .group_by(r.key)
-            .order_by(func.count().desc(), r.key)
-        )
+            query = query.where(c.user_id == user_id)
+        sums: dict[str, _Sum] = {}
         async with self._db.read() as conn:
-            return [_statistics(row) for row in await conn.execute(query)]
+            async for name, calls in await conn.stream(query):
+                began = [call for call in _CALLS.decode(calls) if call[1] >= since]
+                if began:
+                    sums.setdefault(name, _Sum()).take(began)
+        found = [one.statistics(name) for name, one in sums.items()]
+        return sorted(found, key=lambda one: (-one.requests, one.key))
 
 
-def _record(row: Any) -> RequestRecord:
-    fields: dict[str, Any] = dict(row._mapping)  # noqa: SLF001  its name in SQLAlchemy's public API
-    fields["outcome"] = Outcome(row.outcome)
+@dataclass(slots=True)
+class _Sum:
+    """Figures that grow."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    durations_ms: "array[float]" = field(default_factory=lambda: array("d"))
+    bytes_in: int = 0
+    bytes_out: int = 0
+    last_at: float = 0.0
+
+    def take(self, calls: list[Own]) -> None:
+        for _, at, duration_ms, outcome, _, bytes_in, bytes_out in calls:
+            self.outcomes[outcome] += 1
+            self.durations_ms.append(duration_ms)
+            self.bytes_in += bytes_in
+            self.bytes_out += bytes_out
+            self.last_at = max(self.last_at, at)
+
+    def statistics(self, key: str) -> Statistics:
+        total = len(self.durations_ms)
+        ranked = sorted(self.durations_ms)
+        return Statistics(
+            key,
+            requests=total,
+            errors=sum(self.outcomes[each.value] for each in FAILURES),
+            denied=self.outcomes[Outcome.DENIED.value],
+            # Nearest rank: the smallest duration that p of 100 do not exceed.
+            p50_ms=ranked[ceil(total * 0.50) - 1],
+            p95_ms=ranked[ceil(total * 0.95) - 1],
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            last_at=self.last_at,
+        )
+
+
+def _series(user_id: str | None, server: str | None) -> Select[Any]:
+    c = request_series.c
+    query = select(c.seq, c.calls, *_COMMON)
+    if user_id is not None:
+        query = query.where(c.user_id == user_id)
+    if server is not None:
+        query = query.where(c.server == server)
+    return query
+
+
+def _record(call: Own, row: Row[Any]) -> RequestRecord:
+    fields: dict[str, Any] = dict(zip(OWN, call, strict=True))
+    fields |= {name: getattr(row, name) for name in ALIKE}
+    fields["outcome"] = Outcome(fields["outcome"])
     return RequestRecord(**fields)
-
-
-def _statistics(row: Any) -> Statistics:
-    key, requests, errors, denied, p50, p95, bytes_in, bytes_out, last_at = row
-    # PostgreSQL sums to Decimal.
-    counts = (int(requests), int(errors), int(denied))
-    return Statistics(key, *counts, p50, p95, int(bytes_in), int(bytes_out), last_at)

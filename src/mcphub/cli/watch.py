@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mcphub.audit.records import RequestRecord
+from mcphub.audit.requests import Seen
 from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import CLI, Cli, Rows, command, default
 from mcphub.cli.values import clean, seconds, when
@@ -131,25 +132,21 @@ async def list_requests(
         users = {found.id: found.name for found in await ground.directory.users()}
         user_id = (await ground.directory.user(user)).id if user else None
 
-        async def look(after: str | None, most: int) -> list[dict[str, Any]]:
-            records = await ground.requests.recent(
-                user_id=user_id, server=server, after_id=after, limit=most
-            )
-            return [_record(record, users) for record in records]
+        def entries(seen: Seen) -> list[dict[str, Any]]:
+            return [_record(record, users) for record in seen.records]
 
-        found = await look(None, limit)
+        seen = await ground.requests.recent(user_id, server, limit)
         if not follow:
+            found = entries(seen)
             rows = [_cells(entry) for entry in found]
             cli.show(found, Rows(_COLUMNS, rows, "No requests yet."))
             return
-        last = None
         while True:
-            for entry in found:
-                last = entry["id"]
+            for entry in entries(seen):
                 line = json.dumps(entry, ensure_ascii=False) if cli.as_json else _line(entry)
                 print(line, flush=True)
             await asyncio.sleep(_POLL_S)
-            found = await look(last, 1000)
+            seen = await ground.requests.after(seen.seq, user_id, server)
 
 
 async def statistics(

@@ -15,7 +15,7 @@ from weakref import ReferenceType, ref
 
 import msgspec
 
-from mcphub.audit.records import Outcome, Row, alike
+from mcphub.audit.records import Alike, Outcome, alike
 from mcphub.errors import HubError
 from mcphub.gateway import answers, intake
 from mcphub.gateway.calls import Call
@@ -156,7 +156,7 @@ class Sent:
         way.tally.ended(_OK, duration_s)
         at, bytes_in = plane.clock() - duration_s, len(self._body)
         own = (self.request_id, at, duration_s * 1000, _OK, None, bytes_in, bytes_out)
-        plane.recorder.add_row(own + way.row)
+        plane.recorder.add_parts(own, way.alike)
 
 
 @dataclass(slots=True, eq=False)
@@ -176,7 +176,7 @@ class Way:
         form: How it was written.
         level: What the session wanted to hear.
         listed: The list of tools that the name was found in; None where no list counts.
-        row: What the records of all of them have alike.
+        alike: What the records of all of them have alike.
         tally: Where they are counted.
     """
 
@@ -186,7 +186,7 @@ class Way:
     form: Form
     level: str
     listed: tuple[Item, ...] | None
-    row: Row
+    alike: Alike
     tally: Tally
 
     def send(self, plane: DataPlane, given: ToolCall, body: bytes) -> Sent | None:
@@ -307,6 +307,6 @@ def _way(plane: DataPlane, call: Call, begun: Begun) -> Way | None:
         form=form,
         level=call.session.log_level if call.session is not None else "",
         listed=listed,
-        row=alike(record),
+        alike=alike(record),
         tally=plane.metrics.of(call.server, call.method),
     )

@@ -163,17 +163,15 @@ server_dialects = Table(
 )
 
 # No foreign key: records outlive the user, by opaque id.
-request_records = Table(
-    "request_records",
+# Requests that are alike but for what `calls` has of each; written at once (ADR 0019).
+request_series = Table(
+    "request_series",
     metadata,
     Column("seq", _Sequence, primary_key=True),
-    Column("id", String(64), nullable=False, unique=True),
-    Column("at", Double, nullable=False),
-    Column("duration_ms", Double, nullable=False),
-    Column("outcome", String(16), nullable=False),
-    Column("error_code", BigInteger),
-    Column("bytes_in", BigInteger, nullable=False),
-    Column("bytes_out", BigInteger, nullable=False),
+    Column("id", String(64), nullable=False, unique=True),  # of the first of them
+    Column("until", Double, nullable=False),  # when the last of them ended
+    Column("requests", Integer, nullable=False),
+    Column("calls", Text, nullable=False),  # JSON: an array of `OWN` for each
     Column("user_id", String(64), nullable=False),
     Column("session", String(8), nullable=False),
     Column("server", String(63), nullable=False),
@@ -184,9 +182,9 @@ request_records = Table(
     Column("client", String(128), nullable=False),
     Column("decision", String(64), nullable=False),
     Column("trace_id", String(64), nullable=False),
-    Index(None, "at"),
-    Index(None, "user_id", "seq"),
-    Index(None, "server", "seq"),
+    Index(None, "until"),
+    Index(None, "user_id", "until"),
+    Index(None, "server", "until"),
 )
 
 audit_events = Table(
