@@ -7,13 +7,14 @@ from urllib.parse import quote
 import httpx2
 import pytest
 from starlette.routing import BaseRoute, Mount, Route
+from tests.doors import BOTH_DOORS
 from tests.interaction.clients import Raw, plain, raw_client, request
 from tests.security.asking import call, credentials_of, seen_by, set_credential, text_in
 
 from mcphub.app import application
 from mcphub.gateway.answers import LOCAL
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH_DOORS]
 
 CANARY = "token-of-alice-7f31"
 SERVERS = {

@@ -8,13 +8,14 @@ from urllib.parse import quote
 
 import anyio
 import pytest
+from tests.doors import BOTH_DOORS
 from tests.interaction.clients import PYTHON, plain, raw_client, request
 from tests.polling import until
 from tests.security.asking import call, seen_by, set_credential, text_in
 
 from mcphub.testing.hub import serving_hub
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH_DOORS]
 
 HERE = Path(__file__).parents[1] / "servers"
 CANARY = "canary-in-the-environment-of-the-hub-4410"
