@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import structlog
 
@@ -439,10 +439,14 @@ def _dial(
 ) -> Dial:
     """Return the connection of one owner to an HTTP server.
 
+    A value in its URL is one part of it, whatever characters it has: the operator's credentials that go along
+    are for the rest.
+
     Raises:
         InvalidInput: A user's value would choose the host that the credentials go to (rule R20).
+        MissingCredential: A user's value would choose another path.
     """
-    url = expand(spec.url, values)
+    url = expand(spec.url, {name: _one_part(value) for name, value in values.items()})
     plain = url.reveal() if isinstance(url, Secret) else url
     written, meant = urlsplit(spec.url), urlsplit(plain)
     if "$" in written.netloc or (written.scheme, written.netloc) != (meant.scheme, meant.netloc):
@@ -450,8 +454,21 @@ def _dial(
             f"Server '{spec.name}': the host of its url depends on the user.",
             hint="Write the host out; slots belong into headers or the path.",
         )
+    if "$" in written.path and {".", ".."} & set(meant.path.split("/")):
+        slots = " or ".join(slot.name for slot in spec.slots if "url" in slot.places)
+        raise MissingCredential(
+            f"A value of yours would make another path of the URL of server '{spec.name}'.",
+            hint=f"Set {slots} again: mcphub credential set {spec.name} …" if slots else "",
+        )
     headers = {name: expand(text, values) for name, text in spec.headers.items()}
     return Dial(instance_id=instance_id, owner=owner, url=url, headers=headers)
+
+
+def _one_part(value: str | Secret) -> str | Secret:
+    """Return a value as it stands in a URL (RFC 3986 §2.1)."""
+    if isinstance(value, Secret):
+        return Secret(quote(value.reveal(), safe=""))
+    return quote(value, safe="")
 
 
 def _check_headers(spec: ServerSpec, headers: Mapping[str, str | Secret]) -> None:
