@@ -25,9 +25,9 @@ from mcphub.spawn.pool import InstancePool
 from mcphub.tasks import Tasks
 from mcphub.upstream.outgoing import Outgoing, Tell
 from mcphub.upstream.upstream import Upstream
-from mcphub.wire import envelope
-from mcphub.wire.codes import Era
-from mcphub.wire.envelope import Members
+from mcphub.wire import envelope, translate
+from mcphub.wire.codes import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, Era
+from mcphub.wire.envelope import Members, Message
 from mcphub.wire.extensions import ui_resource
 from mcphub.wire.parameters import Mirrored, mirrored, usable
 
@@ -38,6 +38,12 @@ _TURN: Final = 200
 _LIST_TIMEOUT_S: Final = 30.0
 _MAX_FAILURES: Final = 2000
 _AGAIN_S: Final = 3600.0
+_UNKNOWN: Final = frozenset({METHOD_NOT_FOUND, INVALID_PARAMS, INVALID_REQUEST})
+"""How servers say that they have no such list."""
+
+
+class ListFailed(UpstreamFailed):
+    """A server answered a list method with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +293,7 @@ class Catalogs:
             lists: dict[str, bytes] = {}
             for kind in KINDS.values():
                 if kind.capability in offer.capabilities:
-                    items = await read_list(instance.upstream, kind)
+                    items = await _neutral_list(instance.upstream, kind)
                     lists[kind.member] = envelope.array([item.raw for item in items])
             return StoredCatalog(
                 initialize=instance.upstream.opening,
@@ -302,7 +308,7 @@ async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) ->
 
     Raises:
         HubError: The server failed, did not answer in time or lists too much. A JSON-RPC error counts as an empty
-            list when the method is unknown to the server.
+            list when it says that the server has no such method.
     """
     items: list[Item] = []
     cursor: msgspec.Raw | None = None
@@ -310,7 +316,7 @@ async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) ->
     for _ in range(_MAX_PAGES):
         params: Members = {"cursor": cursor} if cursor is not None else {}
         exchange = await upstream.send(Outgoing(kind.method, _LIST_TIMEOUT_S, tell=tell), params)
-        result = envelope.object_of((await exchange.settled()).members.get("result"))
+        result = _listed(upstream, kind, await exchange.settled())
         raws = _page(upstream, result.get(kind.member), len(items))
         size += sum(map(len, raws))
         if size > _MAX_BYTES:
@@ -327,6 +333,34 @@ async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) ->
         if cursor is None or bytes(cursor) == b"null":
             break
     return tuple(items)
+
+
+async def _neutral_list(upstream: Upstream, kind: Kind) -> tuple[Item, ...]:
+    """Return a list as nobody's instance gives it; without tools there is no neutral catalog.
+
+    Raises:
+        HubError: As `read_list`.
+    """
+    try:
+        return await read_list(upstream, kind)
+    except ListFailed:
+        if kind is TOOLS:
+            raise
+        return ()
+
+
+def _listed(upstream: Upstream, kind: Kind, answer: Message) -> Members:
+    """Return the result of a list method: a list that failed is no empty one, and is not kept as one.
+
+    Raises:
+        ListFailed: It failed.
+    """
+    error = answer.members.get("error")
+    if error is None or translate.code_of(error) in _UNKNOWN:
+        return envelope.object_of(answer.members.get("result"))
+    text = envelope.text(envelope.object_of(error).get("message"))[:300]
+    text = text.removeprefix(f"Server '{upstream.name}': ")
+    raise ListFailed(f"Server '{upstream.name}' failed at {kind.method}: {text}")
 
 
 def _page(upstream: Upstream, raw: msgspec.Raw | None, before: int) -> list[msgspec.Raw]:

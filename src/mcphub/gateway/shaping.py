@@ -9,7 +9,6 @@ from mcphub.gateway.replies import Protocol
 from mcphub.gateway.states import Kind, States
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
-from mcphub.upstream.posting import own_error
 from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import MISSING_CAPABILITY, Era
 from mcphub.wire.envelope import Message
@@ -25,7 +24,6 @@ def shaped(
     Raises:
         UpstreamFailed: It is of a kind that the caller's era does not have.
         Protocol: The server asks what the client did not declare.
-        HubError: The request could not be sent: the connection needs something of its user.
     """
     members = answer.members
     members["id"] = msgspec.Raw(call.message.id)
@@ -84,8 +82,6 @@ def _error(
 ) -> tuple[bytes, Outcome, int | None]:
     members = answer.members
     raw_error = members["error"]
-    if own := own_error(raw_error):
-        raise own
     code = translate.code_of(raw_error)
     modern_server = instance.upstream.era is Era.MODERN
     if call.modern is None:

@@ -302,7 +302,7 @@ class ModernUpstream(Upstream):
         exchange.fail(UpstreamFailed(f"Server '{self.name}' {why}."))
 
     def _forget(self, exchange: Exchange) -> None:
-        self._pending.pop(exchange.upstream_id, None)
+        super()._forget(exchange)
         if self._rounds is not None:
             self._rounds.pop(exchange.upstream_id, None)
 

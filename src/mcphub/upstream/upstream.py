@@ -320,8 +320,6 @@ class Upstream(ABC):
         error = envelope.object_of(answer.members.get("error"))
         data = envelope.object_of(error.get("data"))
         text = envelope.text(error.get("message"))[:300]
-        if own := own_error(answer.members.get("error", msgspec.Raw(b""))):
-            raise own
         if "httpStatus" in data:
             raise OpeningRefused(text, http_status=number(bytes(data["httpStatus"])))
         raise OpeningRefused(
@@ -375,7 +373,7 @@ class Upstream(ABC):
                 self._unreadable(line, origin, error)
             return
         if not message.method:
-            self._answered(message)
+            self._responded(message)
         elif message.id:
             self._asked(message, origin)
         elif message.method == "notifications/progress":
@@ -384,6 +382,20 @@ class Upstream(ABC):
             self._logged(message, origin)
         else:
             self._told(message)
+
+    def _responded(self, message: Message) -> None:
+        """Take a response; what the hub itself says in its place fails the call, and nobody reads its mark."""
+        own = own_error(message.members["error"]) if "error" in message.members else None
+        exchange = self._pending.get(number(message.id)) if own is not None else None
+        if own is None or exchange is None:
+            self._answered(message)
+        else:
+            self._forget(exchange)
+            exchange.fail(own)
+
+    def _forget(self, exchange: Exchange) -> None:
+        """Forget a call that has ended."""
+        self._pending.pop(exchange.upstream_id, None)
 
     def _unreadable(self, line: bytes, origin: int, error: envelope.Malformed) -> None:
         """Count what is no message (some servers print a banner); a call that it answers has failed."""
