@@ -1,6 +1,7 @@
 """Servers behind a URL: one connection per user, with that user's credentials and nothing of the client's."""
 
 import json
+from urllib.parse import parse_qsl, unquote
 
 import anyio
 import pytest
@@ -71,6 +72,56 @@ async def test_a_credential_that_no_header_can_carry_is_told_at_once(hub_of, val
             assert "line break" in told["content"][0]["text"]
             assert value not in told["content"][0]["text"] and not server.requests
             assert "result" in (await bob.modern("tools/call", {"name": "recall"})).json()
+
+
+IN_URL = {"headers": {"X-Operator": "operators"}}
+
+
+@pytest.mark.parametrize(
+    "value", ["plain-1", "../../admin", "a/b?c=d#e&key=mine", "50%+é ", "%2e%2e", "%2F", "a;b=c"]
+)
+async def test_a_value_in_a_url_is_one_part_of_it(hub_of, value):
+    """The operator's own headers and parameters are for the rest of it."""
+    async with recording_server() as server:
+        url = server.url + "/of/${USER_TENANT}/mcp?t=${USER_TENANT}&key=operators"
+        async with hub_of({"remote": remote(url, **IN_URL)}) as hub:
+            async with raw_client(hub, "alice", "remote") as alice:
+                path = f"{hub.url}/api/me/credentials/remote/TENANT"
+                assert (await alice.http.put(path, json={"value": value})).status_code == 204
+                await alice.modern("tools/call", {"name": "recall"})
+        (target,) = set(server.targets)
+        path, _, query = target.partition("?")
+        assert [unquote(part) for part in path.split("/")] == ["", "mcp", "of", value, "mcp"]
+        assert parse_qsl(query) == [("t", value), ("key", "operators")]
+
+
+@pytest.mark.parametrize("value", ["..", "."])
+async def test_a_value_in_a_url_chooses_no_other_path(hub_of, value):
+    async with recording_server() as server:
+        url = server.url + "/of/${USER_TENANT}/mcp"
+        async with hub_of({"remote": remote(url, **IN_URL)}) as hub:
+            async with raw_client(hub, "alice", "remote") as alice:
+                path = f"{hub.url}/api/me/credentials/remote/TENANT"
+                assert (await alice.http.put(path, json={"value": value})).status_code == 204
+                told = (await alice.modern("tools/call", {"name": "recall"})).json()["result"]
+                assert told["isError"] and "TENANT" in told["content"][0]["text"]
+            async with raw_client(hub, "bob", "remote") as bob:
+                path = f"{hub.url}/api/me/credentials/remote/TENANT"
+                assert (await bob.http.put(path, json={"value": "bobs"})).status_code == 204
+                assert "result" in (await bob.modern("tools/call", {"name": "recall"})).json()
+        assert set(server.targets) == {"/mcp/of/bobs/mcp"}
+
+
+async def test_a_list_that_failed_is_told_and_not_kept_as_an_empty_one(hub_of):
+    async with recording_server() as server, hub_of({"remote": remote(server.url)}) as hub:
+        await tokens(hub, "alice")
+        async with raw_client(hub, "alice", "remote") as alice:
+            await alice.open()
+            server.list_fails = True
+            told = (await alice.post(request("tools/list"))).json()
+            assert "failed at tools/list: not now" in told["error"]["message"]
+            server.list_fails = False
+            assert (await alice.post(request("tools/list"))).json()["result"]["tools"]
 
 
 async def test_nothing_of_the_clients_headers_passes_through(hub_of):

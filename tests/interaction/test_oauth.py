@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from mcphub.secret import OAUTH_SLOT
+from mcphub.upstream.posting import _MARK
 from tests.interaction.accounts import REMOTE, Browser, begin, confirm, connect, protected
 from tests.interaction.clients import MODERN, connected, raw_client, request, text_of
 from tests.polling import until
@@ -379,6 +380,37 @@ async def test_a_user_who_connects_again_is_not_registered_again(hub, server):
 
 
 # ---------------------------------------------------------------- the end
+
+
+@pytest.mark.parametrize("lives", [10**400, "9" * 5000, -1, "soon", [], True])
+async def test_whatever_a_token_is_said_to_live_it_is_used(hub, server, lives):
+    issue = server.authority.issue
+    server.authority.issue = lambda grant: issue(grant) | {"expires_in": lives}
+    assert (await connect(hub, "alice")).status_code == 204
+    async with connected(hub, "alice", REMOTE) as alice:
+        assert await text_of(alice, "recall") == "you are alice@example"
+
+
+async def test_metadata_of_any_depth_are_refused_like_missing_ones(hub, server):
+    """Both the server's and those of its authorization server."""
+    deep = "".join(["["] * 100_000)
+    server.authority.describe_as = f'{{"issuer":{deep}'
+    async with Browser() as browser:
+        told = await begin(browser.http, hub, "alice")
+    assert told.status_code == 502 and "has no metadata" in told.text
+
+
+async def test_no_answer_to_a_user_holds_what_marks_the_hubs_own_errors(hub, server):
+    """A server that learned it could speak in the hub's name to the users that share it."""
+    await connect(hub, "alice")
+    async with raw_client(hub, "alice", REMOTE) as alice:
+        await alice.open()
+        await alice.post(CALL)
+        for token in server.authority.of("alice@example"):
+            server.authority.end(token)
+        told = await alice.post(request("resources/subscribe", {"uri": "note://1"}))
+    assert told.json()["error"]["data"]["code"] == "missing_credential"
+    assert _MARK not in told.text
 
 
 async def test_a_deleted_authorization_is_revoked_and_used_no_more(hub, server):

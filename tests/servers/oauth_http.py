@@ -32,12 +32,13 @@ class AuthorizationServer:
         lives_s: Seconds that an access token lives.
         hold: When set, the token endpoint waits for it.
         refuses_refresh: It fails a refresh with this status.
+        describe_as: Its metadata as text, instead of what they should be.
         token_requests, registered, revocations: What happened.
     """
 
     def __init__(self):
         self.metadata, self.iss, self.lives_s = {}, True, 3600
-        self.hold, self.refuses_refresh = None, 0
+        self.hold, self.refuses_refresh, self.describe_as = None, 0, ""
         self.token_requests, self.registered, self.revocations = [], {}, []
         self.authorized = []
         self.codes, self.access, self.refresh, self.dead = {}, {}, {}, set()
@@ -62,6 +63,8 @@ class AuthorizationServer:
             "token_endpoint_auth_methods_supported": ["client_secret_basic"],
             "authorization_response_iss_parameter_supported": True,
         } | self.metadata
+        if self.describe_as:
+            return Response(self.describe_as, media_type="application/json")
         return JSONResponse({name: value for name, value in found.items() if value is not None})
 
     async def register(self, request):

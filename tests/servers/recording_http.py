@@ -16,13 +16,15 @@ class RecordingServer:
     """State of the server: requests as they came, values remembered per session."""
 
     def __init__(self):
-        self.requests = []
+        self.requests, self.targets = [], []
         self.sessions = {}
-        self.refuse = 0
+        self.refuse, self.list_fails = 0, False
 
     async def handle(self, request):
         body = await request.body()
         message = json.loads(body) if body else {}
+        query = request.scope["query_string"]
+        self.targets.append(b"?".join(filter(None, (request.scope["raw_path"], query))).decode())
         self.requests.append((request.method, dict(request.headers), message))
         given = request.headers.get("mcp-session-id")
         if self.refuse:
@@ -50,6 +52,9 @@ class RecordingServer:
         return self.answer(message, given)
 
     def answer(self, message, session):
+        if message["method"] == "tools/list" and self.list_fails:
+            error = {"code": -32603, "message": "not now"}
+            return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "error": error})
         if message["method"] == "tools/list":
             return self.json(
                 message,

@@ -149,6 +149,21 @@ async def test_a_compressed_answer_is_bounded_by_what_it_becomes():
             await named("127.0.0.1").get(f"http://127.0.0.1:{port}/")
 
 
+@pytest.mark.parametrize("host", [f"{'a' * 64}.example", "a..b", "."])
+async def test_what_cannot_be_a_name_is_told_like_a_host_that_is_not_there(host):
+    with pytest.raises(HubError):
+        await named().get(f"https://{host}/")
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 200_000, b'{"a":' * 40_000, b'{"a":"\\ud800"}', b'{"a":"\xff"}', b"", b"7"]
+)
+async def test_a_body_that_is_no_object_has_no_members(body):
+    async with answering(http(body)) as (port, _):
+        answer = await named("127.0.0.1").get(f"http://127.0.0.1:{port}/")
+    assert answer.members == {} and answer.document(dict[str, str]) is None
+
+
 async def test_an_error_shows_no_path_and_no_query():
     with pytest.raises(HubError) as caught:
         await named("127.0.0.1").get("http://127.0.0.1:1/path?token=canary")

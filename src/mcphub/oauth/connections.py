@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from mcphub.errors import HubError, MissingCredential
+from mcphub.errors import HubError, MissingCredential, Unavailable
 from mcphub.oauth import failing, grants
 from mcphub.oauth.discovery import challenge_of, union
 from mcphub.oauth.grants import Grant
@@ -147,13 +147,14 @@ class Connection:
         try:
             async with self._lock:
                 await self._take_new(self._now)
+            done.set_result(None)
         except HubError as error:
             done.set_exception(error)
-            done.exception()  # those who waited may be gone
         finally:
             self._renewal = None
-            if not done.done():
-                done.set_result(None)
+            if not done.done():  # whatever it was: the old token is no new one
+                done.set_exception(Unavailable("The hub could not renew your authorization."))
+            done.exception()  # those who waited may be gone
 
     async def _take_new(self, grant: Grant) -> None:
         """Refresh a grant, store what comes and only then use it."""

@@ -219,7 +219,4 @@ def _decoded(answer: Answer, kind: type[_Document], server: str) -> _Document | 
         )
     if answer.status != 200:
         return None
-    try:
-        return msgspec.json.decode(answer.body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    return answer.document(kind)

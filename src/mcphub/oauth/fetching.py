@@ -13,7 +13,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
@@ -28,6 +28,7 @@ LIMIT_BYTES: Final = 256 * 1024
 TIMEOUT_S: Final = 10.0
 _LONGEST_URL: Final = 4096
 _USER_AGENT: Final = "mcphub"
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,15 @@ class Answer:
     @property
     def members(self) -> Mapping[str, Any]:
         """The members of a JSON object; empty for anything else."""
+        value = self.document(dict[str, Any])
+        return value or {}
+
+    def document(self, kind: type[_Kind]) -> _Kind | None:
+        """Return the body as a value of a kind; None when it is none, however it was written."""
         try:
-            value = msgspec.json.decode(self.body)
+            return msgspec.json.decode(self.body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return {}
-        return value if isinstance(value, dict) else {}
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,8 @@ class Fetcher:
                 body = await _whole(response.content)
                 challenges = tuple(response.headers.getall("WWW-Authenticate", ()))
                 return Answer(response.status, body, challenges)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # a ValueError is a host or a header that cannot be one
             if resolver.refused:
                 raise self._refused("Its address is not a public one", target.host) from None
             raise Unavailable(

@@ -199,6 +199,6 @@ def _is_token(value: object) -> TypeGuard[str]:
 def _end(seconds: object, now: float) -> float | None:
     try:
         lives = float(seconds)  # pyright: ignore[reportArgumentType]  some servers write a text
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return now + lives if 0 <= lives <= _LONGEST_S else None
