@@ -7,6 +7,8 @@ once, and by the hub when a period of grace is over.
 """
 
 import asyncio
+import contextlib
+import ctypes
 import os
 import secrets
 import stat
@@ -22,8 +24,11 @@ from mcphub.ground import Ground
 _CHUNK: Final = 1024 * 1024
 _ZEROS: Final = bytes(_CHUNK)
 _MOST_OVERWRITTEN: Final = 1024 * 1024 * 1024
-"""Of one file; beyond it a file is only deleted."""
+"""Of one file; what lies behind it is only deleted."""
+_LEAST: Final = 4096
+_MOST_HELD: Final = 256
 _DEEPEST: Final = 64
+_libc: Final = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ def shred(home: Path) -> int:
 
     Overwriting once helps where a file system writes in place. It is no promise on flash memory,
     on file systems that copy on write, or for snapshots and backups. Never follows a link; a file
-    with a second name is only unlinked.
+    with a second name is only unlinked. What a file does not hold (holes) is not written.
 
     Raises:
         Unavailable: Something could not be deleted.
@@ -90,63 +95,108 @@ def shred(home: Path) -> int:
         return 0
     except OSError:
         raise _left(home) from None
+    overwritten = _Overwritten(top)
     try:
         files = 0
         while os.listdir(top):  # noqa: PTH208  a descriptor; what was too deep lies on top then
-            files += sum(_shred_below(top, top))
+            files += sum(_shred_below(top, overwritten))
         home.rmdir()
     except OSError:
         raise _left(home) from None
     finally:
+        overwritten.write_out()
         os.close(top)
     return files
 
 
-def _shred_below(folder: int, top: int, depth: int = 0) -> Iterator[int]:
+class _Overwritten:
+    """Files that hold zeros and have no name any more, kept open until the zeros are on the disk.
+
+    One call for many: to wait for the disk at each file takes minutes for what a user may leave.
+
+    Args:
+        top: The directory, whose file system it is.
+    """
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+        self._held: list[int] = []
+
+    def take(self, file: int) -> None:
+        """Overwrite what a file holds, and keep it."""
+        self._held.append(file)
+        with contextlib.suppress(OSError):  # deleted all the same
+            _overwrite(file)
+        if len(self._held) >= _MOST_HELD:
+            self.write_out()
+
+    def write_out(self) -> None:
+        """Wait until all of it is on the disk."""
+        if self._held:
+            _libc.syncfs(self.top)
+        while self._held:
+            os.close(self._held.pop())
+
+
+def _shred_below(folder: int, overwritten: _Overwritten, depth: int = 0) -> Iterator[int]:
     """Empty a directory by descriptors, so that nothing on the way can be exchanged for a link.
 
     What lies too deep is moved to the top instead: how deep a server nests costs neither descriptors
     nor frames.
     """
-    os.fchmod(folder, 0o700)  # its owner may have closed it, to the hub too
     for name in os.listdir(folder):
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISDIR(found.st_mode):
-            if depth == _DEEPEST:
-                os.chmod(name, 0o700, dir_fd=folder)  # its own entry `..` changes
-                os.rename(name, f"mcphub-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=top)
+        # it names the thing itself, whatever has the name a moment later, and needs no right to it
+        thing = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            found, this = os.fstat(thing), f"/proc/self/fd/{thing}"
+            if stat.S_ISDIR(found.st_mode):
+                os.chmod(this, 0o700)  # noqa: PTH101  its owner may have closed it, to the hub too
+                if depth == _DEEPEST:  # its own entry `..` changes
+                    to = f"mcphub-{secrets.token_hex(8)}"
+                    os.rename(name, to, src_dir_fd=folder, dst_dir_fd=overwritten.top)
+                    continue
+                below = os.open(this, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    yield from _shred_below(below, overwritten, depth + 1)
+                finally:
+                    os.close(below)
+                os.rmdir(name, dir_fd=folder)
                 continue
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.chmod(name, 0o700, dir_fd=folder)
-            below = os.open(name, flags, dir_fd=folder)
-            try:
-                yield from _shred_below(below, top, depth + 1)
-            finally:
-                os.close(below)
-            os.rmdir(name, dir_fd=folder)
-            continue
-        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            _overwrite(name, folder, found.st_size)
+            file = _opened(this) if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else None
+        finally:
+            os.close(thing)
         os.unlink(name, dir_fd=folder)
+        if file is not None:
+            overwritten.take(file)
         yield 1
 
 
-def _overwrite(name: str, folder: int, size: int) -> None:
-    if size > _MOST_OVERWRITTEN:
-        return
+def _opened(file: str) -> int | None:
+    """Return a file that can be overwritten, and holds something."""
     try:
-        os.chmod(name, 0o600, dir_fd=folder)
-        fd = os.open(
-            name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
-        )
+        os.chmod(file, 0o600)  # noqa: PTH101
+        opened = os.open(file, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return  # deleted all the same
-    try:
-        while size > 0:
-            size -= os.write(fd, _ZEROS[: min(size, _CHUNK)])
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        return None  # deleted all the same
+    if os.fstat(opened).st_size:
+        return opened
+    os.close(opened)
+    return None
+
+
+def _overwrite(file: int) -> None:
+    """Write zeros over what a file holds, its holes left as they are: to fill them takes what is free."""
+    held = max(os.fstat(file).st_blocks * 512, _LEAST)  # small ones may lie in the directory itself
+    left, at = min(held, _MOST_OVERWRITTEN), 0
+    while left > 0:
+        try:
+            at = os.lseek(file, at, os.SEEK_DATA)
+        except OSError:
+            return  # there is none behind
+        end = os.lseek(file, at, os.SEEK_HOLE)
+        while at < end and left > 0:
+            wrote = os.pwrite(file, _ZEROS[: min(end - at, _CHUNK)], at)
+            at, left = at + wrote, left - wrote
 
 
 def _left(home: Path) -> Unavailable:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import socket
 import time
+from pathlib import Path
 
 import pytest
 from tests.chaos.serving import HubProcess, alive
@@ -151,3 +153,38 @@ def test_what_is_shredded_was_overwritten_first(tmp_path):
         left = kept.read()
     assert set(left) == {0}
     assert len(left) == 8000
+
+
+def test_the_holes_of_a_file_are_left_as_they_are(tmp_path):
+    """A server makes a thousand terabytes of holes in a second: to fill them takes days, and what is free."""
+    home, kept = tmp_path / "home", []
+    home.mkdir()
+    for number in range(8):
+        with (home / str(number)).open("wb") as file:
+            file.truncate(1 << 40)
+            file.seek(1 << 39)
+            file.write(b"private " * 1000)
+        kept.append((home / str(number)).open("rb"))
+    before = [os.fstat(file.fileno()).st_blocks for file in kept]
+    assert shred(home) == 8
+    assert [os.fstat(file.fileno()).st_blocks for file in kept] == before
+    for file in kept:
+        file.seek(1 << 39)
+        assert file.read(8000) == bytes(8000)
+        file.close()
+
+
+def test_whatever_lies_in_a_home_is_gone_afterwards(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    os.mkfifo(home / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(home / "socket"))
+        listening.listen()
+    (home / "closed").mkdir(mode=0)
+    (home / "to nothing").symlink_to("/nowhere")
+    (home / "to itself").symlink_to("to itself")
+    for name in (b"line\nbreak", b"\xff\xfe", b"-rf", b"x" * 255):
+        Path(os.fsdecode(bytes(home) + b"/" + name)).write_bytes(name)
+    assert shred(home) == 8
+    assert not home.exists()
