@@ -347,8 +347,8 @@ GUARDS: Final = (
         "interaction/test_translation.py::test_a_state_opens_for_the_same_user_and_request_only",
     ),
     Guard(
-        "R20", "a name is connected to at an address that was checked", "oauth/fetching.py",
-        "admitted = [one for one in addresses if self._fetcher.admits(self._target, one[0])]",
+        "R20", "a name is connected to at an address that was checked", "oauth/requesting.py",
+        "admitted = [one for one in addresses if self._admits(one[0])]",
         "admitted = addresses",
         "unit/test_oauth_fetching.py::test_a_name_is_judged_by_the_address_that_is_connected_to",
     ),
@@ -360,7 +360,7 @@ GUARDS: Final = (
         "::test_a_url_that_leads_elsewhere_is_refused_before_anything_is_resolved",
     ),
     Guard(
-        "R20", "no redirect is followed", "oauth/fetching.py",
+        "R20", "no redirect is followed", "oauth/requesting.py",
         "allow_redirects=False",
         "allow_redirects=True",
         "unit/test_oauth_fetching.py::test_a_redirect_is_an_answer_and_no_way_to_go",

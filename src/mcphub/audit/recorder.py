@@ -17,7 +17,6 @@ import anyio
 import msgspec
 import structlog
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -175,8 +174,7 @@ class Recorder:
     async def _insert(self, conn: AsyncConnection, series: list[tuple[Any, ...]]) -> None:
         """Insert rows as the driver takes them: compiling per row would be most of a row's price."""
         if not self._statement:
-            insert = sqlite.insert if self._db.is_sqlite else postgresql.insert
-            values = insert(request_series).values(dict.fromkeys(_COLUMNS))
+            values = self._db.insert(request_series).values(dict.fromkeys(_COLUMNS))
             statement = values.on_conflict_do_nothing(index_elements=["id"])
             compiled = statement.compile(dialect=conn.dialect)
             assert tuple(compiled.positiontup or ()) == _COLUMNS

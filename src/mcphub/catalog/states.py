@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import structlog
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.schema import Table
 
@@ -79,7 +78,6 @@ class ServerStates:
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
-        self._insert = sqlite.insert if db.is_sqlite else postgresql.insert
 
     async def all(self) -> dict[str, ServerState]:
         """Return every server that something is known of, by name.
@@ -242,7 +240,7 @@ class ServerStates:
         first: Mapping[str, Any] | None = None,
     ) -> None:
         """Write `values` for `key`; a new row takes what is missing from `first`."""
-        insert = self._insert(table).values({**(first or {}), **key, **values})
+        insert = self._db.insert(table).values({**(first or {}), **key, **values})
         await conn.execute(
             insert.on_conflict_do_update(index_elements=list(key), set_=dict(values))
         )

@@ -9,15 +9,14 @@ Not here: the MCP connection itself, whose URL is the administrator's (`upstream
 """
 
 import asyncio
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 
-import aiohttp
 import msgspec
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from mcphub.errors import HubError, Unavailable
@@ -87,37 +86,34 @@ class Fetcher:
             AuthorizationFailed: The answer is too large.
         """
         target = self.checked(url)
-        resolver = _Resolver(self, target)
-        connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=1)
+        # aiohttp takes 5 MB, which a hub without OAuth never needs, and some time to load
+        await asyncio.to_thread(import_module, "mcphub.oauth.requesting")
+        from mcphub.oauth.requesting import Refused, TooLarge, Unreachable, request  # noqa: PLC0415
+
+        given = {"User-Agent": _USER_AGENT, **headers}
         try:
-            async with (
-                asyncio.timeout(TIMEOUT_S),
-                aiohttp.ClientSession(
-                    connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
-                ) as session,
-                session.request(
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = await request(
                     method,
                     target,
-                    data=data,
-                    headers={"User-Agent": _USER_AGENT, **headers},
-                    allow_redirects=False,
-                ) as response,
-            ):
-                body = await _whole(response.content)
-                challenges = tuple(response.headers.getall("WWW-Authenticate", ()))
-                return Answer(response.status, body, challenges)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            # a ValueError is a host or a header that cannot be one
-            if resolver.refused:
-                raise self._refused("Its address is not a public one", target.host) from None
-            raise Unavailable(
-                f"Server '{self.server}': {target.host} cannot be reached ({type(error).__name__}).",
-                hint="Try again later.",
-                retry_after_s=5,
-            ) from None
-        except _TooLarge:
+                    given,
+                    data,
+                    most=LIMIT_BYTES,
+                    admits=partial(self.admits, target),
+                )
+                return Answer(*answer)
+        except Refused:
+            raise self._refused("Its address is not a public one", target.host) from None
+        except TooLarge:
             raise AuthorizationFailed(
                 f"Server '{self.server}': {target.host} answered with more than {LIMIT_BYTES} bytes."
+            ) from None
+        except (Unreachable, TimeoutError) as error:
+            why = str(error) or type(error).__name__
+            raise Unavailable(
+                f"Server '{self.server}': {target.host} cannot be reached ({why}).",
+                hint="Try again later.",
+                retry_after_s=5,
             ) from None
 
     def checked(self, url: str) -> URL:
@@ -159,54 +155,6 @@ class Fetcher:
             f"Server '{self.server}': {what}{f' ({host[:100]})' if host else ''}.",
             hint="If it is in your own network, an administrator can name it in oauth.privateHosts.",
         )
-
-
-class _TooLarge(Exception):
-    pass
-
-
-class _Resolver(AbstractResolver):
-    """Resolves for one request and gives only addresses that were checked."""
-
-    def __init__(self, fetcher: Fetcher, target: URL) -> None:
-        self._fetcher, self._target = fetcher, target
-        self.refused = False
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
-        addresses = list(dict.fromkeys((str(one[4][0]), one[0]) for one in found))
-        admitted = [one for one in addresses if self._fetcher.admits(self._target, one[0])]
-        if not admitted:
-            self.refused = True
-            raise OSError("no address may be connected to")
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=kind,
-                proto=0,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address, kind in admitted
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-async def _whole(content: aiohttp.StreamReader) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in content.iter_chunked(64 * 1024):
-        size += len(part)
-        if size > LIMIT_BYTES:
-            raise _TooLarge
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _is_address(host: str) -> bool:

@@ -9,6 +9,7 @@ await on anything but the database.
 import asyncio
 import os
 import re
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import (
     AbstractAsyncContextManager,
@@ -17,10 +18,9 @@ from contextlib import (
     nullcontext,
 )
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from asyncpg import PostgresError
-from sqlalchemy import Connection, event, inspect, select, text, update
+from sqlalchemy import Connection, Table, event, inspect, select, text, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -28,6 +28,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from mcphub.errors import InvalidInput, Unavailable
 from mcphub.store.patient import transaction
 from mcphub.store.tables import meta
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 _SQLITE = re.compile(r"sqlite://(/+)(.+)")
 _BUSY_MS = 10_000
@@ -85,6 +88,17 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether this is SQLite, for the few statements that differ."""
         return self._url.get_backend_name() == "sqlite"
+
+    def insert(self, table: Table) -> "sqlite.Insert | postgresql.Insert":
+        """Return an INSERT of this kind of database, which can say what a conflict means."""
+        # the other kind's dialect takes 2 MB
+        if self.is_sqlite:
+            from sqlalchemy.dialects import sqlite  # noqa: PLC0415
+
+            return sqlite.insert(table)
+        from sqlalchemy.dialects import postgresql  # noqa: PLC0415
+
+        return postgresql.insert(table)
 
     async def migrate(self) -> None:
         """Bring the schema to this version's; create it in an empty database. Safe to run at once by many.
@@ -172,7 +186,7 @@ async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
     async with AsyncExitStack() as stack:
         try:
             conn = await stack.enter_async_context(transaction(engine))
-        except (SQLAlchemyError, PostgresError, OSError, TimeoutError) as error:
+        except (SQLAlchemyError, *_drivers_errors(), OSError, TimeoutError) as error:
             raise _unusable() from error
         try:
             yield conn
@@ -180,6 +194,12 @@ async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
             if error.connection_invalidated or isinstance(error, OperationalError):
                 raise _unusable() from error
             raise
+
+
+def _drivers_errors() -> tuple[type[Exception], ...]:
+    """Return what PostgreSQL's driver raises past SQLAlchemy; nothing where it is not loaded (2 MB)."""
+    driver = sys.modules.get("asyncpg")
+    return () if driver is None else (driver.PostgresError,)
 
 
 def _version(connection: Connection) -> str | None:
