@@ -10,6 +10,7 @@ import pytest
 
 from mcphub.errors import InvalidInput, UpstreamFailed
 from mcphub.ids import instance_id
+from mcphub.spawn.bubblewrap import readable_places
 from mcphub.spawn.program import readable_of
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Launch
@@ -183,3 +184,11 @@ def test_the_mounts_hide_nothing_that_the_server_needs_also_behind_a_link(tmp_pa
         assert table.split()[1] != "/mnt"
     _, table = Staging(overlay=False, slots=tmp_path).plan(tmp_path, tmp_path, [Path("/mnt2")])
     assert table.split()[1] == "/mnt"
+
+
+async def test_what_is_visible_anyway_may_be_named_and_the_sandboxs_own_places_may_not():
+    named = ["/usr", "/opt/x/y", "/usr/lib/python3", "/opt/x", "/opt/x/../x/z"]
+    assert readable_places([Path(one) for one in named]) == [Path("/opt/x")]
+    for taken in ("/", "/proc", "/etc", "/home", "/usr/../proc", "opt/x"):
+        with pytest.raises(InvalidInput):
+            readable_places([Path(taken)])

@@ -24,7 +24,7 @@ SYSTEM: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _EXEC: Final = "/run/mcp/exec"
 _MIB: Final = 1024 * 1024
 # Places that the profile itself fills; nothing of the host may be laid over them.
-_RESERVED: Final = tuple(map(Path, ("/", "/usr", "/proc", "/dev", "/sys", "/etc", "/run", "/home")))
+_RESERVED: Final = tuple(map(Path, ("/", "/proc", "/dev", "/sys", "/etc", "/run", "/home")))
 _PASSWD: Final = "root:x:0:0:root:/:/bin/false\n{user}:x:{uid}:{uid}::{home}:/bin/sh\n"  # noqa: S105
 _GROUP: Final = "root:x:0:\n{user}:x:{uid}:\n"
 _ETC: Final = {
@@ -61,19 +61,21 @@ class Mounts:
 
 
 def readable_places(paths: Sequence[Path]) -> list[Path]:
-    """Return the paths to mount: normalised, parents first, without what is inside another.
+    """Return the paths to mount: normalised, parents first, without what is visible anyway.
 
     Raises:
         InvalidInput: A path is not absolute or would cover a part of the sandbox.
     """
     places: list[Path] = []
     for path in sorted({Path(os.path.normpath(path)) for path in paths}):
+        if path.is_relative_to("/usr"):
+            continue
         if not path.is_absolute() or path in _RESERVED or Path(HOME).is_relative_to(path):
             raise InvalidInput(
                 "A readable path of the server cannot be shown inside the sandbox.",
                 hint="`sandbox.readable` takes absolute paths below the system directories.",
             )
-        if path.is_relative_to("/usr") or any(path.is_relative_to(place) for place in places):
+        if any(path.is_relative_to(place) for place in places):
             continue
         places.append(path)
     return places
