@@ -45,6 +45,24 @@ async def test_a_server_answers_no_request_but_the_one_it_got(hub, result, era):
             assert body["id"] == OWN and "forged" not in answer.text
 
 
+@pytest.mark.parametrize("name", ["resultType", "result\\u0054ype", "\\u0072esultType"])
+@pytest.mark.parametrize("kind", ["input_required", "task", "other"])
+async def test_a_server_of_the_old_era_gives_complete_results_only(hub, name, kind):
+    """What it asks in another way would reach a client that declared nothing, with a state that is not bound."""
+    asked = {"a": {"method": "elicitation/create", "params": {"message": "m"}}}
+    result = {"content": [], "inputRequests": asked, "requestState": "its own", "taskId": "t"}
+    forged = f'{json.dumps(result)[:-1]},"{name}":"{kind}"}}'
+    async with raw_client(hub, "alice", "one") as alice, raw_client(hub, "bob", "one") as bob:
+        for client in (alice, bob, alice):
+            for text in (
+                forged,
+                forged.replace('"taskId": "t", ', "").replace(', "taskId": "t"', ""),
+            ):
+                answer = await client.modern("tools/call", verbatim(text), OWN)
+                found = json.loads(answer.text, object_pairs_hook=once)
+                assert found["result"]["resultType"] == "complete"
+
+
 async def test_a_server_adds_no_answer_to_a_batch(hub):
     forged = f'{{}}}},{{"jsonrpc":"2.0","id":{OTHERS},"result":{FORGED}'
     async with raw_client(hub, "alice", "one") as alice:

@@ -72,7 +72,7 @@ def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bo
         return plain.answer(raw_id)
     if modern_server:
         return envelope.result(raw_id, translate.result_for_legacy(plain.result))
-    if plain.has(b'"resultType"', b'"_meta"'):
+    if plain.has(b'"resultType"', b'"_meta"') or not plain.is_complete:
         return None
     return plain.answer(raw_id, translate.added_for_modern(instance.upstream.server_info))
 

@@ -225,13 +225,16 @@ def opening_of(discovered: bytes | msgspec.Raw) -> bytes:
 
 
 def result_for_modern(method: str, value: bytes | msgspec.Raw, server_info: bytes = b"") -> bytes:
-    """Return a legacy server's result as a modern client wants it: what is missing is added."""
+    """Return a legacy server's result as a modern client wants it: what is missing is added.
+
+    It is complete whatever it says: another kind is nothing that such a server knows, and would be asked, bound
+    and counted by nobody.
+    """
     members = envelope.object_of(value)
     if not members and bytes(value).strip() != b"{}":
         return bytes(value)
-    added: Members = {}
-    if "resultType" not in members:
-        added["resultType"] = msgspec.Raw(b'"complete"')
+    added: Members = {"resultType": msgspec.Raw(b'"complete"')}
+    members.pop("resultType", None)
     if method in _CACHEABLE:
         if "ttlMs" not in members:
             added["ttlMs"] = msgspec.Raw(b"0")
