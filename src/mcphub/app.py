@@ -20,7 +20,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 
 from mcphub.api.control import control_app
 from mcphub.api.metrics import metrics_route
@@ -307,6 +307,7 @@ def application(hub: Hub) -> Front:
         return JSONResponse(signer.description(hub.url + CONTEXT_PATH), headers=fresh)
 
     oauth = _oauth_services(hub)
+    api = Router([*user_routes(_user_services(hub)), *connection_routes(oauth)])
     rest = Starlette(
         routes=[
             *oauth_routes(oauth),
@@ -315,9 +316,12 @@ def application(hub: Hub) -> Front:
             Route(CONTEXT_PATH, context),
             Route(f"{CONTEXT_PATH}/jwks.json", jwks),
             metrics_route(hub.access.authenticate, lambda: hub.plane.metrics.text(hub.figures())),
-            Mount("/api", routes=[*user_routes(_user_services(hub)), *connection_routes(oauth)]),
+            Mount("/api", app=api),
         ]
     )
+    # another path is another path: a redirect names the hub by what it sees of the request, which is
+    # plain http behind a proxy, and keys would follow it
+    api.redirect_slashes = rest.router.redirect_slashes = False
     door = Door(settings.public_url, settings.allowed_hosts, settings.allowed_origins)
     return Front(hub.plane, door, rest, old_sse=settings.sse)
 

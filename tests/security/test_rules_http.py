@@ -310,6 +310,27 @@ async def test_verbs_and_paths_that_mean_nothing_are_refused(hub):
             assert answer.status_code == 415  # what a page may send without asking first
 
 
+async def test_nobody_is_sent_elsewhere_by_a_path(hub):
+    """Behind a proxy with https the hub would send keys on to plain http."""
+    paths = (
+        "/api/me",
+        "/api",
+        "/metrics",
+        "/healthz",
+        "/oauth/connect/plain",
+        "/oauth/callback",
+        "/mcp",
+        "/mcp/plain",
+    )
+    async with raw_client(hub, "alice") as alice:
+        for path in paths:
+            for other in (f"{path}/", f"/{path}/", f"{path}//", f"//evil.example{path}/"):
+                for verb in ("GET", "POST", "PUT"):
+                    answer = await alice.http.request(verb, hub.url + other)
+                    assert answer.status_code >= 400, (verb, other)
+                    assert "location" not in answer.headers
+
+
 async def test_http_1_0_is_answered_and_garbage_is_not(hub):
     head_of = head(hub, "GET /api/me HTTP/1.0", "Host: localhost")
     assert status_of(await exchange(hub.url, head_of)) == 200
