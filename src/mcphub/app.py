@@ -155,6 +155,7 @@ async def running(settings: HubSettings, clock: Clock, stopping: Stopping) -> As
         plane = DataPlane(
             access=access,
             pool=pool,
+            dialects=dialects,
             catalogs=catalogs,
             sessions=sessions,
             outlets=outlets,

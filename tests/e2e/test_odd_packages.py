@@ -39,6 +39,12 @@ def wheel(directory: Path, name: str, program: str) -> None:
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": f"[console_scripts]\n{program} = {module}:main\n",
     }
+    archived(directory, module, files)
+
+
+def archived(directory: Path, module: str, files: dict[str, str]) -> None:
+    """Write files as version 1.0.0 of a wheel."""
+    info = f"{module}-1.0.0.dist-info"
     record = "".join(
         f"{path},sha256={urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip('=')},"
         f"{len(text)}\n"
@@ -129,3 +135,20 @@ async def test_a_program_with_a_dot_in_its_name_is_found(tmp_path: Path, program
         own = {"UV_DEFAULT_INDEX": address, "UV_NO_CONFIG": "1"}
         found = await installed(tmp_path / "store", "uvx", "names.a-server", **own)
     assert said(found) == "names.a-server"
+
+
+async def test_a_program_that_a_wheel_brings_as_it_is_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "compiled"
+    page.mkdir()
+    info = "compiled-1.0.0"
+    files = {
+        "compiled.py": "",
+        f"{info}.data/scripts/compiled-server": "#!python\nprint('as it is')\n",
+        f"{info}.dist-info/METADATA": "Metadata-Version: 2.1\nName: compiled\nVersion: 1.0.0\n",
+        f"{info}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    archived(page, "compiled", files)
+    with pages(tmp_path) as address:
+        own = {"UV_DEFAULT_INDEX": address, "UV_NO_CONFIG": "1"}
+        found = await installed(tmp_path / "store", "uvx", "compiled", **own)
+    assert said(found) == "as it is"

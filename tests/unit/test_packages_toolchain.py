@@ -67,6 +67,8 @@ def test_only_what_reaches_the_registry_passes_to_the_tools(tmp_path: Path) -> N
     assert env["HOME"] == str(tmp_path)
     assert env["NPM_CONFIG_USERCONFIG"] == "/home/operator/.npmrc"
     assert env["UV_PYTHON_DOWNLOADS"] == "never"
+    assert env["UV_SYSTEM_CERTS"] == "1"
+    assert tool_environment({"UV_SYSTEM_CERTS": "0"}, tmp_path)["UV_SYSTEM_CERTS"] == "0"
 
 
 @pytest.mark.anyio

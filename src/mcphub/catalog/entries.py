@@ -101,7 +101,7 @@ class ServerEntry(BaseModel):
     groups: list[Annotated[str, Field(min_length=1, max_length=128)]] = []
     tools: ToolsEntry = ToolsEntry()
     sandbox: SandboxEntry = SandboxEntry()
-    timeout_s: float = Field(default=60.0, alias="timeoutSeconds", gt=0, le=86_400)
+    timeout_s: float | None = Field(default=None, alias="timeoutSeconds", gt=0, le=86_400)
 
 
 _SHAPES: Mapping[str, type[BaseModel]] = {

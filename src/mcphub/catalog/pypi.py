@@ -313,13 +313,25 @@ def _bins(work: Path) -> dict[str, list[str]]:
 
 
 def _default(package: str, work: Path) -> str:
-    """Return the program named like `package`, else its only one, else empty."""
-    names = [
-        point.name
+    """Return the program named like `package`, else its only one, else empty.
+
+    Those of its entry points come first; a wheel can also bring programs as they are, compiled ones mostly.
+    """
+    own = [
+        distribution
         for distribution in distributions(path=[str(_site(work))])
         if _normal(distribution.metadata["Name"] or "") == package
+    ]
+    names = [
+        point.name
+        for distribution in own
         for point in distribution.entry_points
         if point.group == "console_scripts"
+    ] or [
+        file.name
+        for distribution in own
+        for file in distribution.files or ()
+        if file.parts[0] == ".." and file.parent.name == "bin"
     ]
     named = [name for name in names if _normal(name) == package]
     return named[0] if named else names[0] if len(names) == 1 else ""

@@ -93,7 +93,7 @@ class ServerSpec:
         tools_allow, tools_deny, sandbox: As in the settings.
         user_context: How the server is told its user; None when it is not.
         oauth: How users connect their accounts; None when it has no OAuth.
-        timeout_s: Default time limit of one call.
+        timeout_s: Time limit of one call; None for that of the hub (`limits.call_timeout_s`).
         dialect: What the administrator says that it speaks; None to find out.
         sse: It is reached over HTTP with SSE (2024-11-05), as far as the settings know.
         roots: It may ask for a client's directories.
@@ -122,7 +122,7 @@ class ServerSpec:
     tools_allow: tuple[str, ...] = ()
     tools_deny: tuple[str, ...] = ()
     sandbox: SandboxSpec = SandboxSpec()
-    timeout_s: float = 60.0
+    timeout_s: float | None = None
     dialect: Dialect | None = None
     sse: bool = False
     roots: bool = False

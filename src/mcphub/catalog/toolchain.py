@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,9 @@ def tool_environment(given: Mapping[str, str], cache: Path) -> Mapping[str, str]
         made["NPM_CONFIG_USERCONFIG"] = f"{home}/.npmrc"
     if config := given.get("XDG_CONFIG_HOME") or (home and f"{home}/.config"):
         made["XDG_CONFIG_HOME"] = config
+    if ssl.get_default_verify_paths().cafile is not None:
+        # npm as Debian has it, and pip, trust what the machine trusts; uv does so only when told
+        made.setdefault("UV_SYSTEM_CERTS", "1")
     made.update(
         HOME=str(cache),
         LANG="C.UTF-8",

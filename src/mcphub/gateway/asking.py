@@ -16,19 +16,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from mcphub.errors import LimitExceeded, Unavailable
 from mcphub.gateway.calls import Call
 from mcphub.gateway.sessions import Session
 from mcphub.gateway.shares import Uploads
 from mcphub.gateway.states import digest_of, unknown_state
+from mcphub.gateway.unanswered import refuse
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
 from mcphub.wire import envelope, translate
+from mcphub.wire.codes import CANCELLED
 from mcphub.wire.envelope import Message
 
 _PARKED_S: Final = 600.0
 _PARKED_PER_USER: Final = 16
 _PARKED: Final = 16_384
+_OPEN_QUESTIONS: Final = 64
+"""Of one session, while those of a call stay open that is over."""
 MARK: Final = "w."
 """How the state of a parked call begins."""
 
@@ -48,6 +54,55 @@ def take_answer(session: Session, message: Message) -> bool:
     instance, upstream_id = found
     instance.upstream.reply(upstream_id, message.members)
     return True
+
+
+def end(session: Session, asked: list[bytes], *, answered: bool) -> None:
+    """See to what a legacy client was asked in a call that is over, and has not answered.
+
+    Over stdio a question may belong to another call of the same user: after an answer it stays open, since
+    its client still answers. A client that gave the call up does not.
+
+    Args:
+        session: The client's.
+        asked: Raw ids of the questions.
+        answered: The call has ended with its answer.
+    """
+    still = [own_id for own_id in asked if own_id in session.asked]
+    if answered and len(session.asked) <= _OPEN_QUESTIONS:
+        return
+    for own_id in still:
+        instance, upstream_id = session.asked.pop(own_id)
+        refuse(instance, [upstream_id])
+
+
+def taken_back(
+    session: Session | None,
+    instance: Instance,
+    told: Message,
+    asked: list[bytes],
+    questions: dict[str, Message],
+) -> bytes:
+    """Return what a legacy client is to be told of a question that its server waits for no more, or b"".
+
+    Args:
+        session: The legacy client's; None for a modern one, which is not asked if it was not yet.
+        instance: Whose question it is.
+        told: The server's `notifications/cancelled`.
+        asked: Raw ids under which the client was asked in this call.
+        questions: What a modern client is still to be asked.
+    """
+    params = envelope.object_of(told.members.get("params"))
+    upstream_id = bytes(params.get("requestId", b""))
+    for key in [key for key, one in questions.items() if one.id == upstream_id]:
+        del questions[key]
+    if session is None:
+        return b""
+    for own_id in asked:
+        if session.asked.get(own_id) == (instance, upstream_id):
+            del session.asked[own_id]
+            params["requestId"] = msgspec.Raw(own_id)
+            return envelope.notification(CANCELLED, envelope.join(params))
+    return b""
 
 
 @dataclass(slots=True)
@@ -171,6 +226,7 @@ class ParkedCalls:
         for state, parked in list(self._by_state.items()):
             if now >= parked.expires_at or parked.exchange.failure is not None:
                 self._forget(state)
+                refuse(parked.instance, (one.id for one in parked.questions.values()))
                 parked.instance.upstream.cancel(parked.exchange)
                 self.release(parked.instance)
 

@@ -55,9 +55,15 @@ class Outlet:
     _held: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def offer(self, server: str, message: Message) -> None:
-        """Queue a notification when this stream takes it."""
-        if not self.closed and self._takes(server, message):
+    def offer(self, server: str, message: Message, *, unasked: bool = False) -> None:
+        """Queue a notification when this stream takes it.
+
+        Args:
+            server: Whose it is.
+            message: The notification.
+            unasked: An update of a resource of a server that takes no subscriptions.
+        """
+        if not self.closed and self._takes(server, message, unasked=unasked):
             data = envelope.join(self._addressed(message))
             self._queue.append(data)
             self._held += len(data)
@@ -86,7 +92,7 @@ class Outlet:
         self._held = 0
         return messages
 
-    def _takes(self, server: str, message: Message) -> bool:
+    def _takes(self, server: str, message: Message, *, unasked: bool) -> bool:
         method = message.method
         if not self.covers(server) or (self.methods is not None and method not in self.methods):
             return False
@@ -95,7 +101,7 @@ class Outlet:
             wanted = self.log_level()
             return bool(wanted) and severe_enough(envelope.text(params.get("level")), wanted)
         if method == UPDATED:
-            return self.watches(server, envelope.text(params.get("uri")))
+            return unasked or self.watches(server, envelope.text(params.get("uri")))
         return True
 
     def _addressed(self, message: Message) -> envelope.Members:
@@ -153,8 +159,9 @@ class Outlets:
         without their parameters, which may hold what it got from one of its users.
         """
         if instance.owner != SHARED:
+            unasked = message.method == UPDATED and not _takes_subscriptions(instance)
             for outlet in self._by_user.get(instance.owner, ()):
-                outlet.offer(instance.server, message)
+                outlet.offer(instance.server, message, unasked=unasked)
         elif message.method in LIST_CHANGED:
             self._tell_all(instance.server, message.method)
 
@@ -169,6 +176,13 @@ class Outlets:
         for outlets in list(self._by_user.values()):
             for outlet in outlets:
                 outlet.offer(server, message)
+
+
+def _takes_subscriptions(instance: Instance) -> bool:
+    """Whether a server can be told what is watched; frameworks that cannot be send updates all the same."""
+    opening = envelope.object_of(instance.upstream.opening)
+    resources = envelope.object_of(envelope.object_of(opening.get("capabilities")).get("resources"))
+    return bytes(resources.get("subscribe", b"")) == b"true"
 
 
 def severe_enough(level: str, wanted: str) -> bool:

@@ -39,10 +39,11 @@ def outgoing(plane: DataPlane, call: Call, to: Route, instance: Instance) -> Out
         asks -= {ROOTS}
     return Outgoing(
         method=call.method,
-        timeout_s=min(to.spec.timeout_s, plane.limits.call_timeout_max_s),
+        timeout_s=plane.timeout_s(to.spec),
+        longest_s=plane.limits.call_timeout_max_s,
         rename=to.rename,
         progress_token=call.progress_token,
-        log_level=_log_level(call, instance) if modern else call.log_level,
+        log_level=_log_level(call) if modern else call.log_level,
         wants_log=call.wants_log,
         asks=asks,
         capabilities=_capabilities(call, to, instance) if modern else b"{}",
@@ -53,10 +54,9 @@ def outgoing(plane: DataPlane, call: Call, to: Route, instance: Instance) -> Out
     )
 
 
-def _log_level(call: Call, instance: Instance) -> str:
-    if call.modern is None and not call.log_level and b'"logging"' in instance.upstream.opening:
-        return DEFAULT_LEVEL
-    return call.log_level
+def _log_level(call: Call) -> str:
+    """Return the level for a modern server. Whether it announced the capability says nothing: SDKs log without."""
+    return call.log_level or (DEFAULT_LEVEL if call.modern is None else "")
 
 
 def _capabilities(call: Call, to: Route, instance: Instance) -> bytes:

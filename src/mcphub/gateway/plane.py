@@ -29,6 +29,7 @@ from mcphub.gateway.task_owners import TaskOwners
 from mcphub.gateway.watching import Watches
 from mcphub.ids import Clock, RequestIds
 from mcphub.policy.model import Isolation, Permit, Transport
+from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.instance import Instance
 from mcphub.spawn.pool import InstancePool
 from mcphub.tasks import Tasks
@@ -74,6 +75,7 @@ class DataPlane:
 
     access: Access
     pool: InstancePool
+    dialects: Dialects
     catalogs: Catalogs
     sessions: Sessions
     outlets: Outlets
@@ -104,6 +106,10 @@ class DataPlane:
         if size > SMALL and not self.held.has_room(user_id, size):
             return False
         return self.in_flight.get(user_id, 0) < self.limits.calls_per_user
+
+    def timeout_s(self, spec: ServerSpec) -> float:
+        """Seconds that a call of a server may take: its own setting, else the hub's, never over the hub's maximum."""
+        return min(spec.timeout_s or self.limits.call_timeout_s, self.limits.call_timeout_max_s)
 
     def enter(self, user_id: str, size: int) -> None:
         """Count a call of a user as in flight."""

@@ -26,13 +26,16 @@ from mcphub.gateway.calls import Call
 from mcphub.gateway.onward import outgoing
 from mcphub.gateway.plane import DataPlane, Route, lease, route
 from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
+from mcphub.gateway.returning import check_era
 from mcphub.gateway.shaping import shaped, spliced
 from mcphub.gateway.starting import leased
+from mcphub.gateway.unanswered import refuse
 from mcphub.gateway.watching import SUBSCRIBE, UNSUBSCRIBE, check_watched
 from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.upstream import TimedOut
 from mcphub.wire import envelope, translate
+from mcphub.wire.codes import CANCELLED
 
 LARGE: Final = 2 * 1024 * 1024
 """Bytes of a message whose steps take turns with other callers' (it is read, and written, in one step each)."""
@@ -130,6 +133,7 @@ def answered(plane: DataPlane, call: Call, begun: Begun) -> tuple[bytes, Outcome
     reply, outcome, code = shaped(plane.states, call, begun.instance, begun.exchange, answer)
     if outcome is not Outcome.OK:
         plane.pool.advice.look(begun.instance, reply)
+        check_era(plane, begun.instance, begun.to.spec, reply)
     return reply, outcome, code
 
 
@@ -152,13 +156,14 @@ async def _exchange(
         call.instance_id = instance.id
         if not questions:
             await _answer(call, instance, exchange, questions)
-            if exchange.answered:
+            if exchange.answered and not questions:
                 return answered(plane, call, begun)
         result = plane.parked.park(call, instance, exchange, questions, plane.pool.now())
         waits = True
         return envelope.result(call.message.id, result), Outcome.OK, None
     finally:
         if not waits:
+            refuse(instance, (one.id for one in questions.values()))
             instance.upstream.cancel(exchange)  # nothing, when it was answered
             plane.pool.release(instance)
 
@@ -197,13 +202,13 @@ async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcom
             watched.add(key)
             answer = {}
             try:
-                answer = await plane.watches.begin(instance, to.name, to.spec.timeout_s)
+                answer = await plane.watches.begin(instance, to.name, plane.timeout_s(to.spec))
             finally:
                 if "result" not in answer:
                     watched.discard(key)
         else:
             watched.discard(key)
-            answer = await plane.watches.end(instance, to.name, to.spec.timeout_s)
+            answer = await plane.watches.end(instance, to.name, plane.timeout_s(to.spec))
     finally:
         plane.pool.release(instance)
     kept = {name: answer[name] for name in ("result", "error") if name in answer}
@@ -239,14 +244,14 @@ async def _answer(
             await _pass_on(call, instance, exchange, events, asked, questions)
             if questions:
                 await _further(call, instance, exchange, asked, questions)
+            if questions:
                 return
             if exchange.answered and not events:
                 return
     finally:
         if session is not None:
             session.calls.pop(call.message.id, None)
-            for own_id in asked:
-                session.asked.pop(own_id, None)
+            asking.end(session, asked, answered=exchange.answered)
 
 
 async def _further(
@@ -274,7 +279,11 @@ async def _pass_on(
 ) -> None:
     """Send notifications and, to a legacy client, questions; a modern client gets those as a result."""
     for event in events:
-        if not event.id:
+        if event.method == CANCELLED:
+            taken = asking.taken_back(call.session, instance, event, asked, questions)
+            if taken:
+                await call.emit(taken)
+        elif not event.id:
             await call.event(event)
         elif call.session is not None:
             own_id, question = asking.as_request(call.session, instance, event)

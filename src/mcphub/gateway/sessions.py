@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from mcphub.audit.records import session_tag
 from mcphub.errors import NotFound, Unavailable
 from mcphub.gateway.listen import Outlet
+from mcphub.gateway.unanswered import refuse
 from mcphub.ids import session_id
 from mcphub.policy.model import Principal
 from mcphub.spawn.instance import Instance
@@ -149,6 +150,9 @@ class Sessions:
                 del self._by_user[session.user_id]
         if session.outlet is not None:
             session.outlet.close()
+        for instance, question_id in session.asked.values():
+            refuse(instance, [question_id])
+        session.asked.clear()
         for instance, exchange in list(session.calls.values()):
             instance.upstream.cancel(exchange)
             exchange.fail(NotFound("The session ended."))

@@ -142,7 +142,7 @@ async def _subscribe(
             return
         instance = await lease(plane, inner, to.spec, to.permit)
         leases.append((instance, ""))
-        answer = await plane.watches.begin(instance, uri, to.spec.timeout_s)
+        answer = await plane.watches.begin(instance, uri, plane.timeout_s(to.spec))
         if "result" in answer:
             leases[-1] = (instance, uri)
             watched.add((to.spec.name, uri))

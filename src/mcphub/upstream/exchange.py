@@ -124,6 +124,11 @@ class Exchange:
             self.plain = answer
             self.wake()
 
+    def move_on(self, now: float) -> None:
+        """Give a call that is seen to go on its time anew, within the longest that it may take (MCP timeouts)."""
+        most = self.started + self.outgoing.longest_s
+        self.deadline = max(self.deadline, min(now + self.outgoing.timeout_s, most))
+
     def take_reply(self, raw_id: bytes) -> None:
         """Count a question as answered."""
         self.questions -= {raw_id}

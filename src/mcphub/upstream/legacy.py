@@ -12,14 +12,29 @@ import msgspec
 
 from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.outgoing import Outgoing
-from mcphub.upstream.upstream import ASKED_S, CLIENT_INFO, OpeningRefused, Upstream, number
+from mcphub.upstream.upstream import (
+    ASKED_S,
+    CLIENT_INFO,
+    Form,
+    OpeningRefused,
+    Upstream,
+    number,
+)
 from mcphub.wire import envelope, eras, translate
-from mcphub.wire.codes import LATEST_LEGACY, LEGACY_VERSIONS, LOG_LEVELS, METHOD_NOT_FOUND, Era
+from mcphub.wire.codes import (
+    CANCELLED,
+    LATEST_LEGACY,
+    LEGACY_VERSIONS,
+    LOG_LEVELS,
+    METHOD_NOT_FOUND,
+    Era,
+)
 from mcphub.wire.envelope import Members, Message
 from mcphub.wire.splicing import PlainResult
 
-_CAN: Final = {"sampling": {}, "elicitation": {"form": {}, "url": {}}}
+_CAN: Final = {"sampling": {"tools": {}}, "elicitation": {"form": {}, "url": {}}}
 _CANCEL_REASON: Final = b'"The caller cancelled."'
+_SET_LEVEL: Final = "logging/setLevel"
 _SET_LEVEL_S: Final = 5.0
 
 
@@ -28,6 +43,7 @@ class LegacyUpstream(Upstream):
 
     era = Era.LEGACY
     _level = ""
+    _roots_asked: Message | None = None
 
     async def open(self, timeout_s: float) -> bytes:
         """Open the legacy session with the server."""
@@ -57,13 +73,23 @@ class LegacyUpstream(Upstream):
         if level and self._is_unheard(level):
             self._level = level
             wanted: Members = {"level": envelope.raw(level)}
-            await super().send(Outgoing("logging/setLevel", _SET_LEVEL_S), wanted)  # not waited for
+            await super().send(Outgoing(_SET_LEVEL, _SET_LEVEL_S), wanted)  # not waited for
         return await super().send(outgoing, params)
 
     def send_now(self, outgoing: Outgoing, params: Members) -> Exchange | None:
         """Send a request at once, unless the server has to be told something before it."""
         level = outgoing.log_level
-        return None if level and self._is_unheard(level) else super().send_now(outgoing, params)
+        if level and self._is_unheard(level):
+            return None
+        exchange = super().send_now(outgoing, params)
+        if exchange is not None and self._roots_asked is not None and outgoing.method != _SET_LEVEL:
+            question, self._roots_asked = self._roots_asked, None
+            self._ask(question, [exchange])
+        return exchange
+
+    def fill(self, form: Form, arguments: msgspec.Raw) -> Exchange | None:
+        """Send a call as it was formed, unless a question waits for the next one."""
+        return None if self._roots_asked is not None else super().fill(form, arguments)
 
     def reply(self, raw_id: bytes, members: Members) -> None:
         """Answer a question of the server."""
@@ -83,7 +109,7 @@ class LegacyUpstream(Upstream):
             return
         if exchange.outgoing.method != "initialize":
             body = b'{"requestId":%d,"reason":%b}' % (exchange.upstream_id, _CANCEL_REASON)
-            self._notify("notifications/cancelled", body)
+            self._notify(CANCELLED, body)
         self._pipe.abandon(exchange.upstream_id)
 
     async def subscribe(self, uri: str, timeout_s: float) -> Members:
@@ -131,10 +157,21 @@ class LegacyUpstream(Upstream):
         else:
             candidates = list(reversed(self._pending.values())) if self.one_owner else []
             candidates = [one for one in candidates if not one.questions] or candidates
+            if not candidates and self.one_owner and self.roots and message.method == eras.ROOTS:
+                # Many ask for the client's directories once they are opened: the next request is asked.
+                before, self._roots_asked = self._roots_asked, message
+                if before is not None:
+                    self._ask(before, [])
+                return
+        self._ask(message, candidates)
+
+    def _ask(self, message: Message, candidates: list[Exchange]) -> None:
+        """Hand a question to the first of these calls whose client can be asked that, else answer it."""
         wanted = eras.asked_by(message.method, message.members.get("params"))
         for exchange in candidates:
             if wanted in exchange.outgoing.asks and exchange.question(message):
-                exchange.deadline = max(exchange.deadline, self._loop.time() + ASKED_S)
+                for one in candidates:  # it may be any of them that waits for the answer
+                    one.deadline = max(one.deadline, self._loop.time() + ASKED_S)
                 return
         if len(candidates) == 1:
             candidates[0].refused = wanted
@@ -150,6 +187,20 @@ class LegacyUpstream(Upstream):
             self._pipe.write(reply)
         except BrokenPipeError:
             return
+
+    def _told(self, message: Message) -> None:
+        """A question that the server takes back ends where it was asked; its id means nothing elsewhere."""
+        if message.method != CANCELLED:
+            super()._told(message)
+            return
+        params = envelope.object_of(message.members.get("params"))
+        raw_id = bytes(params.get("requestId", b""))
+        if self._roots_asked is not None and self._roots_asked.id == raw_id:
+            self._roots_asked = None
+        for exchange in self._pending.values():
+            if raw_id in exchange.questions:
+                exchange.take_reply(raw_id)
+                exchange.event(message)
 
     def _logged(self, message: Message, origin: int) -> None:
         """Over HTTP the stream says whose log it is; else it is that of the one call in flight."""

@@ -20,7 +20,8 @@ class Outgoing:
 
     Attributes:
         method: JSON-RPC method.
-        timeout_s: Seconds until the sweeper cancels the call.
+        timeout_s: Seconds until the sweeper cancels the call; with each progress they begin anew.
+        longest_s: Seconds that it may take in all, questions apart; 0 for no more than `timeout_s`.
         rename: Member of params and its new value when the caller's name is not the server's.
         progress_token: The caller's own token, raw, for the way back; b"" for none.
         log_level: Least severity of log messages that the caller wants, "" for none in particular.
@@ -36,6 +37,7 @@ class Outgoing:
 
     method: str
     timeout_s: float
+    longest_s: float = 0.0
     rename: tuple[str, str] | None = None
     progress_token: bytes = b""
     log_level: str = ""

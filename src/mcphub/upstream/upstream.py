@@ -417,6 +417,7 @@ class Upstream(ABC):
         exchange = self._pending.get(number(bytes(params.get("progressToken", b""))))
         if exchange is None or not exchange.progress_token:
             return
+        exchange.move_on(self._loop.time())
         params["progressToken"] = msgspec.Raw(exchange.progress_token)
         message.members["params"] = msgspec.Raw(envelope.join(params))
         exchange.event(message)

@@ -60,6 +60,7 @@ MODERN_HTTP_STATUS: Final = {
 }
 """HTTP status of a modern JSON-RPC error; every other code is 200."""
 
+CANCELLED: Final = "notifications/cancelled"
 DISCOVER: Final = "server/discover"
 """The opening of the modern era."""
 

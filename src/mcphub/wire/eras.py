@@ -36,15 +36,18 @@ NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "
 ELICIT: Final = "elicitation/create"
 ELICIT_URL: Final = "elicitation/create url"
 SAMPLE: Final = "sampling/createMessage"
+SAMPLE_TOOLS: Final = "sampling/createMessage tools"
 ROOTS: Final = "roots/list"
 NEEDS: Final[Mapping[str, Mapping[str, object]]] = {
     ELICIT: {"elicitation": {"form": {}}},
     ELICIT_URL: {"elicitation": {"url": {}}},
     SAMPLE: {"sampling": {}},
+    SAMPLE_TOOLS: {"sampling": {"tools": {}}},
     ROOTS: {"roots": {}},
 }
 """What a server may ask of a client -> the capabilities that the client must have declared."""
 
+_TOOLS: Final = frozenset({"tools", "toolChoice"})
 _MAX_REMEMBERED: Final = 4096
 _NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -62,6 +65,8 @@ def questions_for(capabilities: Members) -> frozenset[str]:
             found.add(ELICIT)
     if "sampling" in capabilities:
         found.add(SAMPLE)
+        if "tools" in envelope.object_of(capabilities["sampling"]):
+            found.add(SAMPLE_TOOLS)
     if "roots" in capabilities:
         found.add(ROOTS)
     return frozenset(found)
@@ -71,6 +76,8 @@ def asked_by(method: str, params: bytes | msgspec.Raw | None) -> str:
     """Return what a server's question needs of its client: a key of `NEEDS`, or the method itself."""
     if method == ELICIT and envelope.text(envelope.object_of(params).get("mode")) == "url":
         return ELICIT_URL
+    if method == SAMPLE and not _TOOLS.isdisjoint(envelope.object_of(params)):
+        return SAMPLE_TOOLS
     return method
 
 
