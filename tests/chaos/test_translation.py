@@ -164,7 +164,7 @@ async def test_a_client_that_does_not_read_holds_up_nobody(hub_of, server):
         async with raw_client(hub, "alice", server) as alice, raw_client(hub, "bob", server) as bob:
             await opened(alice)
             await opened(bob)
-            flood = request("tools/call", call("progress", steps=3000, text="x" * 2000), id=1)
+            flood = request("tools/call", call("progress", steps=3000, text="x" * 8000), id=1)
             flood["params"]["_meta"] = {"progressToken": "p"}
             async with streaming(alice, flood) as read:
                 await until(lambda: not _pending(hub, "alice"))
