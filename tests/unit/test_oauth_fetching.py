@@ -91,12 +91,14 @@ async def test_a_name_is_judged_by_the_address_that_is_connected_to(monkeypatch)
     """The second answer of the name server would be a private address: it is never asked for."""
     asked = []
 
-    async def resolve(self, host, port, **more):
+    def resolve(host, port, *, flags=0, **more):
+        if flags & socket.AI_NUMERICHOST:
+            raise socket.gaierror
         asked.append(host)
         address = "127.0.0.1" if len(asked) == 1 else "93.184.215.14"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(asyncio.get_running_loop().__class__, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     async with answering(http(b"{}")) as (port, seen):
         with pytest.raises(AddressRefused):
             await named().get(f"https://rebinding.example:{port}/")

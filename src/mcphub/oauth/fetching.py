@@ -98,6 +98,7 @@ class Fetcher:
                     target,
                     given,
                     data,
+                    owner=self.server,
                     most=LIMIT_BYTES,
                     admits=partial(self.admits, target),
                 )

@@ -4,13 +4,14 @@ Knows nothing of OAuth and makes no decision: which addresses may be connected t
 (`oauth.fetching`).
 """
 
-import asyncio
 import socket
 from collections.abc import Callable, Mapping
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
+
+from mcphub.names import addresses
 
 
 class Refused(Exception):
@@ -31,6 +32,7 @@ async def request(
     headers: Mapping[str, str],
     data: bytes | None,
     *,
+    owner: str,
     most: int,
     admits: Callable[[str], bool],
 ) -> tuple[int, bytes, tuple[str, ...]]:
@@ -41,13 +43,14 @@ async def request(
         url: Where to.
         headers: All that are sent beside those of the connection itself.
         data: The body.
+        owner: Whom it is sent for: the server's name.
         most: Bytes that the answer may have.
         admits: Whether an address may be connected to.
 
     Raises:
         Refused, TooLarge, Unreachable: As they say.
     """
-    resolver = _Resolver(admits)
+    resolver = _Resolver(admits, owner)
     connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=1)
     try:
         async with (
@@ -71,17 +74,19 @@ async def request(
 class _Resolver(AbstractResolver):
     """Resolves for one request and gives only addresses that were checked."""
 
-    def __init__(self, admits: Callable[[str], bool]) -> None:
-        self._admits = admits
+    def __init__(self, admits: Callable[[str], bool], owner: str) -> None:
+        self._admits, self._owner = admits, owner
         self.refused = False
 
     async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002  of any that there is
     ) -> list[ResolveResult]:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
-        addresses = list(dict.fromkeys((str(one[4][0]), one[0]) for one in found))
-        admitted = [one for one in addresses if self._admits(one[0])]
+        found = await addresses(host, port, self._owner)
+        known = list(dict.fromkeys((str(one[4][0]), one[0]) for one in found))
+        admitted = [one for one in known if self._admits(one[0])]
         if not admitted:
             self.refused = True
             raise OSError("no address may be connected to")

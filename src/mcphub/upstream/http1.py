@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import functools
 import re
-import socket
 import ssl
 from collections.abc import Mapping
 from typing import Final, Protocol
@@ -22,6 +21,7 @@ from yarl import URL
 
 from mcphub import __version__
 from mcphub.errors import HubError
+from mcphub.names import addresses
 from mcphub.secret import Secret
 from mcphub.tasks import Tasks
 from mcphub.upstream.connection import IDLE_S, Connection, Failed, Head, Request, Taker
@@ -237,7 +237,8 @@ class Client:
     async def _connect(self) -> Connection:
         url, loop = self._url, self._loop
         async with asyncio.timeout(_CONNECT_S):
-            found = await loop.getaddrinfo(url.raw_host, url.port, type=socket.SOCK_STREAM)
+            host = url.raw_host or ""
+            found = await addresses(host, url.port or 0, host)
             sock = await aiohappyeyeballs.start_connection(
                 found, happy_eyeballs_delay=_EYEBALLS_S, loop=loop
             )

@@ -11,7 +11,6 @@ inside of it, `failed`, `events`.
 
 import array
 import asyncio
-import concurrent.futures.thread
 import contextlib
 import errno
 import json
@@ -22,6 +21,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from mcphub.spawn.egress import netns, relay
@@ -112,7 +112,7 @@ class Tenant:
         space: netns.Namespace,
         control: Control,
         tasks: asyncio.TaskGroup,
-        resolve: relay.Resolve = relay.resolve,
+        resolve: relay.Resolve,
     ) -> None:
         self._instance = instance
         self._space = space
@@ -243,7 +243,7 @@ async def serve(sock: socket.socket, user_namespace: int) -> None:
             except OSError as error:
                 control.send({"op": "failed", "id": name, "error": error.strerror or "error"})
                 return
-            tenants[name] = Tenant(name, rules, space, control, tasks)
+            tenants[name] = Tenant(name, rules, space, control, tasks, partial(relay.resolve, name))
             control.send({"op": "added", "id": name}, [space.fd])
 
         loop.add_reader(sock, on_message)
@@ -271,9 +271,8 @@ def main(control_fd: int, uid: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # After the change of uid the interpreter's own files may be out of reach: what is loaded late
-    # must be loaded now (name encoding; the resolver's threads).
+    # must be loaded now (name encoding).
     "x".encode("idna")
-    assert concurrent.futures.thread.ThreadPoolExecutor
     try:
         user_namespace = netns.become(uid)
     except OSError as error:

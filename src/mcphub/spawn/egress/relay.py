@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from mcphub.names import addresses
 from mcphub.spawn.egress import sni
 from mcphub.spawn.egress.connect import Entrance, NoRequest, reset
 from mcphub.spawn.egress.dns import Names
@@ -121,10 +122,9 @@ class Relay:
             return []
 
 
-async def resolve(target: Endpoint) -> list[str]:
-    """Resolve a name with the machine's resolver, IPv4 and IPv6."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(target[0], target[1], type=socket.SOCK_STREAM)
+async def resolve(instance: str, target: Endpoint) -> list[str]:
+    """Resolve a name for an instance with the machine's resolver, IPv4 and IPv6."""
+    found = await addresses(*target, instance)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
