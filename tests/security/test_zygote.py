@@ -1,5 +1,6 @@
 """A zygote holds nothing of any user, and its failure, age or absence harms nobody."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -168,20 +169,15 @@ async def test_a_zygote_that_cannot_import_costs_a_start_nothing_but_time(tmp_pa
         assert process not in spawner.zygotes.processes()
 
 
-async def test_an_import_that_leaves_a_thread_is_not_forked(tmp_path):
-    """A lock that another thread holds would be held for ever in every child."""
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "threads.py").write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
-    )
+async def started_with(tmp_path, module, then):
+    """Start a program whose zygote imports a module with this text; `then` gets the spawner and the process."""
     # `sys.path` of an interpreter with this environment holds the package
     venv = tmp_path / "venv"
     done = await anyio.run_process([PYTHON, "-I", "-m", "venv", "--without-pip", str(venv)])
     assert done.returncode == 0
     (site,) = venv.glob("lib/python3*/site-packages")
-    (site / "threads.py").write_text((package / "threads.py").read_text())
-    preload = Preload(str(venv / "bin" / "python"), ("threads",))
+    (site / "told.py").write_text(module)
+    preload = Preload(str(venv / "bin" / "python"), ("told",))
     async with ForkingSpawner(SandboxSettings(tmp_path / "run"), preload) as spawner:
         launch = Launch(
             instance_id(),
@@ -192,9 +188,39 @@ async def test_an_import_that_leaves_a_thread_is_not_forked(tmp_path):
             readable=(venv,),
             preload=preload,
         )
-        process = await spawner.zygotes.start(launch)
-        assert process not in spawner.zygotes.processes()
-        assert spawner.zygotes.zygotes() == []
+        await then(spawner, await spawner.zygotes.start(launch))
+
+
+async def went_another_way(spawner, process):
+    assert process not in spawner.zygotes.processes()
+    await until(lambda: spawner.zygotes.zygotes() == [])
+
+
+async def test_an_import_that_leaves_a_thread_is_not_forked(tmp_path):
+    """A lock that another thread holds would be held for ever in every child."""
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+    await started_with(tmp_path, thread, went_another_way)
+
+
+@pytest.mark.parametrize(
+    "words", [b"[" * 60_000, b"no", b"{}", b'{"op":"ended","pid":[],"status":0}']
+)
+async def test_a_module_that_speaks_for_its_zygote_ends_it_and_nothing_else(tmp_path, words):
+    """It could: it runs in it. What the hub cannot read must cost it no more than the zygote."""
+    lies = f"""
+import os, socket, stat
+for fd in range(3, 64):
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                sock.send({words!r})
+    except OSError:
+        pass
+"""
+    failed = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failed.append(context))
+    await started_with(tmp_path, lies, went_another_way)
+    assert failed == []
 
 
 async def test_a_module_whose_code_was_read_early_runs_in_each_instance_with_its_own_environment(

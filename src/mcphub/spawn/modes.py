@@ -124,7 +124,7 @@ class Prover:
             self._not_before[tuple(argv)] = now + _PAUSE_S
             _log.warning("start.not_found", argv=argv[1:], error=type(error).__name__)
             return
-        except (HubError, OSError, ValueError, TypeError, KeyError) as error:
+        except (HubError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             reason = f"The audit of its imports failed ({type(error).__name__})."
             finding = Finding(why_plain=reason)
         _log.info("start.found", argv=argv[1:], modules=len(finding.modules), why=finding.why_plain)

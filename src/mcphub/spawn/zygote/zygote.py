@@ -43,6 +43,7 @@ _READY_S: Final = 60.0
 _ANSWER_S: Final = 10.0
 _FILES: Final = 65_536
 _MAX_MESSAGE: Final = 4096
+_MOST_EARLY: Final = 10_000
 _CHILD_PID: Final = re.compile(rb'"child-pid": ?(\d+)\D')
 # SETFCAP: without it a child without root could not map the uid of its zygote, which is 0 here
 _RIGHTS: Final = ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "SETFCAP", "NET_ADMIN")
@@ -229,18 +230,27 @@ class Zygote:
         if not data:
             self._break("it ended")
             return
-        message: dict[str, Any] = json.loads(data)
-        if message["op"] == "ready":
-            if not self._ready.done():
-                self._ready.set_result(None)
-        elif message["op"] == "refused":
-            self._break(str(message["why"]))
-        elif message["op"] == "ended":
-            ended = self.children.pop(message["pid"], None)
-            if ended is not None:
-                ended(message["status"])
-            elif self._coming:
-                self._early[message["pid"]] = message["status"]
+        try:  # its modules run in it, and may say anything
+            message: dict[str, Any] = json.loads(data)
+            if message["op"] == "ready":
+                if not self._ready.done():
+                    self._ready.set_result(None)
+            elif message["op"] == "refused":
+                self._break(str(message["why"]))
+            elif message["op"] == "ended":
+                self._ended(int(message["pid"]), int(message["status"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            self._break("it says what no zygote says")
+
+    def _ended(self, pid: int, status: int) -> None:
+        """Take that a child has ended."""
+        ended = self.children.pop(pid, None)
+        if ended is not None:
+            ended(status)
+        elif self._coming:
+            self._early[pid] = status
+            if len(self._early) > _MOST_EARLY:
+                self._break("it says that more have ended than there were")
 
 
 @contextlib.contextmanager
@@ -288,7 +298,7 @@ async def hear(child: Child) -> bytes:
     elif data == b"inside":
         child.pid = pid
     elif data.startswith(b"child "):
-        child.inner = int(data[6:])
+        child.inner = int(data[6:]) if data[6:].isdigit() else 0
     elif data.startswith(b"failed"):
         raise ZygoteFailed(data.decode(errors="replace"))
     return data
