@@ -1,6 +1,7 @@
 """Servers that require OAuth: two users, each with an own account, through a real hub."""
 
 import asyncio
+import socket
 
 import anyio
 import pytest
@@ -277,6 +278,29 @@ async def test_a_form_of_another_page_chooses_nobodys_key(hub, server, headers):
         sent = await browser.http.post(place, data={"key": hub.keys["bob"]}, headers=headers)
     assert sent.status_code == 403 and "set-cookie" not in sent.headers
     assert server.authority.registered == {}
+
+
+async def test_the_page_takes_its_form_behind_a_proxy_that_sends_another_host_on(hub_of, server):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    listen = {"public_url": "https://hub.example", "port": port}
+    async with (
+        hub_of({REMOTE: protected(server)}, overrides={"listen": listen}) as hub,
+        Browser() as browser,
+    ):
+        for origin, status in (
+            ("https://hub.example", 200),
+            ("http://hub.example", 403),
+            ("https://other.example", 403),
+        ):
+            sent = await browser.http.post(
+                f"http://127.0.0.1:{port}/oauth/connect/{REMOTE}",
+                data={"key": hub.keys["alice"]},
+                headers={"Origin": origin},
+            )
+            assert sent.status_code == status, origin
+            assert ("__Host-" in sent.headers.get("set-cookie", "")) == (status == 200)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ credential connect`: it never gives out a token or a code. Rules R4, R6, R15.
 
 import base64
 import hashlib
-import hmac
 import html
 import re
 import secrets
@@ -161,7 +160,7 @@ class _Pages:
 
     async def begin(self, request: Request) -> Response:
         """Take the key, begin a flow that belongs to this browser, show where it leads."""
-        if not _of_own_page(request):
+        if not _of_own_page(request, self._services.own().hub_url):
             raise Denied("This form was not sent by a page of the hub.", hint="Open the page anew.")
         form = parse_qs((await read_body(request, _FORM_LIMIT)).decode("ascii", "replace"))
         principal = self._services.authenticate(form.get("key", [""])[0].strip())
@@ -258,14 +257,17 @@ def _shown(endpoint: Endpoint) -> Endpoint:
     return guarded(answer)
 
 
-def _of_own_page(request: Request) -> bool:
-    """Whether a form was sent by a page of this very origin: no other may choose whose key it is."""
+def _of_own_page(request: Request, hub_url: str) -> bool:
+    """Whether a form was sent by a page of this very origin: no other may choose whose key it is.
+
+    It is the origin that the request was sent to, or the hub's own: a proxy may send another Host on.
+    """
     site = request.headers.get("sec-fetch-site", "same-origin")
     origin = request.headers.get("origin", "")
-    host = request.headers.get("host", "").lower()
-    return site == "same-origin" and hmac.compare_digest(
-        urlsplit(origin).netloc.lower().encode(), host.encode()
-    )
+    host, own = request.headers.get("host", "").lower(), urlsplit(hub_url)
+    if site != "same-origin":
+        return False
+    return urlsplit(origin).netloc.lower() == host or origin == f"{own.scheme}://{own.netloc}"
 
 
 def _server(request: Request) -> str:
