@@ -16,8 +16,9 @@ from mcphub.errors import HubError
 from mcphub.wire.codes import Dialect
 
 _ASKED_IN_VAIN: Final = re.compile(
-    # the Python SDK, 2; the TypeScript SDK, 2
+    # the Python SDK, 2; FastMCP, 4; the TypeScript SDK, 2
     rb"no back-channel for server-initiated requests"
+    rb"|via server-initiated requests is unavailable on"
     rb"|Server-to-client requests are not available on protocol revision"
 )
 _MOST: Final = 64 * 1024
