@@ -102,8 +102,9 @@ def _snippet(client: Client, name: str, endpoint: str) -> dict[str, Any]:
             client,
             "claude_desktop_config.json",
             {"mcpServers": {name: bridge}},
-            f"It speaks stdio only: mcphub must be in its PATH; without MCPHub on that machine see docs/how-to/connect-a-client.md. Instead of MCPHUB_KEY the "
+            f"It speaks stdio only: mcphub must be in its PATH. Instead of MCPHUB_KEY the "
             f"key may stand in {DEFAULT_KEY_FILE} (mode 0600).",
+            "On a machine without MCPHub: docs/how-to/connect-a-client.md.",
         )
     if client is Client.CLAUDE_CODE:
         return _told(
