@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import anyio
 import pytest
-from tests.doors import BOTH_DOORS
+from tests.doors import BOTH_DOORS, through
 from tests.interaction.clients import PYTHON, plain, raw_client, request
 from tests.polling import until
 from tests.security.asking import call, seen_by, set_credential, text_in
@@ -325,7 +325,7 @@ async def test_homes_are_named_by_opaque_ids_only(hub, users):
         assert path.name == "neutral" or {found.name for found in path.iterdir()} <= set(SERVERS)
 
 
-async def test_a_disabled_user_has_nothing_that_runs(tmp_path):
+async def test_a_disabled_user_has_nothing_that_runs(tmp_path, fast_lane):
     users = {"carol": [], "dave": []}
     async with serving_hub(
         tmp_path / "hub",
@@ -333,6 +333,7 @@ async def test_a_disabled_user_has_nothing_that_runs(tmp_path):
         users,
         administrators=["root"],
         environ=dict(os.environ),
+        overrides=through(fast_lane),
     ) as hub:
         async with raw_client(hub, "carol") as carol, raw_client(hub, "dave") as dave:
             await carol.open()
