@@ -348,9 +348,15 @@ GUARDS: Final = (
     ),
     Guard(
         "R20", "a name is connected to at an address that was checked", "oauth/requesting.py",
-        "admitted = [one for one in addresses if self._admits(one[0])]",
-        "admitted = addresses",
+        "admitted = [one for one in known if self._admits(one[0])]",
+        "admitted = known",
         "unit/test_oauth_fetching.py::test_a_name_is_judged_by_the_address_that_is_connected_to",
+    ),
+    Guard(
+        "R20", "a user's value is one part of a URL", "spawn/launching.py",
+        'return Secret(quote(value.reveal(), safe=""))',
+        "return value",
+        "interaction/test_http_upstream.py::test_a_value_in_a_url_is_one_part_of_it",
     ),
     Guard(
         "R20", "an address in a URL is a public one", "oauth/fetching.py",
