@@ -202,10 +202,10 @@ GUARDS: Final = (
     ),
     Guard(
         "R9", "a notification goes to the instance's owner", "gateway/listen.py",
-        "for outlet in self._by_user.get(instance.owner, ()):\n                outlet.offer(instance.server, message)",
+        "for outlet in self._by_user.get(instance.owner, ()):\n                outlet.offer(instance.server, message, unasked=unasked)",
         "for outlets in self._by_user.values():\n"
         "                for outlet in outlets:\n"
-        "                    outlet.offer(instance.server, message)",
+        "                    outlet.offer(instance.server, message, unasked=unasked)",
         "interaction/test_gateway.py::test_list_changes_reach_the_owner_only",
     ),
     Guard(
