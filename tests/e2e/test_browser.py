@@ -54,8 +54,8 @@ async def browser(profile):
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     process = await asyncio.create_subprocess_exec(
         CHROMIUM, "--headless", "--disable-gpu", "--remote-debugging-port=0", *sandbox,
-        "--no-first-run", "--disable-background-networking", f"--user-data-dir={profile}",
-        "about:blank", stderr=asyncio.subprocess.PIPE, start_new_session=True,
+        "--no-first-run", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--disable-quic", f"--user-data-dir={profile}", "about:blank", stderr=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
         with anyio.fail_after(60):

@@ -133,7 +133,7 @@ def answered(plane: DataPlane, call: Call, begun: Begun) -> tuple[bytes, Outcome
     reply, outcome, code = shaped(plane.states, call, begun.instance, begun.exchange, answer)
     if outcome is not Outcome.OK:
         plane.pool.advice.look(begun.instance, reply)
-        check_era(plane, begun.instance, begun.to.spec, reply)
+        check_era(plane, call.principal, begun.instance, begun.to.spec, reply)
     return reply, outcome, code
 
 

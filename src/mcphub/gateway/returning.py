@@ -8,22 +8,25 @@ sent again: its caller is told to. Only the caller's own instance is replaced; o
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import UpstreamFailed
 from mcphub.gateway.plane import DataPlane
+from mcphub.policy.model import Principal
 from mcphub.spawn.dialects import asked_in_vain
 from mcphub.spawn.instance import Instance
 from mcphub.wire.codes import Era
 
 
-def check_era(plane: DataPlane, instance: Instance, spec: ServerSpec, said: bytes) -> None:
-    """Look at what a call failed with; see the module.
+def check_era(
+    plane: DataPlane, caller: Principal, instance: Instance, spec: ServerSpec, said: bytes
+) -> None:
+    """Look at what a caller's call failed with; see the module.
 
     Raises:
         UpstreamFailed: The same call works with the next instance.
     """
     if instance.upstream.era is not Era.MODERN or not asked_in_vain(said):
         return
-    if not plane.dialects.may_return(spec, instance.started_at):
+    if not plane.dialects.may_return(spec, instance.owner, instance.started_at):
         return
-    plane.tasks.start("dialect.return", _replace(plane, instance, spec))
+    plane.tasks.start("dialect.return", _replace(plane, caller, instance, spec))
     raise UpstreamFailed(
         f"Server '{spec.name}' asks its users in the way of earlier protocol versions. "
         "The hub speaks those with it from now on.",
@@ -31,6 +34,9 @@ def check_era(plane: DataPlane, instance: Instance, spec: ServerSpec, said: byte
     )
 
 
-async def _replace(plane: DataPlane, instance: Instance, spec: ServerSpec) -> None:
-    await plane.dialects.go_back(spec, plane.pool.now())
+async def _replace(
+    plane: DataPlane, caller: Principal, instance: Instance, spec: ServerSpec
+) -> None:
+    now, is_admin = plane.pool.now(), caller.is_admin
+    await plane.dialects.go_back(spec, instance.owner, now, is_admin=is_admin)
     plane.pool.drain(lambda one: one is instance)

@@ -151,7 +151,8 @@ class Opener:
             HubError: The server does not start, or speaks no protocol that we know.
         """
         spec = opening.spec
-        known = spec.dialect or await self._dialects.known(spec)
+        owner = opening.instance.owner
+        known = spec.dialect or await self._dialects.known(spec, owner)
         if isinstance(opening.launch, Dial):
             found = await self._open_url(opening, opening.launch, known)
         else:
@@ -160,7 +161,7 @@ class Opener:
         opening.done = True
         opening.instance.prove()
         if spec.dialect is None:
-            await self._dialects.learn(spec, found)
+            await self._dialects.learn(spec, owner, found)
 
     # ------------------------------------------------------------------ processes
 
