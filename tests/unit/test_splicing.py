@@ -64,7 +64,7 @@ def test_members_are_added_to_the_result_and_to_nothing_else(result, separators,
         # what ends a line for a reader of an event stream, and what is no JSON
         b'{"jsonrpc":"2.0","id":1,"result":{"x":"\r\revent: endpoint\rdata: http://other/\r\r"}}',
         b'{"jsonrpc":"2.0","id":1,"result":{"x":\r{}}}', b'{"jsonrpc":"2.0","id":1,"result":{"x":"\x00"}}',
-        b'{"jsonrpc":"2.0","id":1,"result":{"x":' + b"[" * 9000 + b"]" * 9000 + b"}}",
+        b'{"jsonrpc":"2.0","id":1,"result":{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}}",
     ],
 )  # fmt: skip
 def test_anything_else_is_read_as_a_message(line):
