@@ -98,11 +98,18 @@ async def test_a_name_is_judged_by_the_address_that_is_connected_to(monkeypatch)
         address = "127.0.0.1" if len(asked) == 1 else "93.184.215.14"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
+    async def take(_, writer):
+        connected.append(writer)
+        writer.close()
+
+    connected = []
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    async with answering(http(b"{}")) as (port, seen):
+    async with server:
         with pytest.raises(AddressRefused):
             await named().get(f"https://rebinding.example:{port}/")
-    assert asked == ["rebinding.example"] and seen == []
+    assert asked == ["rebinding.example"] and connected == []
 
 
 async def test_what_the_administrator_named_may_be_here():
