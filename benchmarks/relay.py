@@ -225,8 +225,8 @@ def start_all(stack: ExitStack, names: list[str], folder: Path) -> dict[str, End
 def main() -> None:
     """Parse options, start the endpoints, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.2, help="of one figure, in every round")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--seconds", type=float, default=0.6, help="of one figure, in every round")
     parser.add_argument(
         "--minutes", type=float, default=9, help="begin no round that would pass it"
     )
