@@ -277,6 +277,18 @@ async def test_records_can_be_followed(recorder: Recorder, requests: RequestLog)
     assert ids(await requests.after(seen.seq, "u_1")) == ["r_7"]
 
 
+async def test_who_follows_is_shown_nothing_older_than_what_was_shown(
+    recorder: Recorder, requests: RequestLog
+) -> None:
+    for n, user in enumerate(["u_0", "u_1", "u_0"]):  # the newest is of the series that comes first
+        recorder.add(record(n, user))
+    await recorder.flush()
+    newest = await requests.recent(limit=1)
+    assert ids(newest) == ["r_2"]
+    assert ids(await requests.after(newest.seq)) == []
+    assert ids(await requests.after((await requests.recent("u_0", limit=1)).seq)) == []
+
+
 async def test_statistics_by_user_and_by_server(recorder: Recorder, requests: RequestLog) -> None:
     for n in range(1, 101):
         recorder.add(record(n, "u_a", duration_ms=float(n), bytes_in=1, bytes_out=2))

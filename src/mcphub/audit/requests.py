@@ -6,12 +6,13 @@ is for administrators; whoever serves a user gives that user's id (rule R1).
 
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row, Select, func, select
 
 from mcphub.audit.records import ALIKE, FAILURES, OWN, Outcome, Own, RequestRecord, ended_at
 from mcphub.store.database import Database
@@ -25,7 +26,7 @@ _COMMON: Final = [request_series.c[name] for name in ALIKE]
 
 
 class Seen(NamedTuple):
-    """Records, those that ended first before the others, and the number of the newest series they are of."""
+    """Records, those that ended first before the others, and the number of the series after which to go on."""
 
     records: list[RequestRecord]
     seq: int
@@ -77,7 +78,11 @@ class RequestLog:
         limit = max(1, min(limit, MOST_ROWS))
         # The newest N are in the N series that end last: any other has N before it.
         query = _series(user_id, server).order_by(request_series.c.until.desc()).limit(limit)
-        return await self._seen(query, 0, limit)
+        async with self._db.read() as conn:
+            # of all: what the same batch holds beside these is older, and not to be followed
+            seq = (await conn.execute(select(func.max(request_series.c.seq)))).scalar() or 0
+            rows = (await conn.execute(query)).all()
+        return Seen(_records(rows, limit), seq)
 
     async def after(self, seq: int, user_id: str | None = None, server: str | None = None) -> Seen:
         """Return records that were written after the series `seq`; not all, when they are many: go on then.
@@ -89,16 +94,9 @@ class RequestLog:
         """
         c = request_series.c
         query = _series(user_id, server).where(c.seq > seq).order_by(c.seq).limit(_AT_ONCE)
-        return await self._seen(query, seq, 0)
-
-    async def _seen(self, query: Select[Any], seq: int, most: int) -> Seen:
-        """Return what a query finds, of it the newest `most` records (0: all)."""
         async with self._db.read() as conn:
             rows = (await conn.execute(query)).all()
-        calls = [(call, row) for row in rows for call in _CALLS.decode(row.calls)]
-        calls.sort(key=lambda pair: ended_at(pair[0]))
-        records = [_record(call, row) for call, row in calls[-most:]]
-        return Seen(records, max([seq, *(row.seq for row in rows)]))
+        return Seen(_records(rows), rows[-1].seq if rows else seq)
 
     async def statistics(
         self,
@@ -172,6 +170,13 @@ def _series(user_id: str | None, server: str | None) -> Select[Any]:
     if server is not None:
         query = query.where(c.server == server)
     return query
+
+
+def _records(rows: Sequence[Row[Any]], most: int = 0) -> list[RequestRecord]:
+    """Return the records of some series, of them the newest `most` (0: all)."""
+    calls = [(call, row) for row in rows for call in _CALLS.decode(row.calls)]
+    calls.sort(key=lambda pair: ended_at(pair[0]))
+    return [_record(call, row) for call, row in calls[-most:]]
 
 
 def _record(call: Own, row: Row[Any]) -> RequestRecord:
