@@ -382,3 +382,18 @@ async def test_a_server_that_needs_a_network_is_refused_where_none_can_be_confin
     wanted = launch(tmp_path / "h", "/bin/true", sandbox=SandboxSpec(egress=("example.org",)))
     with pytest.raises(Unavailable, match="network"):
         await spawner.start(wanted)
+
+
+async def test_probes_of_two_hubs_with_one_process_id_do_not_meet(tmp_path):
+    """Hubs of two containers may share a hierarchy of control groups and have the same process id."""
+    found: list[SandboxedSpawner] = []
+
+    async def probe(state: Path) -> None:
+        async with SandboxedSpawner(SandboxSettings(state)) as one:
+            found.append(one)
+
+    async with anyio.create_task_group() as group:
+        for name in ("one", "two"):
+            group.start_soon(probe, tmp_path / name)
+    assert [one.means for one in found] == ["bubblewrap"] * 2
+    assert [one.problem for one in found] == [""] * 2

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from mcphub import ids
 from mcphub.catalog.spec import SandboxSpec
 
 _ROOT: Final = Path("/sys/fs/cgroup")
@@ -206,8 +207,8 @@ def _usable(base: Path, names: tuple[str, ...], version: int) -> bool:
             wanted = " ".join(f"+{name}" for name in names)
             for place in (base.parent, base):
                 (place / "cgroup.subtree_control").write_text(wanted)
-        probe = base / f"probe-{os.getpid()}"
-        probe.mkdir(exist_ok=True)
+        probe = base / ids.opaque("probe")  # not by pid: hubs of two containers have the same one
+        probe.mkdir()
         try:
             for name in names:
                 _limit(probe, name, SandboxSpec())
@@ -255,9 +256,9 @@ def _weigh(base: Path) -> None:
 
 def _sweep(base: Path) -> None:
     """Remove what a crashed hub left: empty groups, and not those that another hub makes just now."""
-    probe = base / f"probe-{os.getpid()}"
+    probe = base / ids.opaque("probe")
     with contextlib.suppress(OSError):
-        probe.mkdir(exist_ok=True)
+        probe.mkdir()
         now = probe.stat().st_mtime
         for stale in base.iterdir():
             if stale.is_dir() and now - stale.stat().st_mtime > _STALE_S:

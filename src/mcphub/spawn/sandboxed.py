@@ -22,6 +22,7 @@ from typing import Final, Self
 
 import structlog
 
+from mcphub import ids
 from mcphub.errors import HubError, InvalidInput, Unavailable
 from mcphub.spawn import bubblewrap, bubblewrapped, cgroups, copies, program, reaper
 from mcphub.spawn.building import OUTER_ENV, Builder, Layer, Order, owned
@@ -344,7 +345,7 @@ class SandboxedSpawner:
         secret = self.settings.state / "probe-secret"
         secret.write_text("secret\n")
         launch = Launch(
-            instance_id=f"probe-{os.getpid()}",
+            instance_id=ids.opaque("probe"),
             owner="neutral",
             number=0,
             argv=("/bin/sh", "-c", _PROBE, "sh", str(secret)),

@@ -268,13 +268,14 @@ _HUB: Final = """
 import asyncio, os, signal, sys
 sys.path[:] = sys.argv[3:]
 from pathlib import Path
+from mcphub import ids
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Launch
 async def main():
     state = Path(sys.argv[1])
     async with SandboxedSpawner(SandboxSettings(state / "hub", int(sys.argv[2]))) as spawner:
         argv = ("/bin/sleep", "600")
-        name = f"i_doctor{os.getpid()}"  # a doctor beside this one has another
+        name = ids.instance_id()  # a doctor beside this one has another
         process = await spawner.start(Launch(name, "neutral", 0, argv, state / "home"))
         print(process.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
