@@ -11,9 +11,9 @@ import typer
 from mcphub.audit.log import AuditLog
 from mcphub.catalog.live import LiveSettings
 from mcphub.catalog.toolchain import find_toolchain
+from mcphub.cli.problems import explained
 from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import Cli, Rows, command
-from mcphub.errors import HubError
 from mcphub.ground import replaceable
 from mcphub.ids import system_clock
 from mcphub.listening import FILES_HINT, files_wanted
@@ -122,10 +122,9 @@ def _level_of(rows: Sequence[Row]) -> int:
 async def _checked(name: str, look: Callable[[Cli], Awaitable[Check]], cli: Cli) -> Check:
     try:
         return await look(cli)
-    except HubError as error:
-        return Check(name, False, True, error.message, error.hint)
-    except OSError as error:
-        return Check(name, False, True, error.strerror or type(error).__name__)
+    except Exception as error:  # noqa: BLE001  the other rows are wanted all the same
+        known = explained(error)
+        return Check(name, False, True, known.message, known.hint)
 
 
 async def _directory(cli: Cli) -> Check:
@@ -201,7 +200,8 @@ async def _servers(cli: Cli) -> Check:
     settings = cli.settings()
     live = LiveSettings(settings.servers_file, settings.operator_env)
     count, warnings = len(live.current.specs), len(live.current.warnings)
-    return Check("mcp_settings.json", True, True, f"{count} servers, {warnings} warnings")
+    told = f"; warnings, which `mcphub server list` shows: {warnings}" if warnings else ""
+    return Check("mcp_settings.json", True, True, f"servers: {count}{told}")
 
 
 async def _tools(cli: Cli) -> Check:

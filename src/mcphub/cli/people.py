@@ -1,6 +1,8 @@
 """`mcphub user`, `mcphub group`, `mcphub key`: who there is and what proves it."""
 
 from dataclasses import asdict
+from operator import itemgetter
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,7 +69,7 @@ async def add_user(
         await ground.audit.write(CLI, log.USER_CREATED, user.id, {"name": user.name})
         await cli.applied()
         cli.show(_user(user), f"Added {user.name} ({user.id}).")
-        cli.note(f"Next: mcphub key create {user.name}")
+        cli.note(f"Next: mcphub key create {quote(user.name)}")
 
 
 async def list_users(cli: Cli) -> None:
@@ -191,7 +193,7 @@ async def remove_user(
             cli.show(
                 _user(user) | {"stopped_instances": stopped},
                 f"Disabled {user.name}; {stopped} running instances were stopped. The running hub "
-                f"removes the user at {when(at)} UTC. Undo: mcphub user enable {user.name}",
+                f"removes the user at {when(at)} UTC. Undo: mcphub user enable {quote(user.name)}",
             )
             return
         gone = await destroy(ground, user.id, actor=CLI, stopped=stopped)
@@ -235,6 +237,8 @@ async def list_groups(cli: Cli) -> None:
     members: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for m in memberships:
         members[m.group].append({"user": users.get(m.user_id, ""), "expires_at": m.expires_at})
+    for people in members.values():
+        people.sort(key=itemgetter("user"))
     rows = [
         (
             name,
@@ -390,7 +394,7 @@ def _user(user: "User") -> dict[str, Any]:
 def _state_of(user: "User") -> str:
     if not user.disabled:
         return "active"
-    return f"disabled, removed {when(user.remove_at)}" if user.remove_at else "disabled"
+    return f"disabled, to be removed {when(user.remove_at)}" if user.remove_at else "disabled"
 
 
 def _key(key: "KeyInfo", user: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ and an example in its help. Exit statuses: 0 done, 1 failed, 2 wrong usage.
 import asyncio
 import inspect
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -17,14 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import uvloop
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mcphub.cli.entries import for_hub
+from mcphub.cli.problems import explained
 from mcphub.cli.running import RunningHub
+from mcphub.cli.tables import table
 from mcphub.cli.values import clean, json_text
-from mcphub.errors import Conflict, HubError, NotFound, Unavailable
+from mcphub.errors import Conflict, HubError, InvalidInput, NotFound, Unavailable
 from mcphub.settings import HubSettings, environment, load
 
 if TYPE_CHECKING:
@@ -107,7 +107,17 @@ class Cli:
         elif not human.rows:
             print(self.here(human.empty))
         else:
-            _console().print(_table(human, self.here))
+            self._print(human)
+
+    def _print(self, shown: "Rows") -> None:
+        terminal = sys.stdout.isatty()
+        cells = [
+            ["" if cell is None else clean(self.here(str(cell))) for cell in row]
+            for row in shown.rows
+        ]
+        width = shutil.get_terminal_size().columns if terminal else _PIPE_WIDTH
+        bold = terminal and environment().get("TERM") != "dumb"
+        print("\n".join(table(shown.columns, cells, width, bold=bold)))
 
     def here(self, text: str) -> str:
         """Return a text for people whose commands are for the hub that `--dir` named."""
@@ -238,16 +248,14 @@ def group(app: typer.Typer, name: str, about: str, *, bare: bool = False) -> typ
 
 def execute(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the command line and turn whatever happens into one line on stderr and an exit status."""
+    as_json = "--json" in arguments
     try:
         done = app(list(arguments), standalone_mode=False, prog_name="mcphub")
     except typer.Abort:
         print("Nothing was changed.", file=sys.stderr)
         return 1
     except typer.TyperException as error:
-        return _usage(error)
-    except HubError as error:
-        _debug()
-        return _failed(error, as_json="--json" in arguments)
+        return _usage(error, as_json=as_json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: nothing more to say at exit
         return 1
@@ -255,22 +263,23 @@ def execute(app: typer.Typer, arguments: Sequence[str]) -> int:
         return 130
     except Exception as error:  # noqa: BLE001  a traceback helps no user
         _debug()
-        what = "\n".join(line for line in str(error).splitlines()[:1])
-        unforeseen = HubError(
-            f"{type(error).__name__}: {what}".rstrip(": "),
-            hint="This is a bug of MCPHub; MCPHUB_DEBUG=1 shows where.",
-        )
-        return _failed(unforeseen, as_json="--json" in arguments)
+        return _failed(explained(error), as_json=as_json)
     return done if isinstance(done, int) else 0
 
 
-def _usage(error: typer.TyperException) -> int:
+def _usage(error: typer.TyperException, *, as_json: bool) -> int:
     message = error.format_message()
-    bare = type(error).__name__ == "NoArgsIsHelpError"
-    print(message if bare else f"error: {clean(message)}", file=sys.stderr)
     context = getattr(error, "ctx", None)
-    if context is not None and not bare:
-        print(f"Try: {context.command_path} --help", file=sys.stderr)
+    bare = type(error).__name__ == "NoArgsIsHelpError"
+    help_command = f"{context.command_path} --help" if context is not None and not bare else ""
+    if bare:
+        print(message, file=sys.stderr)
+    elif as_json:
+        _failed(InvalidInput(message, hint=f"Run: {help_command}"), as_json=True)
+    else:
+        print(f"error: {clean(message)}", file=sys.stderr)
+        if help_command:
+            print(f"Try: {help_command}", file=sys.stderr)
     return 2
 
 
@@ -288,16 +297,3 @@ def _failed(error: HubError, *, as_json: bool) -> int:
 def _debug() -> None:
     if environment().get("MCPHUB_DEBUG") == "1":
         traceback.print_exc()
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
-
-
-def _table(rows: Rows, here: Callable[[str], str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in rows.columns:
-        table.add_column(column, overflow="fold")
-    for row in rows.rows:
-        table.add_row(*(Text(clean(here("" if cell is None else str(cell)))) for cell in row))
-    return table

@@ -23,6 +23,18 @@ def seconds(text: str) -> float:
     return float(int(match.group(1)) * _UNITS[match.group(2)])
 
 
+def pair(text: str) -> tuple[str, str]:
+    """Return `KEY=VALUE` as its two parts.
+
+    Raises:
+        typer.BadParameter: It is not of that form.
+    """
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise typer.BadParameter(f"'{key}' must be KEY=VALUE.")
+    return key, value
+
+
 def expiry(text: str | None, now: float) -> float | None:
     """Return when something ends, in epoch seconds: `30d` from now, a date `2027-01-31`, or None.
 
@@ -52,7 +64,10 @@ def when(at: object) -> str:
 
 def clean(text: object) -> str:
     """Return text that cannot steer a terminal: control and format characters are shown as `?`."""
-    return "".join("?" if _acts(char) and char not in "\n\t" else char for char in str(text))
+    said = str(text)
+    if said.isprintable():
+        return said
+    return "".join("?" if _acts(char) and char not in "\n\t" else char for char in said)
 
 
 def json_text(value: object, indent: int | None = None) -> str:
