@@ -33,7 +33,7 @@ from mcphub.audit.tracing import Traces
 from mcphub.catalog.guide import guide_of
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.templates import plain_text, prepare
-from mcphub.errors import InvalidInput
+from mcphub.errors import HubError, InvalidInput
 from mcphub.gateway.access import Access
 from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.bounded import BoundedProtocol, Unread
@@ -246,7 +246,13 @@ def _traces(settings: HubSettings) -> Traces | None:
         return None
     headers: dict[str, str] = {}
     for name, text in tracing.headers.items():
-        prepared = prepare(text, settings.operator_env)
+        try:
+            prepared = prepare(text, settings.operator_env)
+        except HubError as error:
+            raise InvalidInput(
+                f"tracing.headers: {name}: {error.message}",
+                hint="Set the variable where the hub runs, or correct the header in mcphub.toml.",
+            ) from None
         if not prepared.is_plain:
             raise InvalidInput(
                 f"tracing.headers: {name} cannot be a user's own value.",

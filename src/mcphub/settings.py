@@ -5,6 +5,7 @@ keys and unsafe combinations are refused with a sentence that says what to do. W
 are is another file: `mcp_settings.json` (`catalog.settings_file`).
 """
 
+import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -47,6 +48,15 @@ class Listen(_Strict):
         default=True,
         description="Answer warm calls beside the ASGI application; off: all through it.",
     )
+
+    @field_validator("public_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and "@" not in parts.netloc
+        if value and (not usable or parts.query or parts.fragment):
+            raise ValueError("it is an address such as https://mcp.example.com")
+        return value
 
 
 class Limits(_Strict):
@@ -297,13 +307,16 @@ class HubSettings(_Strict):
     @property
     def key_file(self) -> Path:
         """Key file of the vault; apart from the database so that a copy of one is not both."""
-        return Path(self.keys.file) if self.keys.file else self.dir / "keys" / "vault.keys"
+        return self._path(self.keys.file or "keys/vault.keys")
+
+    def _path(self, given: str) -> Path:
+        """Return a path of the settings: below the hub's directory, whatever directory one is in."""
+        return self.dir / Path(given).expanduser()
 
     @property
     def context_key_file(self) -> Path:
         """Keys that sign user contexts."""
-        given = self.context.key_file
-        return Path(given) if given else self.dir / "keys" / "context.keys"
+        return self._path(self.context.key_file or "keys/context.keys")
 
     @property
     def subject_key_file(self) -> Path:
@@ -364,41 +377,97 @@ def load(
     origins: dict[str, str] = {}
     file = folder / "mcphub.toml"
     if file.exists():
-        try:
-            _merge(values, tomllib.loads(file.read_text("utf-8")), origins, "mcphub.toml")
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidInput(
-                f"mcphub.toml cannot be read: {error}.", hint="Correct the file."
-            ) from None
+        _merge(values, _from_file(file), origins, "mcphub.toml")
     _merge(values, _from_environment(env), origins, "environment")
     _merge(values, overrides or {}, origins, "command line")
     try:
         return HubSettings(**values | {"dir": folder, "operator_env": env, "origins": origins})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        origin = origins.get(where, "mcphub.toml")
+        raise _problem(error, origins) from None
+
+
+def names() -> list[str]:
+    """Return the names of all settings, as `listen.port`."""
+    found: list[str] = []
+    for name, field in HubSettings.model_fields.items():
+        if field.exclude or name == "dir":
+            continue
+        kind = field.annotation
+        inner = kind.model_fields if isinstance(kind, type) and issubclass(kind, _Strict) else {}
+        found += [f"{name}.{below}" for below in inner] or [name]
+    return found
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting: `listen.port` is MCPHUB_LISTEN__PORT."""
+    return "MCPHUB_" + name.upper().replace(".", "__")
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        twice = "twice" in str(error)
         raise InvalidInput(
-            f"Setting {where or 'combination'} ({origin}): {first['msg']}.",
-            hint="See docs/reference/settings.md, or `mcphub config show`.",
+            f"mcphub.toml cannot be read: {error}.",
+            hint="A table such as [listen] stands once: put all its lines below the one that is there."
+            if twice
+            else "Correct the file.",
         ) from None
 
 
+def _problem(error: ValidationError, origins: Mapping[str, str]) -> InvalidInput:
+    """Return the first problem of settings in words, with where it came from."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    below = (origin for name, origin in origins.items() if name.startswith(f"{where}."))
+    origin = origins.get(where) or next(below, "mcphub.toml")
+    hint = "All settings: docs/reference/settings.md"
+    if first["type"] == "extra_forbidden":
+        return InvalidInput(f"There is no setting {where} ({origin}).", hint=_meant(where) or hint)
+    if first["type"] == "model_type":
+        return InvalidInput(
+            f"{where} is a table of settings and no value ({origin}).",
+            hint=f"Write [{where}] and the settings below it, or {where}.NAME = VALUE.",
+        )
+    said = first["msg"].removeprefix("Value error, ")
+    return InvalidInput(f"Setting {where} ({origin}): {said}." if where else f"{said}.", hint=hint)
+
+
+def _meant(given: str) -> str:
+    known = names()
+    last = given.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    found = same or difflib.get_close_matches(given, known, n=1)
+    return f"Did you mean {' or '.join(found)}?" if found else ""
+
+
 def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
-    """`MCPHUB_LISTEN__PORT=1` -> {"listen": {"port": "1"}}; only names of known settings are read."""
+    """`MCPHUB_LISTEN__PORT=1` -> {"listen": {"port": "1"}}; names with two underscores are settings.
+
+    Others, such as MCPHUB_KEY, may be anything and are read only where a setting has that name.
+
+    Raises:
+        InvalidInput: There is no setting of a name with two underscores.
+    """
     found: dict[str, Any] = {}
     for name, value in env.items():
         if not name.startswith("MCPHUB_"):
             continue
-        path = name.removeprefix("MCPHUB_").lower().split("__")
-        field = HubSettings.model_fields.get(path[0])
-        if field is None or path[0] in {"dir", "operator_env", "origins"}:
+        section, inner, setting = name.removeprefix("MCPHUB_").lower().partition("__")
+        field = HubSettings.model_fields.get(section)
+        if field is None or section in {"dir", "operator_env", "origins"}:
+            if inner:
+                where = f"{section}.{setting}"
+                raise InvalidInput(
+                    f"The environment variable {name} names no setting.", hint=_meant(where)
+                )
             continue
-        if len(path) == 1:
-            found[path[0]] = value
-        elif len(path) == 2:
-            listed = path[1] in {"allowed_hosts", "allowed_origins", "command"}
-            found.setdefault(path[0], {})[path[1]] = value.split(",") if listed else value
+        if not inner:
+            found[section] = value
+        else:
+            listed = setting in {"allowed_hosts", "allowed_origins", "command"}
+            found.setdefault(section, {})[setting] = value.split(",") if listed else value
     return found
 
 

@@ -12,6 +12,7 @@ from mcphub.catalog.settings_file import parse_settings
 from mcphub.cli.entries import for_hub
 from mcphub.cli.starter import SERVERS, toml
 from mcphub.cli.values import clean, expiry, json_text, seconds, when
+from mcphub.settings import HubSettings
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90m", 5400), ("12h", 43200), ("30d", 2592000)])
@@ -36,12 +37,18 @@ def test_text_from_elsewhere_cannot_steer_the_terminal() -> None:
 
 
 def test_what_init_writes_is_valid_and_changes_no_default() -> None:
-    sections = {"listen", "limits", "sandbox", "keys", "context", "oauth", "tracing"}
-    assert set(tomllib.loads(toml())) == sections
-    assert not any(tomllib.loads(toml()).values())
+    assert tomllib.loads(toml()) == {}
     assert set(parse_settings(SERVERS, {}).specs) == {"time", "filesystem", "memory"}
-    uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", toml(), flags=re.MULTILINE)
-    assert tomllib.loads(uncommented)["listen"]["port"] == 8765
+    uncommented = tomllib.loads(re.sub(r"^# (?=[a-z_.]+ = )", "", toml(), flags=re.MULTILINE))
+    assert uncommented == HubSettings(dir=Path()).model_dump(mode="json", exclude={"dir"})
+
+
+def test_a_table_of_the_documentation_can_be_put_at_the_end_of_what_init_writes() -> None:
+    first = toml().replace("# retention_days = 30", "retention_days = 90")
+    assert tomllib.loads(f"{first}\n[tracing]\nsample = 0.01\n") == {
+        "retention_days": 90,
+        "tracing": {"sample": 0.01},
+    }
 
 
 @pytest.mark.parametrize(

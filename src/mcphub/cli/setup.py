@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,10 +13,10 @@ from pydantic import BaseModel
 from mcphub.audit import log
 from mcphub.cli.logs import log_to_stderr
 from mcphub.cli.shell import CLI, Cli, Rows, command, opened
-from mcphub.cli.starter import SERVERS, toml
+from mcphub.cli.starter import SERVERS, toml, toml_text
 from mcphub.errors import InvalidInput, NotFound
 from mcphub.policy.model import Role
-from mcphub.settings import HubSettings
+from mcphub.settings import HubSettings, names, variable_of
 
 _SECRET = "…"  # noqa: S105  what is shown instead
 
@@ -112,6 +113,8 @@ async def serve(
     settings = cli.settings(overrides)
     if not settings.config_file.exists():
         raise NotFound(f"There is no hub in {settings.dir}.", hint="Make one with `mcphub init`.")
+    for told in _misspelled(settings):
+        cli.warn(told)
     log_to_stderr(log_level, serving=True)
     _remove(ready_file)
 
@@ -139,6 +142,8 @@ async def show_config(cli: Cli) -> None:
     """Show every setting: value, where it came from, what it means."""
     settings = cli.settings()
     found = list(_walk(settings, settings.origins))
+    for told in _misspelled(settings):
+        cli.warn(told)
     data = {entry["name"]: {"value": entry["value"], "origin": entry["origin"]} for entry in found}
     rows = [
         (entry["name"], _shown(entry["value"]), entry["origin"], entry["about"]) for entry in found
@@ -219,14 +224,30 @@ def _walk(model: BaseModel, origins: Any, prefix: str = "") -> "list[dict[str, A
             {
                 "name": where,
                 "value": str(value) if isinstance(value, Path) else value,
-                "origin": origins.get(where, "default"),
+                "origin": _origin(where, origins),
                 "about": field.description or "",
             }
         )
     return found
 
 
+def _origin(where: str, origins: Mapping[str, str]) -> str:
+    """Return where a value came from; a table's is that of what is in it."""
+    inside = (origin for name, origin in origins.items() if name.startswith(f"{where}."))
+    return origins.get(where) or next(inside, "default")
+
+
 def _shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(str(part) for part in value) or "none"
-    return str(value) if value != "" else "none"
+    return (value if isinstance(value, str) else toml_text(value)) or "none"
+
+
+def _misspelled(settings: HubSettings) -> list[str]:
+    """Return what to say of variables that lack the second underscore of a setting."""
+    right = {variable_of(name) for name in names()}
+    wrong = {name.replace("__", "_"): name for name in right}
+    return [
+        f"{name} in the environment is no setting and changes nothing: write {wrong[name]}."
+        for name in sorted(settings.operator_env.keys() & (wrong.keys() - right))
+    ]

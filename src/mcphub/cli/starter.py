@@ -1,6 +1,7 @@
 """What `mcphub init` writes: `mcphub.toml` with every default as a comment, and a first set of servers."""
 
 import json
+from collections.abc import Mapping
 
 from pydantic import BaseModel
 
@@ -56,32 +57,45 @@ SERVERS = """\
 """
 _ABOUT = """\
 # Settings of this hub. Every line shows its default; remove the # to change it.
+# `listen.port = 9000` and a table [listen] with `port = 9000` are the same; use one of both for a table.
 # The environment (MCPHUB_LISTEN__PORT=…) and the command line win over this file.
 # Which servers there are is in mcp_settings.json. `mcphub config show` tells what is in force.
 """
 
 
 def toml() -> str:
-    """Return `mcphub.toml`: all settings with their defaults, commented out."""
-    top: list[str] = []
-    tables: list[str] = []
+    """Return `mcphub.toml`: all settings with their defaults, commented out.
+
+    Names are dotted and there are no tables, so that lines may be uncommented, and tables added at
+    the end, in any order.
+    """
+    parts = [_ABOUT, "\n"]
     for name, field in HubSettings.model_fields.items():
         if field.exclude or name == "dir":
             continue
         if isinstance(field.default, BaseModel):
-            tables.append(f"\n[{name}]\n" + "".join(_lines(field.default)))
+            parts += ["\n", *_lines(name, field.default)]
         else:
-            top.append(_line(name, field.default, field.description))
-    return _ABOUT + "\n" + "".join(top) + "".join(tables)
+            parts.append(_line(name, field.default, field.description))
+    return "".join(parts)
 
 
-def _lines(model: BaseModel) -> list[str]:
+def _lines(section: str, model: BaseModel) -> list[str]:
     return [
-        _line(name, getattr(model, name), field.description)
+        _line(f"{section}.{name}", getattr(model, name), field.description)
         for name, field in type(model).model_fields.items()
     ]
 
 
 def _line(name: str, value: object, about: str | None) -> str:
-    value = list(value) if isinstance(value, tuple) else value
-    return f"# {about}\n# {name} = {json.dumps(value)}\n"
+    return f"# {about}\n# {name} = {toml_text(value)}\n"
+
+
+def toml_text(value: object) -> str:
+    """Return a value as `mcphub.toml` has it."""
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{json.dumps(key)} = {toml_text(of)}" for key, of in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(toml_text, value))}]"
+    return json.dumps(value, ensure_ascii=False)
