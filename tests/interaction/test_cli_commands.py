@@ -291,6 +291,18 @@ def test_servers_are_added_shown_explained_and_switched(hub: Hub) -> None:
     hub.ask("server", "enable", "tool")
     assert hub.ask("explain", "anna", "github")["rule"] == "not-in-group"
     assert hub.ask("explain", "admin", "github")["allowed"]
+    typed = hub.run("server", "add", "typo", "--group", "evryone", "--", "/bin/true")
+    assert "no group evryone" in typed.stderr
+    assert "no group evryone" in hub.run("server", "list").stderr
+
+
+def test_the_name_of_a_server_is_checked_as_that_server_although_a_program_has_the_name(
+    hub: Hub,
+) -> None:
+    assert hub.run("server", "add", "true", "--", "/bin/false").returncode == 0
+    assert "never" in hub.run("server", "show", "true").stdout
+    hub.run("check", "true", "--budget", "20")
+    assert "never" not in hub.run("server", "show", "true").stdout
 
 
 def test_an_import_leaves_out_what_is_there_when_asked_and_loses_nothing(
@@ -319,7 +331,10 @@ def test_settings_show_value_and_origin_and_client_settings_hold_no_key(hub: Hub
     assert json.loads(shown)["listen.port"] == {"value": 9000, "origin": "mcphub.toml"}
     assert json.loads(shown)["retention_days"] == {"value": 7, "origin": "environment"}
     assert "canary-" not in shown
-    assert json.loads(shown)["tracing.headers"]["value"] == {"x-key": "…"}
+    headers = {"value": {"x-key": "…"}, "origin": "mcphub.toml"}
+    assert json.loads(shown)["tracing.headers"] == headers
+    mistaken = hub.run("config", "show", MCPHUB_LISTEN_PORT="1")
+    assert "write MCPHUB_LISTEN__PORT" in mistaken.stderr
     for client in ("claude-desktop", "claude-code", "cursor", "vscode"):
         told = hub.run("client-config", client, "--server", "github", MCPHUB_KEY=CANARY)
         assert "http://127.0.0.1:9000/mcp/github" in told.stdout

@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 
 import typer
 
+from mcphub.catalog.merging import entry_names
 from mcphub.catalog.names import is_server_name
 from mcphub.catalog.older_sdk import OLDER_SDK, needs_older_sdk
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.pins import Pin
+from mcphub.catalog.settings_file import read_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.toolchain import find_toolchain
 from mcphub.cli import check_evidence
@@ -27,7 +29,7 @@ from mcphub.cli.check_manifest import Series, behind_hub, go_through, not_instal
 from mcphub.cli.check_told import told
 from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import Cli, command
-from mcphub.cli.values import clean, json_text
+from mcphub.cli.values import clean, json_text, pair
 from mcphub.errors import HubError, InvalidInput, Unavailable
 from mcphub.isolation import acquire
 from mcphub.isolation.check import BUDGET_S, Options, check
@@ -165,7 +167,7 @@ async def check_servers(
     Exit status: 0 no leak seen, 1 leak, 2 inconclusive, 3 the check could not run.
     """
     options = Options(tuple(allow_egress or ()), budget)
-    given = dict(_pair(text) for text in env or [])
+    given = dict(pair(text) for text in env or [])
     then = _Then(apply, compare, yes)
     try:
         if manifest is not None:
@@ -274,7 +276,7 @@ async def _of_remote(
 def _headers(cli: Cli, given: list[str] | None) -> dict[str, str]:
     """Return what a user proves; a value `env:NAME` stands for a variable, so that no secret is in argv."""
     found: dict[str, str] = {}
-    for name, value in (_pair(text) for text in given or []):
+    for name, value in (pair(text) for text in given or []):
         variable = value.removeprefix("env:")
         if variable == value:
             found[name] = value
@@ -286,10 +288,13 @@ def _headers(cli: Cli, given: list[str] | None) -> dict[str, str]:
 
 
 def _names_a_server(cli: Cli, words: list[str], url: str) -> bool:
-    """Tell whether one word is a server of the settings, and not a program."""
-    if len(words) != 1 or url or "/" in words[0] or not cli.settings().config_file.exists():
+    """Tell whether one word is a server of the settings: before a program, `time` is the server."""
+    settings = cli.settings()
+    if len(words) != 1 or url or "/" in words[0] or not settings.config_file.exists():
         return False
-    path = cli.settings().operator_env.get("PATH", _PATH)
+    if words[0] in entry_names(read_text(settings.servers_file)):
+        return True
+    path = settings.operator_env.get("PATH", _PATH)
     return is_server_name(words[0]) and shutil.which(words[0], path=path) is None
 
 
@@ -421,13 +426,6 @@ async def _store(cli: Cli) -> tuple[PackageStore, str]:
     toolchain = await asyncio.to_thread(find_toolchain, path)
     runs = SandboxedBuilds(settings.sandbox.uid_base)
     return PackageStore(settings.packages, toolchain, settings.operator_env, runs=runs), path
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise typer.BadParameter(f"'{key}' must be KEY=VALUE.")
-    return key, value
 
 
 def _status(results: list[Result]) -> int:

@@ -12,14 +12,14 @@ from mcphub.catalog.importing import import_client_file
 from mcphub.catalog.jsonc import parse
 from mcphub.catalog.launchers import Requirement, satisfies
 from mcphub.catalog.merging import entry_names
-from mcphub.catalog.settings_file import read_text
+from mcphub.catalog.settings_file import LoadedSettings, read_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerState
 from mcphub.catalog.versions import exact_version
 from mcphub.cli.check_evidence import told_of
-from mcphub.cli.servers_file import add_entries
+from mcphub.cli.servers_file import add_entries, unknown_groups
 from mcphub.cli.shell import CLI, Cli, Rows, command
-from mcphub.cli.values import when
+from mcphub.cli.values import pair, when
 from mcphub.cli.verdicts import facts_of, host_facts, noticed, somebody, start_of, verdict_of
 from mcphub.errors import Conflict, HubError, InvalidInput, NotFound
 from mcphub.identity.model import did_you_mean
@@ -82,7 +82,7 @@ async def add_server(
     """Add a server to mcp_settings.json. Nothing is executed or installed by this."""
     entry: dict[str, Any] = {"command": words[0], "args": words[1:]}
     if env:
-        entry["env"] = dict(_pair(text) for text in env)
+        entry["env"] = dict(pair(text) for text in env)
     if risk is not None:
         entry["riskLevel"] = risk.value
     if group:
@@ -94,7 +94,7 @@ async def add_server(
         loaded = add_entries(settings.servers_file, {name: entry}, settings.operator_env)
         await ground.audit.write(CLI, log.SERVER_ADDED, name, {"command": words[0]})
         await cli.applied()
-        _warnings_of(cli, loaded.warnings, {name})
+        await _warn(cli, ground, loaded, {name})
         cli.show({"name": name, "entry": entry}, f"Added the server {name}.")
         if not group:
             cli.note(
@@ -139,7 +139,7 @@ async def import_servers(
         for name in entries:
             await ground.audit.write(CLI, log.SERVER_ADDED, name, {"imported": "yes"})
         await cli.applied()
-        _warnings_of(cli, loaded.warnings, set(entries))
+        await _warn(cli, ground, loaded, set(entries))
         cli.show(data, f"Imported: {names}.")
         cli.note("Next: mcphub server install --all")
 
@@ -158,7 +158,11 @@ async def list_servers(cli: Cli) -> None:
             }
             for spec in ground.live.current.specs.values()
         ]
-        warnings = list(ground.live.current.warnings)
+        groups = await ground.directory.groups()
+        warnings = [
+            *ground.live.current.warnings,
+            *unknown_groups(ground.live.current.specs.values(), groups),
+        ]
     rows = [
         (
             entry["name"],
@@ -473,13 +477,6 @@ def _with_version(wanted: Requirement, version: str) -> Requirement:
     return replace(wanted, version=exact)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise typer.BadParameter(f"'{key}' must be KEY=VALUE.")
-    return key, value
-
-
 def _pin(pin: "Pin") -> dict[str, Any]:
     return {
         "ecosystem": pin.ecosystem,
@@ -492,7 +489,8 @@ def _pin(pin: "Pin") -> dict[str, Any]:
     }
 
 
-def _warnings_of(cli: Cli, warnings: Any, names: set[str]) -> None:
-    for warning in warnings:
+async def _warn(cli: Cli, ground: "Ground", loaded: LoadedSettings, names: set[str]) -> None:
+    unknown = unknown_groups(loaded.specs.values(), await ground.directory.groups())
+    for warning in [*loaded.warnings, *unknown]:
         if any(f'server "{name}"' in warning for name in names):
             cli.warn(warning)

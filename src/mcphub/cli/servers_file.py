@@ -5,13 +5,14 @@ Entries are added and single members set; the new text is checked as a whole bef
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mcphub.catalog.merging import merge_entries
 from mcphub.catalog.patching import patch_entry
 from mcphub.catalog.settings_file import LoadedSettings, parse_settings, read_text
+from mcphub.catalog.spec import ServerSpec
 
 
 def add_entries(
@@ -46,6 +47,16 @@ def patch_server(
     loaded = parse_settings(new, operator_env, file=path.name, hub_dir=path.parent)
     _replace(path, new)
     return loaded
+
+
+def unknown_groups(specs: Iterable[ServerSpec], groups: Iterable[str]) -> list[str]:
+    """Return a sentence for each server that is for a group that there is not."""
+    known = set(groups)
+    return [
+        f'server "{spec.name}": there is no group {group}; add it: mcphub group add {group}'
+        for spec in specs
+        for group in sorted(set(spec.groups) - known)
+    ]
 
 
 def _replace(path: Path, text: str) -> None:

@@ -171,8 +171,8 @@ def _recommended(case: Case, findings: Sequence[Finding], safe: bool | None) -> 
         patch |= {"userAware": LeakClass.TOKEN not in leaks}
     slots = {
         name: f"${{USER_{name.upper()}}}"
-        for name in case.lab.subject.env
-        if is_secret_name(name) and safe is not True
+        for name, value in case.lab.subject.env.items()
+        if is_secret_name(name) and safe is not True and "${USER_" not in value
     }
     if slots:
         patch["env"] = slots
