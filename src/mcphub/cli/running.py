@@ -3,8 +3,9 @@
 What they raise are errors of the hub, so that the command line shows the hub's own words.
 """
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 from mcphub.cli.connect import KeyProblem, read_key
@@ -13,6 +14,7 @@ from mcphub.errors import HubError, InvalidInput, Unauthenticated, Unavailable
 if TYPE_CHECKING:
     import httpx2
 
+_ENDPOINT: Final = re.compile(r"/(?:mcp|sse)(?:/[^/]*)?/?$")
 _REFRESH_S = 5.0
 _CONTROL_S = 30.0
 _USER_S = 30.0
@@ -74,7 +76,8 @@ class UserHub:
     """The user API of a hub, as one of its users.
 
     Args:
-        url: URL of the hub; a path such as /mcp is left out.
+        url: URL of the hub, also that of one of its endpoints. What is before `/mcp` is the prefix that a
+            proxy gives the hub.
         key_file: File with the API key; MCPHUB_KEY or the default file when not given.
 
     Raises:
@@ -86,7 +89,8 @@ class UserHub:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
             raise InvalidInput("The URL cannot be used.", hint="Write http://127.0.0.1:8765")
-        self._base = f"{parts.scheme}://{parts.netloc}"
+        prefix = _ENDPOINT.sub("", parts.path).rstrip("/")
+        self._base = f"{parts.scheme}://{parts.netloc}{prefix}"
         try:
             self._key = read_key(str(key_file) if key_file is not None else None)
         except KeyProblem as problem:
