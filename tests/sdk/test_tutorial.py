@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,8 +68,29 @@ async def test_the_check_fails_for_the_server_as_it_was():
 
 
 def test_the_settings_of_the_page_are_valid():
-    [block] = re.findall(r"```json\n(.*?)```", PAGE, re.S)
+    block, _ = re.findall(r"```json\n(.*?)```", PAGE, re.S)
     spec = parse_settings(block, {}).specs["notes"]
     assert spec.user_context is not None and spec.user_context.audience == "urn:mcphub:server:notes"
     [variable] = re.findall(r"MCPHUB_USER_CONTEXT='(.*?)'", PAGE)
     assert set(json.loads(variable)) == {"issuer", "audience", "hub"}
+
+
+def test_the_commands_of_the_page_make_a_key_whose_public_half_the_hub_takes(tmp_path):
+    make, _, show = re.findall(r"^(?:python|chmod) .*$", PAGE, re.M)
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+
+    def run(line):
+        return subprocess.run(
+            ["sh", "-c", line], cwd=tmp_path, env={"PATH": path}, capture_output=True, check=True
+        ).stdout
+
+    run(make)
+    public = json.loads(run(show))
+    private = json.loads((tmp_path / "notes.key").read_text())
+    assert "d" not in public and private["x"] == public["x"]
+    _, block = re.findall(r"```json\n(.*?)```", PAGE, re.S)
+    entry = json.loads(block)["mcpServers"]["notes"]
+    assert set(entry["userContext"]["encryptTo"]) <= set(public)
+    entry["userContext"]["encryptTo"] = public
+    spec = parse_settings(json.dumps({"mcpServers": {"notes": entry}}), {}).specs["notes"]
+    assert spec.user_context is not None and spec.user_context.encrypt_to == public
