@@ -102,13 +102,16 @@ async def retire(
 ) -> None:
     """Remove an old signing key for good: what it signed does not verify any more."""
     async with cli.ground() as ground:
+        kept = context_keys(ground.settings)
+        if key not in {known.id for known in await asyncio.to_thread(kept.keys)}:
+            raise NotFound("There is no signing key of this id.", hint="See: mcphub context keys")
         age_s = time.time() - ground.settings.context_key_file.stat().st_mtime  # noqa: TID251  a file's age
         if age_s < _OVERLAP_S and not now:
             raise Conflict(
                 f"The keys changed {age_s:.0f} s ago; what this key signed may be in use for {_OVERLAP_S} s.",
                 hint="Wait, or give --now if the key is in wrong hands.",
             )
-        await asyncio.to_thread(context_keys(ground.settings).retire, key)
+        await asyncio.to_thread(kept.retire, key)
         await ground.audit.write(_CLI, CONTEXT_KEYS_CHANGED, key, {"retired": True})
     cli.show({"retired": key}, f"Key {key} is gone.")
 

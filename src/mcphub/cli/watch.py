@@ -139,7 +139,14 @@ async def list_requests(
         if not follow:
             found = entries(seen)
             rows = [_cells(entry) for entry in found]
-            cli.show(found, Rows(_COLUMNS, rows, "No requests yet."))
+            cli.show(
+                found,
+                Rows(
+                    _COLUMNS,
+                    rows,
+                    "No requests kept that fit." if user or server else "No requests yet.",
+                ),
+            )
             return
         while True:
             for entry in entries(seen):

@@ -5,6 +5,7 @@ For administrators, as `identity.directory` is, and with its rules; one transact
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from shlex import quote
 from typing import Any, Final
 
 from sqlalchemy import insert, select, update
@@ -114,7 +115,7 @@ def _check_roles(people: Sequence[Person], there: dict[str, Any]) -> None:
         if row is not None and person.role not in {None, Role(row.role)}:
             raise Conflict(
                 f"There is already a user '{person.name}', with the role {row.role}.",
-                hint=f"Run: mcphub user role {person.name} {person.role}",
+                hint=f"Run: mcphub user role {quote(person.name)} {person.role}",
             )
 
 

@@ -7,6 +7,7 @@ to write down (`audit.AuditLog`), who knows the actor.
 
 import unicodedata
 from collections.abc import Collection
+from shlex import quote
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -304,7 +305,8 @@ class Directory:
         principal = snapshot.principal_of(user.id, self._clock())
         if principal is None:
             raise Denied(
-                f"The user '{user.name}' is disabled.", hint=f"Run: mcphub user enable {user.name}"
+                f"The user '{user.name}' is disabled.",
+                hint=f"Run: mcphub user enable {quote(user.name)}",
             )
         return principal
 

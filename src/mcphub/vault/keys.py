@@ -108,7 +108,10 @@ class FileKeys:
                 raise Conflict("This key is the one in use.", hint="Rotate first.")
             left = tuple(key for key in keys if key.id != key_id)
             if len(left) == len(keys):
-                raise NotFound("There is no key of this id in the key file.")
+                raise NotFound(
+                    "There is no key of this id in the key file.",
+                    hint="Its id is the part before the colon.",
+                )
             self._replace(left)
 
     def _read(self) -> tuple[Key, ...]:
