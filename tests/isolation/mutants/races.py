@@ -1,5 +1,6 @@
 """Answers are mixed up only when both users call at once."""
 
+import random
 import time
 
 from .server import Variant
@@ -16,6 +17,15 @@ class GlobalEcho(Variant):
         self.text = mine = text
         time.sleep(0.03)
         return self.text if self.leaky else mine
+
+
+class Dice(GlobalEcho):
+    """Beside it, answers out of few: the same one twice is no mix-up."""
+
+    schemas = {"roll": {"sides": {"type": "integer"}}}
+
+    def roll(self, sides):
+        return f"a {random.randint(1, 2)} of {bool(sides)}"
 
 
 class CollidingIds(Variant):

@@ -16,6 +16,7 @@ from mcphub.isolation.oracle import excerpt, normal
 
 _TOOLS: Final = 8
 _ROUNDS: Final = 12
+_ALONE: Final = 4  # an answer out of few may be the other user's by chance
 _MOST_S: Final = 20.0
 _SLOWEST_S: Final = 4.0
 
@@ -55,6 +56,7 @@ class RaceProbe:
         other = await running.call("A", a)
         if not (alone.ok and other.ok) or normal(alone.text) == normal(other.text):
             return None
+        quiet: bool | None = None
         for _ in range(_ROUNDS):
             if time.over:
                 return None
@@ -62,11 +64,24 @@ class RaceProbe:
                 running.call("A", a, _SLOWEST_S), running.call("B", b, _SLOWEST_S)
             )
             for user, own, foreign in ((1, alone, other), (0, other, alone)):
-                if _mixed(case, seen[user], own, foreign):
+                if _named(case, seen[user], own):
                     return _finding(seen[1 - user], seen[user], own)
+                if quiet is not False and _swapped(seen[user], own, foreign):
+                    quiet = await self._quiet(running, alone, other)
+                    if quiet:
+                        return _finding(seen[1 - user], seen[user], own)
             if any(one.timed_out for one in seen):
                 return None
         return None
+
+    async def _quiet(self, running: Running, *alone: Observation) -> bool:
+        """Tell whether the users' calls, one after the other, say the same again and again."""
+        for _ in range(_ALONE):
+            for one in alone:
+                again = await running.call(one.user, one.call, _SLOWEST_S)
+                if again.timed_out or normal(again.text) != normal(one.text):
+                    return False
+        return True
 
 
 def _pair(case: Case, name: str) -> tuple[Call, Call] | None:
@@ -78,15 +93,18 @@ def _pair(case: Case, name: str) -> tuple[Call, Call] | None:
     return a, b
 
 
-def _mixed(case: Case, seen: Observation, own: Observation, foreign: Observation) -> bool:
-    """Tell whether an answer is the other user's."""
+def _swapped(seen: Observation, own: Observation, foreign: Observation) -> bool:
+    """Tell whether an answer is the other user's, word for word."""
     if seen.timed_out or normal(seen.text) == normal(own.text):
         return False
-    if normal(seen.text) == normal(foreign.text):
-        return True
+    return normal(seen.text) == normal(foreign.text)
+
+
+def _named(case: Case, seen: Observation, own: Observation) -> bool:
+    """Tell whether an answer holds a word of the other user's that is not there alone."""
     mine = str(dict(seen.call.arguments))
     canaries = case.canaries.seen(seen.text, but=[mine])
-    return bool(canaries) and not case.canaries.seen(own.text, but=[mine])
+    return not seen.timed_out and bool(canaries) and not case.canaries.seen(own.text, but=[mine])
 
 
 def _finding(other: Observation, seen: Observation, own: Observation) -> Finding:
