@@ -16,6 +16,13 @@ async def test_a_server_whose_maker_never_worked_is_not_called_clean(spawner, tm
     assert "list_orders" in result.reason
 
 
+async def test_a_harmless_leak_does_not_make_it_safe(spawner, tmp_path):
+    result = await checked(spawner, tmp_path, "ParticularAndPages", leaky=True)
+    assert result.classes == ("history-cache",)
+    assert result.safe_to_share is None
+    assert "create_order" in result.reason
+
+
 async def test_what_a_service_keeps_for_each_caller_need_not_be_made(spawner, tmp_path):
     result = await checked(spawner, tmp_path, "ParticularElsewhere", leaky=False)
     assert "create_order" not in result.coverage.succeeded

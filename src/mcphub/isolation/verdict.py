@@ -39,36 +39,11 @@ def judged(case: Case, findings: Sequence[Finding], coverage: Coverage, seconds:
 def _verdict(
     case: Case, findings: Sequence[Finding], coverage: Coverage
 ) -> tuple[Verdict, bool | None, str]:
+    doubt = _doubt(case, coverage)
     if findings:
-        return _of_findings(findings, coverage)
-    if not coverage.succeeded and not coverage.resources:
-        text = f"No call succeeded, so nothing could be seen.{_said(case)}"
-        return Verdict.INCONCLUSIVE, None, text
-    if _thin(coverage):
-        return (
-            Verdict.INCONCLUSIVE,
-            None,
-            f"Only {len(coverage.succeeded)} of {coverage.tools} tools could be called with success.",
-        )
-    if case.lab.starts_anew and not case.control.b:
-        return Verdict.INCONCLUSIVE, None, "The run without A failed."
-    if coverage.undone:
-        left = "; ".join(coverage.undone[:3])
-        return Verdict.INCONCLUSIVE, None, f"No leak was seen in the time; not done: {left}."
-    if coverage.skipped and len(coverage.skipped) * 2 > coverage.tools:
-        return Verdict.INCONCLUSIVE, None, "Most tools look destructive and were not called."
-    kept = case.kept_from_writing
-    if kept:
-        text = f"The server could not write where it keeps its data ({', '.join(filter(None, kept[:3])) or 'see its stderr'})."
-        return Verdict.INCONCLUSIVE, None, text
-    unmade = _unmade(case, coverage)
-    if unmade:
-        text = f"{unmade[0]} never worked, so nothing was there for {unmade[1]} to show."
-        return Verdict.INCONCLUSIVE, None, text
-    idle = _idle(case, coverage)
-    if idle:
-        text = f"Most of the tools that may change something did not work ({', '.join(idle[:3])})."
-        return Verdict.INCONCLUSIVE, None, text
+        return _of_findings(findings, doubt)
+    if doubt:
+        return Verdict.INCONCLUSIVE, None, doubt
     return (
         Verdict.NO_LEAK_SEEN,
         True if case.lab.starts_anew else None,  # a fresh process may show more
@@ -77,20 +52,55 @@ def _verdict(
     )
 
 
+def _doubt(case: Case, coverage: Coverage) -> str:
+    """Return why what was tried is too little to say that there is nothing, or an empty text."""
+    if not coverage.succeeded and not coverage.resources:
+        return f"No call succeeded, so nothing could be seen.{_said(case)}"
+    if _thin(coverage):
+        return f"Only {len(coverage.succeeded)} of {coverage.tools} tools could be called with success."
+    if case.lab.starts_anew and not case.control.b:
+        return "The run without A failed."
+    if coverage.undone:
+        return f"Not everything was done in the time: {'; '.join(coverage.undone[:3])}."
+    if coverage.skipped and len(coverage.skipped) * 2 > coverage.tools:
+        return "Most tools look destructive and were not called."
+    kept = case.kept_from_writing
+    if kept:
+        where = ", ".join(filter(None, kept[:3])) or "see its stderr"
+        return f"The server could not write where it keeps its data ({where})."
+    unmade = _unmade(case, coverage)
+    if unmade:
+        return (
+            f"{unmade[0]} never worked, so nothing was there for {unmade[1]} to show."
+            f"{_last(case, unmade[0])}"
+        )
+    idle = _idle(case, coverage)
+    if idle:
+        return (
+            f"Most of the tools that may change something did not work ({', '.join(idle[:3])})."
+            f"{_last(case, idle[0])}"
+        )
+    return ""
+
+
 def _said(case: Case) -> str:
     """Return what the server answered most, which tells what it lacks."""
     said = Counter(seen.text.strip()[:_QUOTED] for seen in case.treatment.a if seen.text.strip())
     return f" Most often it said: {said.most_common(1)[0][0]}" if said else ""
 
 
-def _of_findings(
-    findings: Sequence[Finding], coverage: Coverage
-) -> tuple[Verdict, bool | None, str]:
+def _last(case: Case, tool: str) -> str:
+    """Return what a tool that never worked said last, which tells what it lacks."""
+    said = [seen.text.strip() for seen in case.treatment.a if seen.call.name == tool]
+    return f" {tool} said last: {said[-1][:_QUOTED]}" if said and said[-1] else ""
+
+
+def _of_findings(findings: Sequence[Finding], doubt: str) -> tuple[Verdict, bool | None, str]:
     harmful = [f for f in findings if f.severity is not Severity.LOW]
     if harmful:
         return Verdict.LEAK, False, harmful[0].title
-    if _thin(coverage) or coverage.undone:
-        return Verdict.LEAK, None, findings[0].title
+    if doubt:
+        return Verdict.LEAK, None, f"{findings[0].title} Whether there is more is open: {doubt}"
     return Verdict.LEAK, True, f"{findings[0].title} Nothing else was seen."
 
 

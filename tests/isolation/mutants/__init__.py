@@ -7,7 +7,7 @@ variant is a class: its tools are methods whose parameters are texts unless `sch
 
 from importlib import import_module
 
-from .particular import Particular, ParticularElsewhere
+from .particular import Particular, ParticularAndPages, ParticularElsewhere
 from .server import Variant
 from .slow import Slow
 
@@ -25,5 +25,6 @@ VARIANTS = {
     if isinstance(kind, type) and issubclass(kind, Variant) and kind is not Variant
 }
 SERVED = {
-    **VARIANTS, "Particular": Particular, "ParticularElsewhere": ParticularElsewhere, "Slow": Slow
+    **VARIANTS, "Particular": Particular, "ParticularAndPages": ParticularAndPages,
+    "ParticularElsewhere": ParticularElsewhere, "Slow": Slow,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 
+from .history import PageCache
 from .server import Refused, Variant
 from .tokens import FailOpen
 
@@ -27,6 +28,10 @@ class Particular(Variant):
 
     def set_currency(self, name):
         return f"{len(name)} letters"
+
+
+class ParticularAndPages(Particular, PageCache):
+    """Beside a cache of public pages, which is no harm."""
 
 
 class ParticularElsewhere(FailOpen):
