@@ -34,7 +34,7 @@ class Run:
     Attributes:
         a, b: Observations of the users, in order; B's are of the fixed script.
         follow: What B found with values that B was shown in this run.
-        foreign: What B got with handles of A's that B was not shown.
+        foreign: What B got with handles of A's that B was not shown; without A, what the same calls get.
         again: What B saw in a new session, after both had left.
     """
 
@@ -124,7 +124,8 @@ class Case:
 
     def _unwritable(self, seen: Observation) -> bool:
         """Tell whether a call failed since the server cannot write; one that reads may be refused for more."""
-        observes = self.surface.tools[seen.call.name].rank is Rank.OBSERVE
+        tool = self.surface.tools.get(seen.call.name)
+        observes = tool is not None and tool.rank is Rank.OBSERVE
         return bool((READ_ONLY if observes else UNWRITABLE).search(seen.text[:TOLD]))
 
     def start_over(self) -> None:
@@ -171,7 +172,9 @@ class Case:
     def renamed(self, calls: Sequence[Call]) -> list[Call]:
         """Return calls with new canaries in the place of the old ones, the same for the same."""
         mapping: dict[str, str] = {}
-        text = json.dumps([[call.method, call.name, dict(call.arguments)] for call in calls])
+        text = json.dumps(
+            [[call.method, call.name, dict(call.arguments), call.sent] for call in calls]
+        )
         for sighting in self.canaries.seen(text):
             if sighting.about.tool:
                 fresh = self.canaries.plant(sighting.about)
@@ -180,4 +183,4 @@ class Case:
                     self.origin[fresh] = self.origin[sighting.canary]
         for old, new in mapping.items():
             text = text.replace(old, new)
-        return [Call(method, name, arguments) for method, name, arguments in json.loads(text)]
+        return [Call(*parts) for parts in json.loads(text)]

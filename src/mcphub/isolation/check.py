@@ -24,6 +24,7 @@ from mcphub.isolation.oracle import TOLD, UNWRITABLE, refused_endpoints, worked
 from mcphub.isolation.probes import Probe
 from mcphub.isolation.probes.cache import CacheProbe
 from mcphub.isolation.probes.claims import ClaimsProbe
+from mcphub.isolation.probes.handles import HandleProbe
 from mcphub.isolation.probes.interference import InterferenceProbe
 from mcphub.isolation.probes.notifications import NotificationProbe
 from mcphub.isolation.probes.openness import OpennessProbe
@@ -51,7 +52,14 @@ def reading(planted: PlantedProbe) -> list[Probe]:
 
 def acting() -> list[Probe]:
     """Return the probes that call the server again, the most telling first."""
-    return [InterferenceProbe(), CacheProbe(), OpennessProbe(), ClaimsProbe(), RaceProbe()]
+    return [
+        InterferenceProbe(),
+        HandleProbe(),
+        CacheProbe(),
+        OpennessProbe(),
+        ClaimsProbe(),
+        RaceProbe(),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +297,7 @@ async def _scoped(case: Case, running: Running, surface: Surface, index: int) ->
         return
     wanted: list[str] = []
     for name in list(surface.tools)[:_ASKED]:
-        refused = await running.call("A", Call("tools/call", name, {}))
+        refused = await running.call("A", Call("tools/call", surface.tools[name].wire_name, {}))
         wanted += identity.scopes_in("" if refused.ok else refused.text)
     if not wanted:
         return
@@ -310,7 +318,10 @@ async def _alone(case: Case) -> None:
     try:
         async with case.lab.start(with_a=False) as running:
             await case.join(running)
-            await Script(case, running).repeat(run.b, case.treatment.b)
+            script = Script(case, running)
+            await script.repeat(run.b, case.treatment.b)
+            theirs = [seen for seen in case.treatment.foreign if worked(seen)]
+            await script.repeat(run.foreign, theirs, what="alone with A's handles")
     except HubError as error:
         case.notes.append(f"The run without A failed: {error.message}")
 
@@ -321,7 +332,7 @@ def _coverage(case: Case, ran: list[str]) -> Coverage:
     tools = [o for o in seen if o.call.method == "tools/call"]
     return Coverage(
         tools=len(case.surface.tools),
-        tried=tuple(sorted({o.call.name for o in tools})),
+        tried=tuple(sorted({o.call.name for o in tools} & case.surface.tools.keys())),
         succeeded=tuple(sorted({o.call.name for o in tools if worked(o)})),
         skipped=case.surface.skipped,
         resources=len({o.call.name for o in seen if o.ok and o.call.method == "resources/read"}),

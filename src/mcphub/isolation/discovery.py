@@ -2,7 +2,9 @@
 
 from typing import Final
 
+from mcphub.isolation.deeds import apart
 from mcphub.isolation.lab import Running
+from mcphub.isolation.offers import shown
 from mcphub.isolation.surface import Surface, names_of, prompts_of, tools_of
 
 LISTS: Final = (
@@ -33,7 +35,7 @@ async def discover(running: Running, user: str) -> Surface:
     info = told.get("serverInfo")
     instructions = told.get("instructions")
     return Surface(
-        tools={tool.name: tool for page in pages.get("tools/list", []) for tool in tools_of(page)},
+        tools=apart(shown(tool) for page in pages.get("tools/list", []) for tool in tools_of(page)),
         resources=tuple(
             uri
             for page in pages.get("resources/list", [])

@@ -18,6 +18,8 @@ _QUOTED: Final = re.compile(r"[\"'`]([\w@./:-]{2,120})[\"'`]")
 _ENTRY: Final = re.compile(
     r"^\s*(?:[-*•]|\d+[.)])\s+[\"'`*]*([\w@./:-]{1,120})[\"'`*]*\s*$", re.MULTILINE
 )
+# a whole answer that is a made-up word: the id of what was started
+_ALONE: Final = re.compile(r"\s*[\"'`]?((?=[\w.:/-]*\d)[\w.:/-]{3,120})[\"'`]?\s*")
 _NO_NAMES: Final = frozenset(["result", "results", "items", "data", "list", "values", "entries"])
 _KEPT: Final = 24
 _NESTED: Final = 12
@@ -49,6 +51,9 @@ class Handles:
                 self._keep(name, found)
         for found in _ENTRY.findall(text)[:_KEPT] if noun else ():
             self._keep(noun.rstrip("s"), found)
+        alone = _ALONE.fullmatch(text)
+        if alone is not None:
+            self._keep("id", alone[1])
         for name, found in _LABELLED.findall(text):
             self._keep(name, found)
         for found in _QUOTED.findall(text):

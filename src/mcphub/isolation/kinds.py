@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
-from mcphub.isolation.surface import Tool, words_of
+from mcphub.isolation.surface import Rank, Tool, words_of
 
 
 class Kind(StrEnum):
@@ -185,13 +185,20 @@ def _path(words: tuple[str, ...], own: str, tool: str) -> Kind | None:
         telling = set(words_of(tool)) & _NAMES_OF_DIRECTORY_TOOLS
         hints_file = "file" in known or "file" in words_of(tool)
         return Kind.DIRECTORY if telling and not hints_file else Kind.FILE
-    if is_directory and re.search(r"path|director|folder", own, re.IGNORECASE):
+    if is_directory and re.search(r"path|director|folder|\bcwd\b|work_?dir", own, re.IGNORECASE):
         return Kind.DIRECTORY
     if known & {"file", "files", "source", "destination"} and re.search(
         r"path|file", own, re.IGNORECASE
     ):
         return Kind.FILE
     return None
+
+
+def silent(tool: Tool, *, needed: bool) -> bool:
+    """Tell whether a parameter that is a small language is of other deeds of the tool than this one."""
+    return (
+        bool(tool.deed) and not needed and tool.rank is Rank.OBSERVE and "query" not in tool.words
+    )
 
 
 def properties_of(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,7 +239,8 @@ def parameters(tool: Tool) -> list[tuple[str, Kind, bool]]:
         given = schema.get("type")
         texts = given == "string" or (isinstance(given, list) and "string" in given)
         if name and texts and not schema.get("enum"):
-            found.append((name, kind_of(name, schema, tool.name, tool.description), needed))
+            kind = kind_of(name, schema, tool.name, tool.description)
+            found.append((name, kind, needed))
 
     walk(tool.schema, "", True, 0)
-    return found
+    return [one for one in found if not (one[1] in TEMPLATES and silent(tool, needed=one[2]))]

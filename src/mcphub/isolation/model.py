@@ -72,16 +72,23 @@ class Call:
         method: JSON-RPC method, such as `tools/call`.
         name: Tool, prompt or URI; empty for lists.
         arguments: Arguments of a tool or prompt.
+        sent: Name of the tool on the wire, where `name` says more.
     """
 
     method: str
     name: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    sent: str = ""
+
+    @property
+    def wire_name(self) -> str:
+        """What is sent as its name."""
+        return self.sent or self.name
 
     def params(self) -> dict[str, Any]:
         """Return the JSON-RPC parameters."""
         if self.method in {"tools/call", "prompts/get"}:
-            return {"name": self.name, "arguments": dict(self.arguments)}
+            return {"name": self.wire_name, "arguments": dict(self.arguments)}
         if self.method in {"resources/read", "resources/subscribe"}:
             return {"uri": self.name}
         return {}

@@ -57,7 +57,7 @@ def _observation(seen: Observation) -> dict[str, Any]:
     return {
         "user": seen.user,
         "method": seen.call.method,
-        "name": seen.call.name,
+        "name": seen.call.wire_name,
         "arguments": dict(seen.call.arguments),
         "ok": seen.ok,
         "text": seen.text[:_SHORT],

@@ -6,7 +6,7 @@ found by calling it. Annotations of the server are never believed where they pro
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Final
 
@@ -57,6 +57,11 @@ _CREATE: Final = frozenset(
         "rename",
         "mkdir",
         "touch",
+        "upsert",
+        "define",
+        "enqueue",
+        "post",
+        "ingest",
     ]
 )
 _OBSERVE: Final = frozenset(
@@ -146,7 +151,19 @@ _DESTROY: Final = frozenset(
 
 _FILES: Final = re.compile(r"file|document|path|workbook|presentation", re.IGNORECASE)
 _MAKE: Final = frozenset(
-    ["create", "add", "make", "new", "insert", "save", "store", "remember", "record", "append"]
+    [
+        "create",
+        "add",
+        "make",
+        "new",
+        "insert",
+        "save",
+        "store",
+        "remember",
+        "record",
+        "append",
+        "upsert",
+    ]
 )
 _NO_NOUNS: Final = frozenset(["tool", "all", "new", "mcp", "by", "to", "from", "the", "and", "for"])
 _HIDE: Final = frozenset(["encrypt", "protect"])
@@ -163,16 +180,30 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool."""
+    """One tool, or one thing that it does (`deeds`).
+
+    Attributes:
+        name: By which the check knows it.
+        description, schema: As listed.
+        deed: What it does of several things; empty where it does one.
+        sent: Its name as listed, where `name` says more.
+    """
 
     name: str
     description: str = ""
     schema: Mapping[str, Any] = field(default_factory=dict)
+    deed: str = ""
+    sent: str = ""
+
+    @property
+    def wire_name(self) -> str:
+        """Its name as the server lists it."""
+        return self.sent or self.name
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The words of its name, lower case."""
-        return words_of(self.name)
+        """The words of its name, lower case; those of its deed come first."""
+        return (*words_of(self.deed), *words_of(self.wire_name))
 
     @property
     def rank(self) -> Rank:
@@ -206,7 +237,9 @@ class Tool:
         given = self.schema.get("properties")
         names = (self.name, *(given if isinstance(given, dict) else ()))
         hides = not _HIDE.isdisjoint(self.words) and any(_FILES.search(name) for name in names)
-        return hides or looks_destructive(self.name)
+        # a deed that says what it is may be one of a tool that can also delete
+        own = self.deed if self.deed and Tool(self.deed).rank is not Rank.OTHER else self.name
+        return hides or looks_destructive(own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +263,11 @@ class Surface:
     capabilities: Mapping[str, Any] = field(default_factory=dict)
     server: str = ""
     instructions: str = ""
+
+    def with_better(self, tool: str, instead: Mapping[str, Tool]) -> "Surface":
+        """Return the same with a tool replaced, by one or by several."""
+        kept = {name: one for name, one in self.tools.items() if name != tool}
+        return replace(self, tools={**kept, **instead})
 
     @property
     def skipped(self) -> tuple[str, ...]:

@@ -12,10 +12,19 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mcphub.isolation import dialects, samples, shapes
+from mcphub.isolation import dialects, numbers, samples, shapes
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
-from mcphub.isolation.kinds import PATHS, TEMPLATES, Kind, kind_of, parameters, properties_of
+from mcphub.isolation.kinds import (
+    PATHS,
+    TEMPLATES,
+    Kind,
+    kind_of,
+    parameters,
+    properties_of,
+    silent,
+)
+from mcphub.isolation.offers import OPEN
 from mcphub.isolation.recipe import Recipe, about, explained, put
 from mcphub.isolation.surface import Rank, Tool, looks_destructive, words_of
 from mcphub.isolation.territory import Territory
@@ -35,8 +44,6 @@ _SETTING: Final = frozenset(
 )
 _SHOWS: Final = frozenset(["show", "include", "verbose", "with", "detail", "detailed", "details"])
 _ARGUMENTS: Final = frozenset(["args", "arguments", "argv", "params", "parameters"])
-_FIRST: Final = frozenset(["start", "begin", "from", "first", "page", "offset", "skip"])
-_FEW: Final = frozenset(["timeout", "wait", "delay", "seconds", "sleep", "duration", "interval"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +219,9 @@ class _Composer:
             wanted |= name in self._deep or id(inner) in self._way
             if wanted or (self._recipe.optional and self._harmless(name, inner, depth)):
                 found[name] = self.value(name, self._resolved(inner), depth + 1)
+        if schema.get(OPEN):
+            missing = [name for name in self._recipe.members if name not in found]
+            return found | {name: self.value(name, {}, depth + 1) for name in missing}
         if found or properties_of(schema):
             return found
         # an object of which the schema says nothing more
@@ -226,6 +236,8 @@ class _Composer:
         """Tell whether a parameter is a small language: then it is given, required or not."""
         schema = self._resolved(schema)
         if schema.get("type") != "string" or "enum" in schema or self._has_statement:
+            return False
+        if silent(self._tool, needed=False):
             return False
         return kind_of(name, schema, self._tool.name, self._tool.description) in TEMPLATES
 
@@ -289,10 +301,9 @@ class _Composer:
     def _chosen(self, enum: Sequence[Any], schema: Mapping[str, Any]) -> Any:
         safe = [v for v in enum if not (isinstance(v, str) and looks_destructive(v))] or list(enum)
         default = schema.get("default")
-        if self._departs and default in safe:
-            return next((value for value in safe if value != default), default)
-        if self._recipe.choice == 0 and default in safe:
-            return default
+        if default in safe:
+            others = [value for value in safe if value != default]
+            safe = [*others[:1], default] if self._departs else [default, *others]
         return safe[self._recipe.choice % len(safe)]
 
     def _array(self, name: str, schema: Mapping[str, Any], depth: int) -> list[Any]:
@@ -317,38 +328,20 @@ class _Composer:
         if harvested is not None and harvested.lstrip("-").isdigit():
             return int(harvested)
         default = schema.get("default")
-        if isinstance(default, (int, float)) and not isinstance(default, bool) and not words & _FEW:
-            return self._beside(default, low, high)
-        wanted: float = self._some(words)
+        if (
+            isinstance(default, (int, float))
+            and not isinstance(default, bool)
+            and not words & numbers.FEW
+        ):
+            return numbers.beside(default, low, high) if self._departs else default
+        wanted: float = numbers.likely(
+            words, (4 if self._writer.user == "A" else 2) + self._recipe.choice
+        )
         if isinstance(low, (int, float)):
             wanted = max(wanted, low)
         if isinstance(high, (int, float)):
             wanted = min(wanted, high)
         return int(wanted) if float(wanted).is_integer() else wanted
-
-    def _some(self, words: set[str]) -> int:
-        """Return a number that is likely to be taken where nothing says which ones are."""
-        if words & _FEW:
-            return 1000 if {"ms", "timeout"} & words and "seconds" not in words else 1
-        if words & _FIRST:
-            return 0 if words & {"offset", "skip"} else 1  # what there is begins there
-        if words & {"year"}:
-            return 2026
-        if words & {"month"}:
-            return 2
-        return (4 if self._writer.user == "A" else 2) + self._recipe.choice
-
-    def _beside(self, default: float, low: Any, high: Any) -> float:
-        """Return a default, or its neighbour where A is to leave something behind."""
-        if not self._departs:
-            return default
-        fits = [
-            value
-            for value in (default + 1, default - 1)
-            if not (isinstance(low, (int, float)) and value < low)
-            and not (isinstance(high, (int, float)) and value > high)
-        ]
-        return fits[0] if fits else default
 
     def _flag(self, name: str, schema: Mapping[str, Any]) -> bool:
         default = schema.get("default")

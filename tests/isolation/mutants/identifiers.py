@@ -30,3 +30,33 @@ class SequentialIds(Variant):
 class RandomIds(SequentialIds):
     def made(self):
         return str(uuid.uuid4())
+
+
+class Games(Variant):
+    """What A made says nothing of A: whoever knows its id may play on."""
+
+    classes = ("identifier",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.games = {}
+
+    def create_game(self):
+        game = uuid.uuid4().hex[:8]
+        self.games[game] = 0
+        return f"game_id: {game}"
+
+    def play(self, game_id):
+        if self.leaky:
+            if game_id not in self.games:
+                raise Refused("no such game")
+        elif len(game_id) != 8:  # every such id is a game that begins anew
+            raise Refused("no id of a game")
+        return "played"
+
+
+class BareIds(RandomIds):
+    """Tells an id and nothing else."""
+
+    def create_ticket(self, content):
+        return json.loads(super().create_ticket(content))["ticketId"]

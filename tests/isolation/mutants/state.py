@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -411,3 +412,87 @@ class OpenObjects(Variant):
 
     def list_tasks(self):
         return json.dumps(self.tasks)
+
+
+class OneTool(Variant):
+    """All that it does goes through one tool; the last of its many actions alone shows what is kept."""
+
+    classes = ("state",)
+    schemas = {
+        "notebook": {
+            "action": {
+                "type": "string",
+                "enum": ["add", "greet", "help", "version", "echo", "time", "weigh", "pages"],
+            },
+        }
+    }
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.notes = []
+
+    def notebook(self, action, text):
+        if action == "pages":
+            return json.dumps(self.notes)
+        if action == "add" and self.leaky:
+            self.notes.append(text)
+        return f"{action}: done"
+
+
+class Console(Variant):
+    """Takes one open object; what it may hold is told by examples only."""
+
+    classes = ("state",)
+    schemas = {"console": {"args": {"type": "object", "additionalProperties": True}}}
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.said = []
+
+    def describe(self, name):
+        return """Talks.
+
+        Say something: {"action": "say", "phrase": "hello"}
+        What was said: {"action": "replay", "most": 5}
+        Forget it: {"action": "forget"}
+        """
+
+    def console(self, args):
+        match args.get("action"):
+            case "say" if "phrase" in args and set(args) <= {"action", "phrase"}:
+                if self.leaky:
+                    self.said.append(args["phrase"])
+                return "said"
+            case "replay" if set(args) <= {"action", "most"}:
+                return json.dumps(self.said)
+        raise Refused("not understood")
+
+
+class Pedant(Variant):
+    """Refuses until everything is as it likes it, and says each time what it would have taken."""
+
+    classes = ("state",)
+    schemas = {"add_entry": {"entry": {"type": "object"}}}
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.entries = []
+
+    def add_entry(self, entry):
+        for name in ("headline", "sort", "day"):
+            if name not in entry:
+                raise Refused(f"missing field `{name}` at line 1")
+        if entry["sort"] not in ("memo", "plan"):
+            raise Refused(f"unknown sort {entry['sort']}, expected one of `memo`, `plan`")
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", entry["day"]):
+            raise Refused("validation: day must be YYYY-MM-DD")
+        if len(entry["headline"]) < 50:
+            raise Refused("headline must be at least 50 characters")
+        if len(entry["headline"]) > 100:
+            raise Refused("headline must be at most 100 characters")
+        if self.leaky:
+            self.entries.append(entry)
+        return "added"
+
+    def list_entries(self):
+        return json.dumps(self.entries)

@@ -1,0 +1,101 @@
+"""Ids of A's that work for B: nothing of A's has to be in the answer, a made-up thing is A's all the same.
+
+B used what only A was shown. A call that worked so, and is refused in a run without A, acted on something
+of A's. What works without A as well is no secret of A's: a name that everybody knows.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from mcphub.errors import HubError
+from mcphub.isolation.case import Case, Run
+from mcphub.isolation.kinds import PATHS
+from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
+from mcphub.isolation.oracle import comparable, excerpt, worked
+from mcphub.isolation.recipe import handle_parameters
+from mcphub.isolation.script import Script
+
+_LEAST_S: Final = 10.0
+_MOST: Final = 4
+
+
+class HandleProbe:
+    """Implements `Probe`."""
+
+    name = "handles"
+
+    def applies(self, case: Case) -> bool:
+        """When nothing clearer was found, and B tried handles of A's in a run with A and in one without."""
+        known = {finding.leak for finding in case.findings}
+        clearer = {
+            LeakClass.STATE,
+            LeakClass.FILESYSTEM,
+            LeakClass.HISTORY_CACHE,
+            LeakClass.IDENTIFIER,
+        }
+        return bool(case.control.foreign) and not known & clearer
+
+    async def run(self, case: Case) -> list[Finding]:
+        """Return at most one finding: that another run without A confirms."""
+        candidates = list(_candidates(case, case.control))[:_MOST]
+        if not candidates:
+            return []
+        if case.budget.left < _LEAST_S:
+            case.budget.leave("ids of A's that worked for B were not tried again without A")
+            return []
+        again = Run()
+        try:
+            async with case.lab.start(with_a=False) as running:
+                await case.join(running)
+                script = Script(case, running)
+                await script.repeat(again.b, case.control.b, what="alone again")
+                like = [seen.call for seen, _, _ in candidates]
+                wanted = [seen for seen in case.control.foreign if seen.call in like]
+                await script.repeat(again.foreign, wanted, what="alone again with A's ids")
+        except HubError:
+            return []
+        steady = {id(seen) for seen, _, _ in _candidates(case, again)}
+        return [_finding(*one) for one in candidates if id(one[0]) in steady][:1]
+
+
+def _candidates(case: Case, alone: Run) -> Iterator[tuple[Observation, Observation, Observation]]:
+    """Yield B's call that worked, the same one without A, and A's call that was shown the handle first."""
+    run = case.treatment
+    known = "\n".join(
+        f"{seen.all_text}\n{dict(seen.call.arguments)}" for seen in (*run.b, *run.follow)
+    )
+    for seen in run.foreign:
+        if not worked(seen):
+            continue
+        without = next((one for one in alone.foreign if comparable(one, seen)), None)
+        if without is None or worked(without):
+            continue
+        for value in _handles(case, seen):
+            made = next((one for one in run.a if worked(one) and value in one.text), None)
+            if made is not None and value not in known:
+                yield seen, without, made
+                break
+
+
+def _handles(case: Case, seen: Observation) -> list[str]:
+    """Return the ids and names among a call's arguments, on the first level."""
+    tool = case.surface.tools.get(seen.call.name)
+    if tool is None:
+        return []
+    names = [name for name, kind in handle_parameters(tool) if kind not in PATHS]
+    given = [seen.call.arguments.get(name) for name in names]
+    return [str(value) for value in given if isinstance(value, (str, int)) and str(value)]
+
+
+def _finding(seen: Observation, without: Observation, made: Observation) -> Finding:
+    return Finding(
+        leak=LeakClass.IDENTIFIER,
+        severity=Severity.HIGH,
+        title=f"{seen.call.name} works for B on what A's call of {made.call.name} made, by an id that B was not shown.",
+        trace=(made, seen),
+        seen=excerpt(seen.text),
+        control=f"Without A: {excerpt(without.text)}",
+        confidence=0.95,
+        reproduced=1,
+        remedy="Run an instance for each user: knowing an id must not be a right.",
+    )
