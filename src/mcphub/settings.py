@@ -49,6 +49,11 @@ class Listen(_Strict):
         description="Answer warm calls beside the ASGI application; off: all through it.",
     )
 
+    @field_validator("host")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        return value.removeprefix("[").removesuffix("]")
+
     @field_validator("public_url")
     @classmethod
     def _address(cls, value: str) -> str:
@@ -437,6 +442,8 @@ def _problem(error: ValidationError, origins: Mapping[str, str]) -> InvalidInput
 def _meant(given: str) -> str:
     known = names()
     last = given.rpartition(".")[2]
+    if last != given and last in HubSettings.model_fields:
+        return f"If {last} is meant: it belongs above the first [table] of the file."
     same = [name for name in known if name.rpartition(".")[2] == last]
     found = same or difflib.get_close_matches(given, known, n=1)
     return f"Did you mean {' or '.join(found)}?" if found else ""

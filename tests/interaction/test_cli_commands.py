@@ -341,6 +341,10 @@ def test_settings_show_value_and_origin_and_client_settings_hold_no_key(hub: Hub
         assert CANARY not in told.stdout
 
 
+def test_client_settings_name_the_port_that_the_running_hub_has(hub: Hub, served: str) -> None:
+    assert f'"{served}/mcp"' in hub.run("client-config", "cursor").stdout
+
+
 def test_a_revocation_counts_at_once_and_users_set_their_own_values_by_url(
     hub: Hub, served: str
 ) -> None:

@@ -24,6 +24,8 @@ def test_a_file_of_another_editor_is_read(tmp_path: Path) -> None:
     [
         ("[listen]\nprot = 1", "no setting listen.prot", "listen.port"),
         ("port = 1", "no setting port", "listen.port"),
+        ("[tracing]\nsample = 0\ndatabase = 'x'", "no setting tracing.database", "above the first"),
+        ("[tracing]\nlisten.port = 1", "no setting tracing.listen", "above the first"),
         ("listen = 1", "listen is a table", "[listen]"),
         ("[listen]\nsse = true\n[listen]\nport = 1", "twice", "stands once"),
         ('[listen]\npublic_url = "mcp.example.com"', "listen.public_url", "settings.md"),
@@ -52,6 +54,10 @@ def test_variables_that_are_no_settings_are_left_alone(tmp_path: Path) -> None:
     load(
         tmp_path, environ={"MCPHUB_KEY": "x", "MCPHUB_PORT": "tcp://10.0.0.1:80", "MCPHUB_DIR": "/"}
     )
+
+
+def test_an_ipv6_address_is_taken_with_brackets_too(tmp_path: Path) -> None:
+    assert load(written(tmp_path, 'listen.host = "[::1]"'), environ={}).listen.host == "::1"
 
 
 def test_every_setting_has_a_variable() -> None:

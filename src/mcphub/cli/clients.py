@@ -9,7 +9,7 @@ import typer
 from mcphub.cli.connect import DEFAULT_KEY_FILE, DEFAULT_URL
 from mcphub.cli.connect import run as run_bridge
 from mcphub.cli.shell import Cli, command
-from mcphub.errors import InvalidInput
+from mcphub.errors import InvalidInput, Unavailable
 
 _KEY = "YOUR_MCPHUB_KEY"
 
@@ -58,8 +58,10 @@ async def client_config(
     if server and group:
         raise InvalidInput("--server and --group exclude each other.", hint="Give one of them.")
     settings = cli.settings()
-    base = url or settings.listen.public_url
-    base = base or f"http://{settings.listen.host}:{settings.listen.port}"
+    base = url or settings.listen.public_url or await _served(cli)
+    if not base:
+        host = settings.listen.host
+        base = f"http://{f'[{host}]' if ':' in host else host}:{settings.listen.port}"
     base = base.rstrip("/").removesuffix("/mcp")
     endpoint = f"{base}/mcp" + (f"/{server}" if server else f"/@{group}" if group else "")
     name = server or (f"mcphub-{group}" if group else "mcphub")
@@ -71,6 +73,14 @@ async def client_config(
         for one in found
     )
     cli.show(found[0] if chosen else found, text)
+
+
+async def _served(cli: Cli) -> str:
+    """Return where the hub of the directory serves, or "" when none runs that one may ask."""
+    try:
+        return str((await cli.running().get("/status")).get("url") or "")
+    except Unavailable:
+        return ""
 
 
 def connect(

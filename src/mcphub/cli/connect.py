@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(url: str, key_file: str | None) -> int:
-    """Bridge stdin and stdout to `url`. Returns 0, or 2 when the URL cannot be used."""
+    """Bridge stdin and stdout to `url`. Returns 0; 1 without a usable key; 2 when the URL cannot be used."""
     try:
         endpoint = Endpoint.parse(url)
     except BadUrl as error:
@@ -92,7 +92,7 @@ def run(url: str, key_file: str | None) -> int:
             file=sys.stderr,
         )
     asyncio.run(_bridge(Client(endpoint, headers), refusal))
-    return 0
+    return 1 if refusal else 0
 
 
 async def _bridge(client: Client, refusal: str) -> None:
