@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -264,7 +265,8 @@ def _traces(settings: HubSettings) -> Traces | None:
     except ModuleNotFoundError as error:
         raise InvalidInput(
             f"tracing.endpoint is set, but OpenTelemetry is not installed ({error.name} is missing).",
-            hint="Run `pip install 'mcphub-gateway[otel]'`, or remove tracing.endpoint.",
+            hint=f"Run `{sys.executable} -m pip install 'mcphub-gateway[otel]'`, or remove "
+            "tracing.endpoint.",
         ) from None
     exporter = otlp.Exporter(tracing.url, headers)
     return Traces(exporter.export, exporter.close, tracing.sample)

@@ -10,6 +10,7 @@ import hashlib
 import html
 import re
 import secrets
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -149,13 +150,14 @@ class _Pages:
     async def form(self, request: Request) -> Response:
         """Ask for the key; the same for every name, so that it tells nobody which servers there are."""
         server = _server(request)
+        command = ["mcphub", "credential", "connect", server, "--url", self._services.own().hub_url]
         return _page(
             f"Connect {server}",
             f"<p>Connect your own account to the server <b>{html.escape(server)}</b> of this hub.</p>"
             '<form method="post"><label>Your API key of this hub'
             '<input type="password" name="key" autocomplete="off" required autofocus></label>'
             "<button>Continue</button></form>"
-            f"<p>In a terminal: <code>mcphub credential connect {html.escape(server)}</code></p>",
+            f"<p>In a terminal: <code>{html.escape(shlex.join(command))}</code></p>",
         )
 
     async def begin(self, request: Request) -> Response:

@@ -67,7 +67,7 @@ class Npm:
         if self.toolchain.node is None or self.toolchain.npm is None:
             raise Unavailable(
                 "This hub has no Node.js 20 or newer, so packages of npm cannot be used.",
-                hint="Install Node.js, or: pip install 'mcphub-gateway[node]'",
+                hint="An administrator installs Node.js, or the extra `node` of the hub; `mcphub doctor` says how.",
                 retry_after_s=60.0,
             )
         return self.toolchain.node

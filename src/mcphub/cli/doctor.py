@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import stat
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -214,8 +215,8 @@ async def _tools(cli: Cli) -> Check:
         not missing,
         False,
         "found" if not missing else f"missing: {', '.join(missing)}",
-        "Servers of npm need Node.js 20: apt install nodejs npm, or pip install "
-        "'mcphub-gateway[node]'.",
+        f"Servers of npm need Node.js 20: apt install nodejs npm, or {sys.executable} -m pip install "
+        "'mcphub-gateway[node]'",
     )
 
 

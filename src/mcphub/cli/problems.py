@@ -13,6 +13,7 @@ from mcphub.errors import HubError, InvalidInput, Unavailable
 _ROOM: Final = "Make room there and run the command again; what was stored before is still there."
 _UNCLEAR: Final = "Is there room on its disk, and may this account write there?"
 _SERVICE: Final = "Is PostgreSQL running, and is `database` in mcphub.toml right?"
+_NAME: Final = "Correct `database` in mcphub.toml; / @ : in its password are written %2F %40 %3A."
 _ACCOUNT: Final = "Run it as the account that owns it, or name another directory with --dir."
 _HINTS: Final = {
     errno.EACCES: _ACCOUNT,
@@ -32,7 +33,7 @@ _DATABASE: Final = (
     ("disk I/O", _UNCLEAR),
     ("Connection refused", _SERVICE),
     ("Connect call failed", _SERVICE),
-    ("not known", _SERVICE),
+    ("not known", _NAME),
     ("password authentication", "Correct the user and password of `database` in mcphub.toml."),
     ("does not exist", "Make the role and the database first: docs/how-to/postgresql.md"),
 )
