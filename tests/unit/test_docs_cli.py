@@ -71,6 +71,26 @@ def test_the_reference_has_exactly_the_options_that_exist() -> None:
         assert written == flags_of(name, command) - COMMON, name
 
 
+def usage(name: str, command: Any) -> str:
+    """How a command is written: its options, then its arguments in order, optional ones in brackets."""
+    words = ["mcphub", name]
+    if flags_of(name, command) - COMMON:
+        words.append("[OPTIONS]")
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            shown = parameter.metavar or parameter.name.upper()
+            bare = parameter.required or shown.startswith("[")
+            words.append(shown if bare else f"[{shown}]")
+    return " ".join(words)
+
+
+def test_the_reference_has_the_usage_of_each_command() -> None:
+    sections = documented()
+    for name, command in commands().items():
+        [written] = re.findall(r"```text\n(.*)\n```", sections[name])
+        assert written == usage(name, command)
+
+
 def shell_lines() -> list[tuple[str, str]]:
     """Lines that begin with `mcphub` in shell blocks, and `mcphub …` in running text."""
     found = []

@@ -47,3 +47,11 @@ def test_every_variable_of_the_environment_is_documented() -> None:
     read = set(re.findall(r"\bMCPHUB_[A-Z_]+\b", SOURCE)) - {"MCPHUB_HUB", "MCPHUB_INSTANCE"}
     assert {"MCPHUB_DIR", "MCPHUB_KEY", "MCPHUB_DEBUG", "MCPHUB_USER_CONTEXT"} <= read
     assert {name for name in read if name not in PAGES} == set()
+
+
+def test_the_layout_names_every_module_and_package() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    layout = page.partition("## Layout")[2].partition("## One request")[0]
+    parts = [path for path in (ROOT / "src" / "mcphub").iterdir() if path.name[0] not in "._"]
+    wanted = {f"{path.name}/" if path.is_dir() else path.name for path in parts}
+    assert {name for name in wanted if name not in layout and not name.startswith("__")} == set()
