@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(NODE is None, reason="needs Node.js in PATH")
 CALM = {
     "calm": "exports.value = require('path').join('a', 'b')",
     "reads_itself": "require('fs').readFileSync(__filename)",
+    "reads_by_url": "require('fs').readFileSync(require('url').pathToFileURL(__filename))",
     "asks_terminal": "exports.colour = require('tty').isatty(1)",
     "opens_streams": "exports.out = process.stdout",
     "wraps_promise": "require('util').promisify(require('fs').readFile)",
@@ -42,7 +43,7 @@ UNFIT = {
 @pytest.fixture
 def audit(tmp_path):
     """Look at modules in this order, below a root; the home is another directory."""
-    root, home = tmp_path / "root", Path(f"/tmp/mcphub-warm-{tmp_path.name}")
+    root, home = tmp_path / "über root", Path(f"/tmp/mcphub-warm-{tmp_path.name}")
     root.mkdir()
     home.mkdir()
 

@@ -13,7 +13,7 @@ const fs = require("node:fs");
 const Module = require("node:module");
 const os = require("node:os");
 const path = require("node:path");
-const { pathToFileURL } = require("node:url");
+const { fileURLToPath, pathToFileURL } = require("node:url");
 const { link } = require("./worker.cjs");
 
 const RESULT = path.join(os.homedir(), "audit.json");
@@ -68,7 +68,7 @@ class Watch {
   }
 
   looks(file) {
-    const text = file instanceof URL ? file.pathname : String(file);
+    const text = file instanceof URL ? fileURLToPath(file) : String(file);
     const full = path.resolve("/", text);
     if (full === this.root || full.startsWith(this.root + "/")) return "";
     const personal = ["/home", "/tmp", "/var/tmp", "/dev/shm"];
