@@ -109,7 +109,8 @@ def take_directory(settings: HubSettings) -> None:
     if found.st_uid not in {0, own}:
         raise InvalidInput(
             "The hub's directory belongs to another account of this machine.",
-            hint=f"Run the hub as that account; or look at what is in it, and run chown -R {own} on it.",
+            hint="Run it as that account: sudo -u ACCOUNT mcphub … If the hub is to be yours: stop it, look at "
+            f"what is in its directory, and run chown -R {own} on it.",
         )
     mode = found.st_mode
     if mode & 0o022:

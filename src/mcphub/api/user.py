@@ -216,7 +216,7 @@ class _UserApi:
             raise Denied(verdict.reason, hint=verdict.hint, code=verdict.rule)
         raise NotFound(
             "There is no such server for you.",
-            hint="GET /api/me/servers shows the servers that you may use.",
+            hint="`mcphub credential list` (GET /api/me/servers) shows the servers that you may use.",
         )
 
 

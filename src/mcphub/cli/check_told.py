@@ -17,7 +17,7 @@ def told(result: Result) -> str:
     """Return a result for people."""
     coverage = result.coverage
     lines = [
-        f"{result.id} {result.version}: {_WORDS[result.verdict]}",
+        f"{result.id} {result.version}".rstrip() + f": {_WORDS[result.verdict]}",
         f"  {result.reason}",
         f"  safe to share: {_SAFE[result.safe_to_share]}",
         "",

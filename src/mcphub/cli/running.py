@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import httpx2
 
 _ENDPOINT: Final = re.compile(r"/(?:mcp|sse)(?:/[^/]*)?/?$")
+_REFUSED: Final = "The hub does not accept this API key: it is unknown, expired or revoked."
+_NEW_KEY: Final = "Ask an administrator for a new one: mcphub key create USER"
 _REFRESH_S = 5.0
 _CONTROL_S = 30.0
 _USER_S = 30.0
@@ -133,9 +135,13 @@ class UserHub:
                 if body is None:
                     return _answer(await client.request(method, path))
                 return _answer(await client.request(method, path, json=body))
+        except HubError as refused:
+            if refused.code == Unauthenticated.code:
+                raise Unauthenticated(_REFUSED, hint=_NEW_KEY) from None
+            raise
         except httpx2.HTTPError as error:
             raise Unavailable(
-                f"The hub at {self._base} cannot be reached ({type(error).__name__}).",
+                f"The hub at {self._base} cannot be reached ({error or type(error).__name__}).",
                 hint="Is it running, and is the URL right?",
             ) from None
 

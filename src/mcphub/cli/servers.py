@@ -96,10 +96,6 @@ async def add_server(
         await cli.applied()
         await _warn(cli, ground, loaded, {name})
         cli.show({"name": name, "entry": entry}, f"Added the server {name}.")
-        if not group:
-            cli.note(
-                "It names no groups, so only administrators see it: --group everyone opens it."
-            )
         if not loaded.specs[name].sandbox.egress:
             cli.note("It gets no network. If it needs some, name the hosts: --egress HOST.")
         cli.note(f"Next: mcphub server install {name}")
