@@ -604,6 +604,11 @@ def test_signed_claims_ask_for_the_scopes_that_a_refusal_names():
         (f"UEsDB{'BAo+/' * 20}E6g==", f"UEsDB{'BBo+/' * 20}GGg==", True),
         ("history length: 1", "history length: 2", False),
         ("branch main", "branch dev", False),
+        ("left: 12.50 EUR", "left: 8.50 EUR", False),
+        ("score 0.123", "score 0.125", True),
+        ("due 2026-02-03", "due 2026-11-22", False),
+        ("due Feb 3, 2026", "due Nov 22, 2026", False),
+        ("due 2026-02-04", "due 2026-11-22", True),
     ],
 )
 def test_noise_is_left_out_and_counters_are_not(one, other, equal):

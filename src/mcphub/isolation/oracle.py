@@ -1,6 +1,6 @@
 """When two answers count as the same: noise that every server makes is left out. Pure.
 
-Small numbers stay: a counter is a leak. What changes between two runs without user A is masked by
+Small numbers and sums of money stay: a counter is a leak. What changes between two runs without user A is masked by
 those two runs, not here.
 """
 
@@ -11,6 +11,11 @@ from typing import Final
 from mcphub.isolation.model import Observation
 from mcphub.isolation.territory import INSIDE
 
+DAY_OF_A: Final = "2026-02-03"
+"""The day that A gives, wherever one is wanted; B gives another one."""
+_GIVEN: Final = re.compile(
+    rf"{DAY_OF_A}|\b02/03/2026\b|\b0?3\.0?2\.2026\b|\bFeb(?:ruary)? 0?3\b|\b0?3(?:rd)? Feb(?:ruary)?\b"
+)
 _NOISE: Final = (
     (re.compile(r"[A-Za-z0-9+/]{64,}={0,2}"), "<blob>"),
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE), "<uuid>"),
@@ -20,7 +25,7 @@ _NOISE: Final = (
     (re.compile(r"\b\d+(?:[.,]\d+)?\s*(?:ms|µs|us|ns|s|sec|secs|seconds?|minutes?|milliseconds?)\b"), "<duration>"),
     (re.compile(r"\b(?=\w*\d)[0-9a-f]{7,}\b", re.IGNORECASE), "<hex>"),
     (re.compile(r"\b(pid|process id|port)\b(\W{1,4})\d+", re.IGNORECASE), r"\1\2<number>"),
-    (re.compile(r"\d+\.\d{2,}"), "<number>"),
+    (re.compile(r"\d+\.\d{3,}"), "<number>"),  # two digits may be a sum of money
     (re.compile(r"\d{5,}"), "<number>"),
     (re.compile(r"\b[A-Za-z0-9_-]{22,}\b"), "<token>"),
     (re.compile(r"\s+"), " "),
@@ -123,7 +128,8 @@ def worked(seen: Observation) -> bool:
 
 
 def normal(text: str) -> str:
-    """Return a text without times, ids and other noise."""
+    """Return a text without times, ids and other noise; a day that A gave is none."""
+    text = _GIVEN.sub("<given day>", text)
     for pattern, instead in _NOISE:
         text = pattern.sub(instead, text)
     return text.strip()

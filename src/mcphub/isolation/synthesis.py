@@ -25,6 +25,7 @@ from mcphub.isolation.kinds import (
     silent,
 )
 from mcphub.isolation.offers import OPEN
+from mcphub.isolation.oracle import DAY_OF_A
 from mcphub.isolation.recipe import Recipe, about, explained, put
 from mcphub.isolation.surface import Rank, Tool, looks_destructive, words_of
 from mcphub.isolation.territory import Territory
@@ -422,11 +423,11 @@ class _Composer:
             case Kind.PATTERN:
                 return "*"
             case Kind.DATE:
-                return "2026-02-03" if a else "2026-02-04"
+                return DAY_OF_A if a else "2026-02-04"
             case Kind.TIME:
                 return "10:30" if a else "11:30"
             case Kind.WHEN:
-                return "2026-02-03T10:30:00Z" if a else "2026-02-04T11:30:00Z"
+                return f"{DAY_OF_A}T10:30:00Z" if a else "2026-02-04T11:30:00Z"
             case Kind.TIMEZONE:
                 return "Europe/Paris" if a else "UTC"
             case Kind.EMAIL:

@@ -496,3 +496,39 @@ class Pedant(Variant):
 
     def list_entries(self):
         return json.dumps(self.entries)
+
+
+class Purse(Variant):
+    """Only a sum in money shows what was done."""
+
+    classes = ("state",)
+    schemas = {"spend": {"amount": {"type": "number"}}}
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.spent = 0.0
+
+    def spend(self, amount):
+        if self.leaky:
+            self.spent += amount
+        return "spent"
+
+    def get_balance(self):
+        return f"Left: {100 - self.spent:.2f} EUR"
+
+
+class Deadline(Variant):
+    """Only a day shows what was done."""
+
+    classes = ("state",)
+    day = "2030-01-01"
+
+    def set_deadline(self, date):
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
+            raise Refused("date must be YYYY-MM-DD")
+        if self.leaky:
+            self.day = date
+        return "set"
+
+    def get_deadline(self):
+        return f"Deadline: {self.day}"
