@@ -577,6 +577,28 @@ def test_credentials_are_replaced_in_their_form_and_nothing_else_is():
     assert "pw12345" not in str(made)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "replaced"),
+    [
+        ("API_TOKEN", "x", True),
+        ("API_KEY", "123456", True),
+        ("MAX_TOKENS", "4096", False),
+        ("TOKEN_TTL", "60", False),
+        ("API_TOKEN", "", False),
+        ("USE_TOKEN", "true", False),
+        ("TOKEN_FILE", "/run/token", False),
+        ("SLACK_BOT", "xoxb-12345678901-abcdefghijkl", True),
+        ("WORKSPACE", "0f8fad5b-d9cb-469f-a165-70867728950e", False),
+        ("BASE_HOST", "a1.some-long-name-of-a-host.example.com", False),
+    ],
+)
+def test_what_stands_for_a_credential_is_one_and_a_number_of_tokens_is_not(name, value, replaced):
+    flag = f"--{name.lower().replace('_', '-')}"
+    made = credentials.disguise([flag, value], {name: value}, canary="EXTRA_TOKEN")
+    assert (made.env[name] != value) is replaced
+    assert (made.args[1] != value) is replaced
+
+
 def test_a_slot_of_a_user_gets_a_sentinel_wherever_it_stands():
     made = credentials.disguise(["--who=${USER_ACCOUNT}"], {"X": "a ${USER_PIN} b"}, canary="Y")
     assert {c.label for c in made.given} == {"slot:ACCOUNT", "slot:PIN"}

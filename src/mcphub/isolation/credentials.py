@@ -21,7 +21,17 @@ _SECRET_NAME: Final = re.compile(
     r"token|secret|passw|passphrase|api_?key|access_?key|private_?key|_key$|^key$|credential|_pat$|_pass$|auth_?key|bearer",
     re.IGNORECASE,
 )
-_NOT_SECRET: Final = re.compile(r"true|false|yes|no|on|off|none|null|\d{0,6}|.{0,2}", re.IGNORECASE)
+_NOT_SECRET: Final = re.compile(r"true|false|yes|no|on|off|none|null|", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"\d{1,6}")
+_NUMBERED: Final = re.compile(
+    r"tokens|keys|max|min|limit|count|size|len|ttl|expir|time|port|num|days|hours|seconds",
+    re.IGNORECASE,
+)
+# of a form that nothing but a credential has, whatever its variable is called; no UUID, no host name
+_MADE_UP: Final = re.compile(
+    r"(?=[^\d]*\d)(?=[^A-Za-z]*[A-Za-z])[\w+/=-]{24,}|eyJ[\w-]{8,}\.[\w.-]+"
+)
+_UUID: Final = re.compile(r"[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}", re.IGNORECASE)
 _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9]{2,12}[_-])+(?=[A-Za-z0-9])")
 _FLAG: Final = re.compile(r"--?([\w-]+)(?:=(.+))?", re.DOTALL)
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
@@ -125,17 +135,19 @@ class _Disguiser:
             value = self._in_slots(text)
             if value != text:
                 changed[name] = value
-            elif is_secret_name(name) and not _NOT_SECRET.fullmatch(value) and not _is_place(value):
+            elif _is_secret(name, value):
                 changed[name] = self._replaced(value, f"env:{name}")
             else:
                 changed[name] = self._in_urls(value, f"env:{name}")
         words = [self._in_slots(arg) for arg in args]
         for index, word in enumerate(words):
+            if word != args[index]:
+                continue  # a slot of a user
             flag = _FLAG.fullmatch(word)
             before = _FLAG.fullmatch(words[index - 1]) if index else None
-            if flag and flag[2] and is_secret_name(flag[1]):
+            if flag and flag[2] and _is_secret(flag[1], flag[2]):
                 words[index] = f"{word[: -len(flag[2])]}{self._replaced(flag[2], f'arg:{flag[1]}')}"
-            elif before and before[2] is None and is_secret_name(before[1]) and not flag:
+            elif before and before[2] is None and not flag and _is_secret(before[1], word):
                 words[index] = self._replaced(word, f"arg:{before[1]}")
             else:
                 words[index] = self._in_urls(word, "arg:url")
@@ -167,6 +179,15 @@ class _Disguiser:
         user, _, host = parts.netloc.rpartition("@")
         netloc = f"{user.partition(':')[0]}:{new}@{host}"
         return urlunsplit(parts._replace(netloc=netloc))
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Tell whether a variable holds a credential; what stands for one, such as `x`, counts."""
+    if _is_place(value) or _NOT_SECRET.fullmatch(value):
+        return False
+    if not is_secret_name(name):
+        return bool(_MADE_UP.fullmatch(value)) and not _UUID.fullmatch(value)
+    return not (_NUMBER.fullmatch(value) and _NUMBERED.search(name))
 
 
 def _is_place(value: str) -> bool:
