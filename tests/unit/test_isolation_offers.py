@@ -2,6 +2,7 @@
 
 import pytest
 
+from mcphub.isolation import templates
 from mcphub.isolation.deeds import apart
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.model import Call
@@ -115,3 +116,18 @@ def test_an_answer_that_is_one_made_up_word_is_an_id(answer, ids):
     handles = Handles()
     handles.learn(answer)
     assert handles.fitting("id", "start") == ids
+
+
+@pytest.mark.parametrize(
+    ("template", "needed", "uri"),
+    [
+        ("notes://{id}/text", ["id"], "notes://a%2Fb/text"),
+        ("file://{+path}", ["path"], "file:///x/y"),
+        ("log://day{/year,id}{?limit}", ["year", "id"], "log://day/2026/a%2Fb"),
+        ("plain://x", [], "plain://x"),
+    ],
+)
+def test_an_address_is_made_from_a_template(template, needed, uri):
+    values = {"id": "a/b", "path": "/x/y", "year": "2026"}
+    assert templates.variables(template) == needed
+    assert templates.filled(template, values) == uri

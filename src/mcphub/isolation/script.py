@@ -6,17 +6,18 @@ what it is shown, and at last tries what it should not know. A's first run is al
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Final
 
-from mcphub.isolation import dialects, samples
+from mcphub.isolation import dialects, samples, templates
 from mcphub.isolation.actor import Actor, ordered, renamed
+from mcphub.isolation.budget import Slice
 from mcphub.isolation.case import Case, Run
 from mcphub.isolation.discovery import LISTS
 from mcphub.isolation.exploration import Exploration
-from mcphub.isolation.kinds import PATHS, Kind
+from mcphub.isolation.kinds import PATHS, Kind, kind_of
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.oracle import (
@@ -138,6 +139,11 @@ class Script:
                     fixed = {parameter: typed(tool, parameter, value)}
                     recipe = self._worked(tool, fixed)
                     run.follow.append(await self._actor.perform(writer, tool, recipe))
+        shown_to_b = writer.handles
+        for call in self._asked(lambda name, place: shown_to_b.fitting(name, place)[:_FOLLOWED]):
+            if time.over or self._running.dead:
+                return
+            run.follow.append(await self._actor.call("B", call))
 
     async def trespass(self, run: Run) -> None:
         """Let B use what only A was shown, and paths that B has no business with."""
@@ -165,6 +171,7 @@ class Script:
                         values = [f"file://{file}" for file in files] + values
                 wanted.append((tool, parameter, list(dict.fromkeys(values))[:_FOREIGN]))
         wanted += self._reading(territory.a.file(), territory.outside)
+        await self._trespass_on_resources(run, time)
         # every tool once, then every tool again: a short time still says something of each
         looking = [one for one in wanted if one[0].rank is Rank.OBSERVE]
         others = [one for one in wanted if one[0].rank is not Rank.OBSERVE]
@@ -180,6 +187,51 @@ class Script:
                 run.foreign.append(
                     await self._actor.perform(writer, tool, self._worked(tool, fixed))
                 )
+
+    async def _trespass_on_resources(self, run: Run, time: Slice) -> None:
+        """Let B read what templates and prompts make of A's handles, names and files."""
+        territory, foreign = self._case.lab.territory, self._writers["A"].handles
+        named = [
+            canary
+            for canary, seen in reversed(self._case.origin.items())
+            if seen.user == "A" and seen.ok and self._case.canaries.about(canary).handle
+        ][:_FOLLOWED]
+
+        def theirs(name: str, place: str) -> list[str]:
+            if kind_of(name, {}, "", place) in PATHS:
+                return [str(territory.a.file()), str(territory.outside)]
+            return [*foreign.fitting(name, place)[:_FOLLOWED], *named]
+
+        for call in self._asked(theirs):
+            if time.over:
+                self._case.budget.leave("B tried A's handles with some resources only")
+            if time.over or self._running.dead:
+                return
+            run.foreign.append(await self._actor.call("B", call))
+
+    def _asked(self, values: Callable[[str, str], list[str]]) -> list[Call]:
+        """Return reads of all templates and prompts with the values that there are for their variables.
+
+        Args:
+            values: Name of a variable, and the template or prompt that it is of -> values.
+        """
+        surface = self._case.surface
+        places = [(template, templates.variables(template)) for template in surface.templates]
+        places = places[:_RESOURCES] + list(surface.prompts.items())[:_PROMPTS]
+        calls: list[Call] = []
+        for place, names in places:
+            found = [values(name, place) for name in names]
+            for turn in range(max(map(len, found), default=0) if all(found) else 0):
+                chosen = {
+                    name: one[min(turn, len(one) - 1)]
+                    for name, one in zip(names, found, strict=True)
+                }
+                calls.append(
+                    Call("prompts/get", place, chosen)
+                    if place in surface.prompts
+                    else Call("resources/read", templates.filled(place, chosen))
+                )
+        return calls
 
     def _reading(self, *files: PurePosixPath) -> list[tuple[Tool, str, list[str]]]:
         """Return the statements with which B reads files where a tool speaks a language."""

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from pathlib import Path
 
 from .server import Refused, Variant
 
@@ -60,3 +61,34 @@ class BareIds(RandomIds):
 
     def create_ticket(self, content):
         return json.loads(super().create_ticket(content))["ticketId"]
+
+
+class Templates(RandomIds):
+    """No tool shows a ticket: a resource does, whose address is made of its id."""
+
+    templates = ("tickets://{ticketId}/text",)
+    get_ticket = None
+
+    def read(self, uri):
+        ticket = uri.removeprefix("tickets://").removesuffix("/text")
+        if not self.leaky or ticket not in self.tickets:
+            raise Refused("no such ticket of yours")
+        return self.tickets[ticket]
+
+
+class TemplatesOfFiles(Variant):
+    """Any file that its user may read, by a resource."""
+
+    classes = ("filesystem",)
+    templates = ("document://{+path}",)
+
+    def count_letters(self, text):
+        return str(len(text))
+
+    def read(self, uri):
+        if not self.leaky:
+            raise Refused("no such document")
+        try:
+            return Path(uri.removeprefix("document://")).read_text()
+        except OSError as error:
+            raise Refused(str(error)) from error

@@ -21,6 +21,7 @@ class Variant:
     classes = ()
     schemas = {}
     resources = ()
+    templates = ()
     http = False
     threads = False
     env = {}
@@ -107,6 +108,10 @@ def answer(variant, message):
         return {"content": [{"type": "text", "text": text}]}
     if method == "resources/list":
         return {"resources": [{"uri": uri, "name": uri} for uri in variant.listed()]}
+    if method == "resources/templates/list":
+        return {
+            "resourceTemplates": [{"uriTemplate": one, "name": one} for one in variant.templates]
+        }
     if method == "resources/read":
         return {"contents": [{"uri": params["uri"], "text": variant.read(params["uri"])}]}
     if method == "resources/subscribe" and hasattr(variant, "subscribe"):
