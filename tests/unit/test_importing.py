@@ -339,3 +339,10 @@ def test_unknown_servers_are_told_to_have_no_network() -> None:
     assert "network" not in imported(url="https://a.example/mcp")[1]
     github = imported(command="npx", args=["@modelcontextprotocol/server-github"])[1]
     assert "network" not in github
+
+
+def test_a_client_file_that_is_missing_is_not_to_be_made_by_init(tmp_path) -> None:
+    with pytest.raises(SettingsError) as found:
+        import_client_file(tmp_path / "claude_desktop_config.json")
+    assert "init" not in str(found.value)
+    assert "does not exist" in str(found.value)

@@ -24,6 +24,9 @@ __all__ = ["LoadedSettings", "Problem", "SettingsError", "load_settings", "parse
 LARGEST = 2 * 1024 * 1024
 """Bytes of a settings file that are read at most."""
 
+SERVERS_FILE = "mcp_settings.json"
+"""The hub's own; the others are those of clients."""
+
 _ROOT_KEYS = ["mcpServers", "servers", "inputs", "$schema"]
 
 
@@ -77,7 +80,9 @@ def read_text(path: Path, owners: Container[int] | None = None) -> str:
                 )
             data = file.read(LARGEST + 1)
     except FileNotFoundError:
-        raise refused("The file does not exist.", "Make one with: mcphub init") from None
+        own = path.name == SERVERS_FILE
+        hint = "Make one with: mcphub init" if own else "Correct the path."
+        raise refused("The file does not exist.", hint) from None
     except OSError as error:
         raise refused(f"It cannot be read ({error.strerror}).", "Check its permissions.") from None
     if len(data) > LARGEST:
@@ -92,7 +97,7 @@ def parse_settings(
     text: str,
     operator_env: Mapping[str, str],
     *,
-    file: str = "mcp_settings.json",
+    file: str = SERVERS_FILE,
     hub_dir: Path | None = None,
 ) -> LoadedSettings:
     """Check and expand a settings text; see `load_settings`.

@@ -268,7 +268,7 @@ def execute(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 
 def _usage(error: typer.TyperException, *, as_json: bool) -> int:
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     bare = type(error).__name__ == "NoArgsIsHelpError"
     help_command = f"{context.command_path} --help" if context is not None and not bare else ""
