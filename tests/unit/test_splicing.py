@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from mcphub.wire.splicing import plain_result
 
@@ -98,8 +99,9 @@ def padded(inner, number=7):
 def test_of_a_large_result_its_own_members_say_what_matters(inner, is_error, is_complete, has_task):
     plain = plain_result(padded(inner))
     assert plain is not None and plain.id == 7
-    assert (plain.is_tool_error, plain.is_complete) == (is_error, is_complete)
-    assert plain.has(b'"taskId"') is has_task
+    told = plain.told
+    assert (told.is_error, told.is_complete) == (is_error, is_complete)
+    assert (told.task is not UNSET or told.task_id is not UNSET) is has_task
     assert json.loads(plain.answer(b'"mine"'))["id"] == "mine"
 
 
@@ -121,18 +123,27 @@ def test_a_large_result_with_a_second_id_or_a_second_message_is_not_plain():
 )  # fmt: skip
 def test_a_tools_error_is_seen(inner, is_error):
     plain = plain_result(b'{"jsonrpc":"2.0","id":1,"result":{"content":[],' + inner + b"}}")
-    assert plain is not None and plain.is_tool_error is is_error
+    assert plain is not None and plain.told.is_error is is_error
 
 
 @pytest.mark.parametrize(
     ("inner", "is_complete"),
     [
         (b"", True), (b'"resultType":"complete"', True), (b'"resultType" : "complete"', True),
-        (b'"resultType":"input_required"', False), (b'"resultType":"task"', False), (b'"resultType":null', False),
+        (b'"resultType":"input_required"', False), (b'"resultType":"task"', False), (b'"resultType":""', False),
         (b'"resultType":"complete","resultType":"task"', False), (b'"result\\u0054ype":"task"', False),
-        (b'"x":"\\"resultType\\":\\"task\\" \\u00e9"', True), (b'"x":{"resultType":"task"}', False),
+        (b'"resultType":"task","resultType":"complete"', True), (b'"x":"\\"resultType\\":\\"task\\" \\u00e9"', True),
+        (b'"x":{"resultType":"task"}', True),
     ],
 )  # fmt: skip
-def test_a_result_is_complete_only_when_nothing_in_it_can_say_otherwise(inner, is_complete):
+def test_a_result_is_complete_when_it_says_so_or_says_nothing(inner, is_complete):
     plain = plain_result(b'{"jsonrpc":"2.0","id":1,"result":{' + inner + b"}}")
-    assert plain is not None and plain.is_complete is is_complete
+    assert plain is not None and plain.told.is_complete is is_complete
+
+
+@pytest.mark.parametrize(
+    "inner", [b'"isError":1', b'"isError":null', b'"resultType":null', b'"resultType":{}']
+)
+def test_a_member_of_another_type_is_read_as_a_message(inner):
+    for whole in (b'{"jsonrpc":"2.0","id":1,"result":{%b}}' % inner, padded(inner)):
+        assert plain_result(whole) is None

@@ -1,6 +1,9 @@
 """The answer of a server as its caller may see it: the caller's id, the caller's era, bound states."""
 
+from typing import Final
+
 import msgspec
+from msgspec import UNSET
 
 from mcphub.audit.records import Outcome
 from mcphub.errors import UpstreamFailed
@@ -13,7 +16,9 @@ from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import MISSING_CAPABILITY, Era
 from mcphub.wire.envelope import Message
 from mcphub.wire.extensions import TASK, TASKS, declares
-from mcphub.wire.splicing import PlainResult, says_error
+from mcphub.wire.splicing import PlainResult
+
+_MODERN: Final = Era.MODERN
 
 
 def shaped(
@@ -65,14 +70,15 @@ def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bo
         plain: The result of a `tools/call`; an upstream leaves no other unread.
         modern: The caller is of the modern era.
     """
-    if plain.has(b'"taskId"') or plain.is_tool_error:
+    told = plain.told
+    if told.is_error or told.task is not UNSET or told.task_id is not UNSET:
         return None
-    modern_server = instance.upstream.era is Era.MODERN
+    modern_server = instance.upstream.era is _MODERN
     if modern_server is modern:
         return plain.answer(raw_id)
     if modern_server:
         return envelope.result(raw_id, translate.result_for_legacy(plain.result))
-    if plain.has(b'"resultType"', b'"_meta"') or not plain.is_complete:
+    if told.kind is not UNSET or told.meta is not UNSET:
         return None
     return plain.answer(raw_id, translate.added_for_modern(instance.upstream.server_info))
 
@@ -122,7 +128,7 @@ def _bound(
 
 
 def _outcome(call: Call, raw_result: msgspec.Raw) -> Outcome:
-    if call.method == "tools/call" and says_error(bytes(raw_result)):
+    if call.method == "tools/call" and b'"isError"' in bytes(raw_result):
         is_error = envelope.object_of(raw_result).get("isError")
         if is_error is not None and bytes(is_error) == b"true":
             return Outcome.TOOL_ERROR

@@ -174,7 +174,7 @@ class ModernUpstream(Upstream):
     def _ends(self, exchange: Exchange, plain: PlainResult) -> bool:
         """Only a complete result of a call that asks nothing, and never did."""
         asked = bool(self._rounds) and exchange.upstream_id in self._rounds
-        return not asked and not exchange.questions and plain.is_complete
+        return not asked and not exchange.questions and plain.told.is_complete
 
     def _answered(self, message: Message) -> None:
         upstream_id = number(message.id)
