@@ -124,7 +124,7 @@ class Hub:
     def figures(self) -> dict[str, float]:
         """Return the hub as it is now in numbers, for `Metrics.text`."""
         return {
-            "mcphub_calls_in_flight": self.plane.in_flight.total(),
+            "mcphub_calls_in_flight": sum(self.plane.in_flight.values()),
             "mcphub_sessions": len(self.sessions),
             "mcphub_instances": len(self.pool.instances()),
             "mcphub_parked_calls": len(self.plane.parked),

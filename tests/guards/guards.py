@@ -45,8 +45,8 @@ GUARDS: Final = (
     ),
     Guard(
         "R2", "a server's plain answer has one id and is one message", "wire/splicing.py",
-        "_OBJECT.decode(line[start:end])",
-        "pass",
+        "return _TOLD.decode(line[start:end])",
+        "return Told()",
         "security/test_hostile_answers.py::test_a_server_answers_no_request_but_the_one_it_got",
     ),
     Guard(
@@ -63,13 +63,13 @@ GUARDS: Final = (
     ),
     Guard(
         "R3", "a known way ends with its session", "gateway/warm.py",
-        "not plane.sessions.holds(session)\n            or ",
+        "session.ended or ",
         "",
         "interaction/test_ways.py::test_an_ended_session_goes_no_known_way",
     ),
     Guard(
         "R2", "a known way takes no id that is in flight", "gateway/warm.py",
-        "            or raw_id in session.calls\n",
+        " or raw_id in session.calls",
         "",
         "interaction/test_ways.py::test_a_second_request_with_an_id_that_is_in_flight_is_refused",
     ),

@@ -37,7 +37,7 @@ _MAX_HEAD: Final = 4096
 _MAX_AHEAD: Final = 64 * 1024
 _START: Final = b"POST /mcp"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})\r\n", re.IGNORECASE)
-_DIGITS: Final = re.compile(rb"[0-9]{1,9}")
+_MAX_DIGITS: Final = 9
 _GO_ON: Final = b"POST /mcp HTTP/1.1\r\ncontent-length: 0\r\n\r\n"
 _ANSWER: Final = (
     b"%bx-mcphub-request-id: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
@@ -102,10 +102,12 @@ class FastLane(BoundedProtocol):
         """Read a request from its first byte."""
         head = self._known
         if head is not None and data.startswith(head.before):
-            end = data.find(b"\r\n", len(head.before))
-            digits = data[len(head.before) : end]
+            start = len(head.before)
+            end = data.find(b"\r\n", start)
+            digits = data[start:end]
             if (
-                _DIGITS.fullmatch(digits) is not None
+                end - start <= _MAX_DIGITS
+                and digits.isdigit()
                 and data.startswith(head.after, end)
                 and self._heads.counts(head)
             ):
@@ -190,7 +192,7 @@ class FastLane(BoundedProtocol):
         exchange = sent.begun.exchange
         self._sent = exchange.on_wake = None
         try:
-            if exchange.failure is None and exchange.answered and exchange.quiet:
+            if exchange.answered and exchange.quiet:
                 answer, status, more = sent.complete(self._plane)
                 if not self._lost:
                     self._answer(sent, answer, status, more)

@@ -95,7 +95,7 @@ class DataPlane:
     task_owners: TaskOwners = field(default_factory=TaskOwners)
     hub_url: str = ""
     ids: RequestIds = field(default_factory=RequestIds)
-    in_flight: Counter[str] = field(default_factory=Counter)
+    in_flight: dict[str, int] = field(default_factory=dict)
     listening: Counter[str] = field(default_factory=Counter)
     seen_keys: dict[str, float] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)

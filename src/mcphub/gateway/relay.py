@@ -7,7 +7,7 @@ endpoint gives it a `Call` and gets the bytes of the answer.
 
 import asyncio
 import contextlib
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -42,7 +42,7 @@ LARGE: Final = 2 * 1024 * 1024
 _FURTHER_S: Final = 0.1
 
 
-class Begun(NamedTuple):
+class Begun(msgspec.Struct, frozen=True):
     """A call that its server has got: where it went, whose instance has it, what comes back."""
 
     to: Route

@@ -34,6 +34,7 @@ class Session:
         client: `name/version` as the client says, for records.
         log_level: What the client asked for, or "".
         calls: Raw JSON-RPC id -> where the call is, for cancellation.
+        ended: It counts no more, whoever still holds it.
         outlet: The open GET stream, or None.
         watched: (server, uri) pairs that the client subscribed to.
         capabilities: What the client can, raw, as a modern server reads it.
@@ -50,6 +51,7 @@ class Session:
     last_seen: float
     log_level: str = ""
     calls: dict[bytes, tuple[Instance, Exchange]] = field(default_factory=dict)
+    ended: bool = False
     outlet: Outlet | None = None
     watched: set[tuple[str, str]] = field(default_factory=set)
     capabilities: bytes = b"{}"
@@ -135,12 +137,9 @@ class Sessions:
         session.last_seen = _now()
         return session
 
-    def holds(self, session: Session) -> bool:
-        """Whether a session that was found before has not ended."""
-        return self._by_id.get(session.id) is session
-
     def end(self, session: Session) -> None:
         """End a session: its stream closes, its calls are cancelled."""
+        session.ended = True
         if self._by_id.pop(session.id, None) is not None:
             self._on_end(session)
         own = self._by_user.get(session.user_id)

@@ -33,13 +33,14 @@ from mcphub.spawn.instance import Instance, State
 from mcphub.upstream.upstream import Form
 from mcphub.wire import envelope, eras
 from mcphub.wire.envelope import Message
-from mcphub.wire.toolcall import ToolCall, tool_call
+from mcphub.wire.toolcall import tool_call
 
 _NEVER: Final = frozenset({*answers.LOCAL, SUBSCRIBE, UNSUBSCRIBE, LISTEN})
 """Methods that are not a request to one server and its answer."""
 _MAX_WAYS: Final = 16
 _MAX_KEY: Final = 512
 _OK: Final = Outcome.OK.value
+_READY: Final = State.READY
 
 
 def begin(plane: DataPlane, call: Call) -> Begun | None:
@@ -82,63 +83,57 @@ def complete(plane: DataPlane, call: Call, begun: Begun) -> bytes:
     return reply
 
 
-class Sent:
+class Sent(msgspec.Struct):
     """A warm call that its server has.
 
     Attributes:
-        request_id: The hub's id of it.
         user_id: The caller's.
+        request_id: The hub's id of it.
         begun: Where it went.
+        way: By which it went, or None.
+        raw_id: The caller's id of it, where it went by a way.
+        body: Of the request, where it went by a way.
     """
 
-    __slots__ = ("_body", "_call", "_raw_id", "_way", "begun", "request_id", "user_id")
+    user_id: str
+    request_id: str
+    begun: Begun
+    _call: Call | None
+    way: "Way | None" = None
+    raw_id: bytes = b""
+    body: bytes = b""
 
-    def __init__(
-        self,
-        user_id: str,
-        request_id: str,
-        begun: Begun,
-        call: Call | None,
-        way: "Way | None" = None,
-        raw_id: bytes = b"",
-        body: bytes = b"",
-    ) -> None:
-        self.user_id = user_id
-        self.request_id = request_id
-        self.begun = begun
-        self._call = call
-        self._way = way
-        self._raw_id = raw_id
-        self._body = body
+    def __repr__(self) -> str:
+        return f"Sent({self.request_id})"  # the rest is the caller's
 
     @property
     def is_modern(self) -> bool:
         """Whether the caller is of the modern era."""
-        call = self._call if self._way is None else self._way.call
+        call = self._call if self.way is None else self.way.call
         return call is not None and call.modern is not None
 
     @property
     def call(self) -> Call:
         """The request, made when something has to be read that its way does not know."""
         if self._call is None:
-            assert self._way is not None
-            message = envelope.parse(self._body)
+            assert self.way is not None
+            message = envelope.parse(self.body)
             self._call = replace(
-                self._way.call,
+                self.way.call,
                 request_id=self.request_id,
                 message=message,
                 params=envelope.object_of(message.members.get("params")),
-                bytes_in=len(self._body),
+                bytes_in=len(self.body),
                 started=self.begun.exchange.started,
             )
         return self._call
 
     def complete(self, plane: DataPlane) -> tuple[bytes, int, list[tuple[bytes, bytes]]]:
         """Return the answer, its HTTP status and headers, once the exchange has one and nothing before it."""
-        way, plain = self._way, self.begun.exchange.plain
+        way, plain = self.way, self.begun.exchange.plain
         if way is not None and plain is not None:
             modern = way.call.modern is not None
-            answer = spliced(self._raw_id, self.begun.instance, plain, modern=modern)
+            answer = spliced(self.raw_id, self.begun.instance, plain, modern=modern)
             if answer is not None:
                 self._ended(plane, way, len(answer))
                 return answer, 200, []
@@ -149,12 +144,12 @@ class Sent:
         """Count a call that went its way as over, and keep its record."""
         session, instance = way.call.session, self.begun.instance
         if session is not None:
-            session.calls.pop(self._raw_id, None)
+            session.calls.pop(self.raw_id, None)
         plane.pool.release(instance)
-        plane.leave(self.user_id, len(self._body))
+        plane.leave(self.user_id, len(self.body))
         duration_s = instance.last_used - self.begun.exchange.started
         way.tally.ended(_OK, duration_s)
-        at, bytes_in = plane.clock() - duration_s, len(self._body)
+        at, bytes_in = plane.clock() - duration_s, len(self.body)
         own = (self.request_id, at, duration_s * 1000, _OK, None, bytes_in, bytes_out)
         plane.recorder.add_parts(own, way.alike)
 
@@ -189,24 +184,23 @@ class Way:
     alike: Alike
     tally: Tally
 
-    def send(self, plane: DataPlane, given: ToolCall, body: bytes) -> Sent | None:
+    def send(
+        self, plane: DataPlane, raw_id: bytes, arguments: msgspec.Raw, body: bytes
+    ) -> Sent | None:
         """Send a call; None when it has to be decided anew, and nothing was done."""
-        instance, session = self.instance(), self.call.session
-        user, raw_id = self.call.principal.user_id, bytes(given.id)
+        instance, session, user = self.instance(), self.call.session, self.call.principal.user_id
         if (
             instance is None
-            or instance.state is not State.READY
+            or instance.state is not _READY
             or not plane.has_room(user, len(body))
             or (self.listed is not None and self._listed(plane, instance) is not self.listed)
         ):
             return None
         if session is not None and (
-            not plane.sessions.holds(session)
-            or session.log_level != self.level
-            or raw_id in session.calls
+            session.ended or session.log_level != self.level or raw_id in session.calls
         ):
             return None
-        exchange = instance.upstream.fill(self.form, given.params.arguments)
+        exchange = instance.upstream.fill(self.form, arguments)
         if exchange is None:
             return None
         plane.pool.take(instance)
@@ -238,11 +232,15 @@ class Ways:
         given = tool_call(body)
         if given is None:
             return _decided(plane, inbound, body)
-        params = given.params
+        raw_id, params = given
         key = params.name, bytes(params.meta), bool(params.arguments)
         way = self._known.get(key)
         chosen = way is not None and plane.traces is not None and plane.traces.by_chance()
-        sent = way.send(plane, given, body) if way is not None and not chosen else None
+        sent = (
+            way.send(plane, raw_id, params.arguments, body)
+            if way is not None and not chosen
+            else None
+        )
         if sent is not None:
             plane.metrics.known += 1
             return sent

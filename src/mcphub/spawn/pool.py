@@ -494,7 +494,6 @@ class InstancePool:
             instance.upstream.fail_all(failing.home_full(instance.server, instance.home_bytes))
         self._stop_soon(instance)
 
-    @staticmethod
-    def now() -> float:
-        """Return the time in seconds on the clock of all durations, which the loop has too."""
-        return time.monotonic()  # to ask for the loop costs a call to the system
+    now = staticmethod(time.monotonic)
+    """The time in seconds on the clock of all durations, which the loop has too (to ask for the loop costs
+    a call to the system)."""

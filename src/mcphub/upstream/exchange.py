@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.wire import envelope
 from mcphub.wire.envelope import Members, Message
@@ -25,10 +27,10 @@ class Exchange:
 
     Attributes:
         outgoing: How the request goes.
-        params: The caller's parameters, raw members; not changed.
         upstream_id: The id that the hub chose for the upstream (rule R2).
         progress_token: Where progress goes now; a call that continues may have another.
         deadline: Loop time in seconds after which the sweeper ends it.
+        done: The answer or a failure is here.
         armed: The sweeper has told the relay that this call is slow.
         questions: Raw ids of the server's questions that its client has yet to answer.
         asked: How many questions were given a key for a modern client; no key is used twice.
@@ -38,6 +40,7 @@ class Exchange:
     """
 
     # what most calls never need is the class's, and costs an exchange nothing
+    done = False
     armed = False
     asked = 0
     refused = ""
@@ -46,30 +49,40 @@ class Exchange:
     plain: PlainResult | None = None
     on_wake: Callable[[], None] | None = None
     questions: frozenset[bytes] = frozenset()
+    _arguments: msgspec.Raw | None = None
     _answer: Message | None = None
     _events: deque[Message] | None = None
     _held = 0
     _wake: asyncio.Future[None] | None = None
 
     def __init__(
-        self, outgoing: Outgoing, params: Members, upstream_id: int, started: float
+        self,
+        outgoing: Outgoing,
+        params: Members,
+        upstream_id: int,
+        started: float,
+        arguments: msgspec.Raw | None = None,
     ) -> None:
         self.outgoing = outgoing
-        self.params = params
+        self._params = params
+        if arguments is not None:
+            self._arguments = arguments
         self.upstream_id = upstream_id
         self.started = started
         self.deadline = started + outgoing.timeout_s
         self.progress_token = outgoing.progress_token
 
     @property
-    def done(self) -> bool:
-        """Whether the answer or a failure is here."""
-        return self.answered or self.failure is not None
+    def params(self) -> Members:
+        """The caller's parameters, raw members; not to be changed."""
+        if self._arguments is None:
+            return self._params
+        return self._params | {"arguments": self._arguments}
 
     @property
     def answered(self) -> bool:
         """Whether the answer is here."""
-        return self._answer is not None or self.plain is not None
+        return self.done and self.failure is None
 
     @property
     def answer(self) -> Message | None:
@@ -115,13 +128,13 @@ class Exchange:
     def finish(self, answer: Message) -> None:
         """Set the answer."""
         if not self.done:
-            self._answer = answer
+            self._answer, self.done = answer, True
             self.wake()
 
     def finish_plain(self, answer: PlainResult) -> None:
         """Set the answer, unread."""
         if not self.done:
-            self.plain = answer
+            self.plain, self.done = answer, True
             self.wake()
 
     def move_on(self, now: float) -> None:
@@ -136,7 +149,7 @@ class Exchange:
     def fail(self, error: Exception) -> None:
         """End without an answer."""
         if not self.done:
-            self.failure = error
+            self.failure, self.done = error, True
             self.wake()
 
     def wake(self) -> None:

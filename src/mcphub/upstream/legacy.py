@@ -15,7 +15,6 @@ from mcphub.upstream.outgoing import Outgoing
 from mcphub.upstream.upstream import (
     ASKED_S,
     CLIENT_INFO,
-    Form,
     OpeningRefused,
     Upstream,
     number,
@@ -43,7 +42,6 @@ class LegacyUpstream(Upstream):
 
     era = Era.LEGACY
     _level = ""
-    _roots_asked: Message | None = None
 
     async def open(self, timeout_s: float) -> bytes:
         """Open the legacy session with the server."""
@@ -82,14 +80,10 @@ class LegacyUpstream(Upstream):
         if level and self._is_unheard(level):
             return None
         exchange = super().send_now(outgoing, params)
-        if exchange is not None and self._roots_asked is not None and outgoing.method != _SET_LEVEL:
-            question, self._roots_asked = self._roots_asked, None
+        if exchange is not None and self._asks_next is not None and outgoing.method != _SET_LEVEL:
+            question, self._asks_next = self._asks_next, None
             self._ask(question, [exchange])
         return exchange
-
-    def fill(self, form: Form, arguments: msgspec.Raw) -> Exchange | None:
-        """Send a call as it was formed, unless a question waits for the next one."""
-        return None if self._roots_asked is not None else super().fill(form, arguments)
 
     def reply(self, raw_id: bytes, members: Members) -> None:
         """Answer a question of the server."""
@@ -159,7 +153,7 @@ class LegacyUpstream(Upstream):
             candidates = [one for one in candidates if not one.questions] or candidates
             if not candidates and self.one_owner and self.roots and message.method == eras.ROOTS:
                 # Many ask for the client's directories once they are opened: the next request is asked.
-                before, self._roots_asked = self._roots_asked, message
+                before, self._asks_next = self._asks_next, message
                 if before is not None:
                     self._ask(before, [])
                 return
@@ -195,8 +189,8 @@ class LegacyUpstream(Upstream):
             return
         params = envelope.object_of(message.members.get("params"))
         raw_id = bytes(params.get("requestId", b""))
-        if self._roots_asked is not None and self._roots_asked.id == raw_id:
-            self._roots_asked = None
+        if self._asks_next is not None and self._asks_next.id == raw_id:
+            self._asks_next = None
         for exchange in self._pending.values():
             if raw_id in exchange.questions:
                 exchange.take_reply(raw_id)

@@ -37,7 +37,7 @@ ASKED_S: Final = 600.0
 SLOW_S: Final = 0.25
 """Seconds after which the relay is told that a call is slow (it then watches for a disconnect)."""
 _ID: Final = re.compile(rb'"id"\s*:\s*([0-9]{1,18})\s*[,}]')
-_NUMBERED: Final = b'{"jsonrpc":"2.0","id":%d'
+_BEFORE_ID: Final = b'{"jsonrpc":"2.0","id":'
 _GAP: Final = msgspec.Raw(b"\x00")
 """Stands where the arguments come; JSON has no such byte."""
 _ENDS: Final = 256
@@ -121,6 +121,7 @@ class Upstream(ABC):
         self.one_owner = one_owner
         self.roots = roots
         self.offers = offers
+        self._asks_next: Message | None = None  # a question that waits for the next call
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, Exchange] = {}
         self._last_id = first_id - 1
@@ -210,22 +211,25 @@ class Upstream(ABC):
         given = {name: _GAP if name == "arguments" else raw for name, raw in params.items()}
         body, headers = self._written(Exchange(outgoing, given, 0, 0.0), given)
         line = envelope.request(0, outgoing.method, body)
-        before, _, after = line[len(_NUMBERED % 0) :].partition(bytes(_GAP))
+        before, _, after = line[len(_BEFORE_ID) + 1 :].partition(bytes(_GAP))
         return Form(outgoing, kept, before, after, headers)
 
     def fill(self, form: Form, arguments: msgspec.Raw) -> Exchange | None:
         """Send a call as `send_now` does that would be written as `form` was; never raises.
 
+        None, and nothing is done, also when the server's question waits for the next call.
+
         Args:
             form: Of this upstream.
             arguments: Of this call, without a line break; b"" for none, as in the form's.
         """
-        if self._ended is not None or self._pipe.congested:
+        if self._ended is not None or self._asks_next is not None or self._pipe.congested:
             return None
         number = self._last_id = self._last_id + 1
-        params = form.params | {"arguments": arguments} if arguments else form.params
-        exchange = Exchange(form.outgoing, params, number, self._loop.time())
-        line = b"".join((_NUMBERED % number, form.before, arguments, form.after))
+        exchange = Exchange(
+            form.outgoing, form.params, number, self._loop.time(), arguments or None
+        )
+        line = b"".join((_BEFORE_ID, b"%d" % number, form.before, arguments, form.after))
         self._pending[number] = exchange
         try:
             self._pipe.write(line, form.headers)

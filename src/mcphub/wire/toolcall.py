@@ -10,32 +10,32 @@ from typing import Final, Literal
 import msgspec
 
 
-class _Params(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class Params(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """Parameters of a plain call.
+
+    Attributes:
+        name: Of the tool.
+        arguments, meta: Raw, b"" where it is missing.
+    """
+
     name: str
     arguments: msgspec.Raw = msgspec.Raw(b"")
     meta: msgspec.Raw = msgspec.field(name="_meta", default=msgspec.Raw(b""))
 
 
-class ToolCall(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """One plain call.
-
-    Attributes:
-        id: Raw JSON text: a string or an integer.
-        params: Name of the tool; raw `arguments` and `_meta`, each b"" where it is missing.
-    """
-
+class _Call(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     id: msgspec.Raw
     method: Literal["tools/call"]
-    params: _Params
+    params: Params
     jsonrpc: Literal["2.0"]
 
 
-_CALL: Final = msgspec.json.Decoder(ToolCall)
+_CALL: Final = msgspec.json.Decoder(_Call)
 _METHOD: Final = b'"tools/call"'
 
 
-def tool_call(body: bytes) -> ToolCall | None:
-    """Return the body as a plain call, or None when it is not plainly one.
+def tool_call(body: bytes) -> tuple[bytes, Params] | None:
+    """Return id, as raw JSON text, and parameters of a plain call, or None when the body is not plainly one.
 
     A call whose body has a line break is none: its arguments cannot go on as they are.
     """
@@ -48,4 +48,6 @@ def tool_call(body: bytes) -> ToolCall | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     raw_id = bytes(call.id)
-    return call if raw_id[:1] == b'"' or raw_id.removeprefix(b"-").isdigit() else None
+    if raw_id.isdigit() or raw_id[:1] == b'"' or raw_id.removeprefix(b"-").isdigit():
+        return raw_id, call.params
+    return None
