@@ -23,6 +23,16 @@ async def test_a_harmless_leak_does_not_make_it_safe(spawner, tmp_path):
     assert "create_order" in result.reason
 
 
+@pytest.mark.parametrize(
+    ("hollow", "said"), [(True, "empty credential"), (False, "without a credential")]
+)
+async def test_a_token_of_another_name_is_asked_for(spawner, tmp_path, hollow, said):
+    result = await checked(spawner, tmp_path, "TokenOfAnotherName", leaky=hollow)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert said in result.reason
+    assert "env:ACME_TOKEN went nowhere" in result.reason
+
+
 async def test_what_a_service_keeps_for_each_caller_need_not_be_made(spawner, tmp_path):
     result = await checked(spawner, tmp_path, "ParticularElsewhere", leaky=False)
     assert "create_order" not in result.coverage.succeeded

@@ -102,12 +102,14 @@ class Arrival:
         host: Name or address that the server dialled.
         method, path: Of the request; the path without its query.
         credentials: Labels of the planted credentials in it, such as `env:API_TOKEN` or `user:B`.
+        hollow: It has the place of a credential and nothing in it: `Authorization: Bearer undefined`.
     """
 
     host: str
     method: str
     path: str
     credentials: frozenset[str] = frozenset()
+    hollow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,9 @@ def _doubt(case: Case, coverage: Coverage) -> str:
         return f"Not everything was done in the time: {'; '.join(coverage.undone[:3])}."
     if coverage.skipped and len(coverage.skipped) * 2 > coverage.tools:
         return "Most tools look destructive and were not called."
+    unproven = _unproven(case)
+    if unproven:
+        return unproven
     kept = case.kept_from_writing
     if kept:
         where = ", ".join(filter(None, kept[:3])) or "see its stderr"
@@ -81,6 +84,23 @@ def _doubt(case: Case, coverage: Coverage) -> str:
             f"{_last(case, idle[0])}"
         )
     return ""
+
+
+def _unproven(case: Case) -> str:
+    """Return that its requests carried no credential where one was due: with it, whose it is would show."""
+    seen = [
+        arrival
+        for run in (case.treatment, case.control)
+        for one in (*run.a, *run.b)
+        for arrival in one.egress
+    ]
+    given = ", ".join(sorted(credential.label for credential in case.lab.disguise.given))
+    hollow = next((arrival for arrival in seen if arrival.hollow), None)
+    if any(arrival.credentials for arrival in seen) or not (hollow or (seen and given)):
+        return ""
+    what = "with an empty credential" if hollow else "without a credential"
+    unused = f"; {given} went nowhere: is that its name?" if given else "; give it with --env."
+    return f"It calls {(hollow or seen[0]).host or 'a service'} {what}{unused}"
 
 
 def _said(case: Case) -> str:

@@ -7,7 +7,7 @@ variant is a class: its tools are methods whose parameters are texts unless `sch
 
 from importlib import import_module
 
-from .particular import Particular, ParticularAndPages, ParticularElsewhere
+from .particular import Particular, ParticularAndPages, ParticularElsewhere, TokenOfAnotherName
 from .server import Variant
 from .slow import Slow
 
@@ -27,4 +27,5 @@ VARIANTS = {
 SERVED = {
     **VARIANTS, "Particular": Particular, "ParticularAndPages": ParticularAndPages,
     "ParticularElsewhere": ParticularElsewhere, "Slow": Slow,
+    "TokenOfAnotherName": TokenOfAnotherName,
 }  # fmt: skip

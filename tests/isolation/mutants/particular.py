@@ -3,7 +3,7 @@
 import json
 
 from .history import PageCache
-from .server import Refused, Variant
+from .server import Refused, Variant, called
 from .tokens import FailOpen
 
 
@@ -32,6 +32,15 @@ class Particular(Variant):
 
 class ParticularAndPages(Particular, PageCache):
     """Beside a cache of public pages, which is no harm."""
+
+
+class TokenOfAnotherName(Variant):
+    """Calls its service with the token of a variable that nobody set, or with none."""
+
+    env = {"ACME_TOKEN": "acme_abcdefghijkl"}
+
+    def fetch_profile(self):
+        return called({"Authorization": "Bearer undefined"} if self.leaky else {})
 
 
 class ParticularElsewhere(FailOpen):

@@ -22,6 +22,13 @@ from mcphub.isolation.witness.authority import Authority
 from mcphub.isolation.witness.replies import Request, Shape, reply
 
 _MAX_BODY: Final = 4 * 1024 * 1024
+_OF_A_CREDENTIAL: Final = re.compile(
+    r"^authorization$|(?<![cx]srf-)token|api-?key|access-?key", re.IGNORECASE
+)
+_EMPTY: Final = re.compile(
+    r"\s*(?:(?:bearer|token|basic|apikey)\b\s*)?(?:undefined|null|none|nan|false)?\s*",
+    re.IGNORECASE,
+)
 _KEPT: Final = 20_000
 _TLS_HANDSHAKE: Final = b"\x16"
 _IDLE_S: Final = 30.0
@@ -102,12 +109,19 @@ class Witness:
         labels = frozenset(sighting.about for sighting in self._credentials.seen(text))
         path = urlsplit(request.target).path
         with self._lock:
-            self._arrivals.append(Arrival(request.host, request.method, path, labels))
+            self._arrivals.append(
+                Arrival(request.host, request.method, path, labels, _hollow(request.headers))
+            )
             excess = max(0, len(self._arrivals) - _KEPT)
             del self._arrivals[:excess]
             self._dropped += excess
         shape = self.shapes.get((request.host, path), Shape.OBJECT)
         return reply(request, shape, labels)
+
+
+def _hollow(headers: Iterable[tuple[str, str]]) -> bool:
+    """Tell whether a header for a credential holds none, as where a variable was not set."""
+    return any(_OF_A_CREDENTIAL.search(name) and _EMPTY.fullmatch(value) for name, value in headers)
 
 
 def _basic(headers: Iterable[tuple[str, str]]) -> list[str]:
