@@ -380,6 +380,7 @@ def _user_services(hub: Hub) -> UserServices:
         guide=guide_of,
         vault=hub.ground.vault,
         audit=hub.ground.audit.write,
+        together=hub.ground.db.together,
         end_grant=hub.ground.grants.end,
         changed=hub.refresh,
         turns=Turns(time.monotonic),

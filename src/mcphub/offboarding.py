@@ -68,14 +68,15 @@ async def destroy(ground: Ground, user_id: str, *, actor: str, stopped: int) -> 
     # The path comes from the opaque id (rule R23).
     files = await asyncio.to_thread(shred, ground.settings.homes / user.id)
     ended = await ground.grants.end_all(user.id)
-    await directory.remove_user(user.id)
-    await ground.db.forget()
     gone = Destroyed(
         held.keys, held.memberships, held.credentials, files, ended.revoked, ended.kept
     )
     counts = {name: str(count) for name, count in asdict(gone).items()}
     detail = {"name": user.name, "stopped_instances": str(stopped), **counts}
-    await ground.audit.write(actor, log.USER_REMOVED, user.id, detail)
+    async with ground.db.together():
+        await directory.remove_user(user.id)
+        await ground.audit.write(actor, log.USER_REMOVED, user.id, detail)
+    await ground.db.forget()
     return gone
 
 

@@ -145,6 +145,68 @@ async def test_a_failed_block_changes_nothing_and_keeps_the_revision(db: Databas
     assert await db.revision() == before
 
 
+async def insert_group(db: Database, name: str) -> None:
+    async with db.write(changes=True) as conn:
+        await conn.execute(insert(groups).values(name=name))
+
+
+async def test_blocks_together_are_done_together_and_see_each_other(db: Database) -> None:
+    before = await db.revision()
+    async with db.together():
+        await insert_group(db, "one")
+        async with db.together():
+            await insert_group(db, "two")
+        assert await names(db) == ["one", "two"]
+    assert await names(db) == ["one", "two"]
+    assert await db.revision() == before + 2
+
+
+async def test_of_blocks_together_nothing_stays_when_one_fails(db: Database) -> None:
+    async def twice() -> None:
+        async with db.together():
+            await insert_group(db, "one")
+            await insert_group(db, "one")
+
+    before = await db.revision()
+    with pytest.raises(IntegrityError):
+        await twice()
+    assert await names(db) == [] and await db.revision() == before
+    await insert_group(db, "three")
+    assert await names(db) == ["three"]
+
+
+async def test_blocks_of_another_task_are_none_of_them(db: Database) -> None:
+    """A second user's change is done although the first one's is undone meanwhile."""
+    began = anyio.Event()
+
+    async def other() -> None:
+        await began.wait()
+        assert await names(db) == []
+        await insert_group(db, "other")
+
+    async def undone() -> None:
+        async with db.together():
+            await insert_group(db, "own")
+            began.set()
+            await anyio.sleep(0.1)
+            await insert_group(db, "own")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+        with pytest.raises(IntegrityError):
+            await undone()
+    assert await names(db) == ["other"]
+
+
+async def test_blocks_together_that_are_cancelled_leave_the_database_usable(db: Database) -> None:
+    with anyio.move_on_after(0.05):
+        async with db.together():
+            await insert_group(db, "own")
+            await anyio.sleep(5)
+    await insert_group(db, "other")
+    assert await names(db) == ["other"]
+
+
 async def test_a_read_block_cannot_write(db: Database) -> None:
     with pytest.raises((DBAPIError, Unavailable)):
         async with db.read() as conn:

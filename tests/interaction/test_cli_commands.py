@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +397,42 @@ def test_the_vaults_key_is_rotated_and_the_old_one_goes_only_when_nothing_needs_
     hub.ask("vault", "retire", old["id"])
     (left,) = hub.ask("vault", "keys")
     assert left["id"] == rotated["key"] and left["credentials"] == 2
+
+
+def kept(hub: Hub) -> list[object]:
+    """All that an administrator's commands change, as it is in the database."""
+    names = ("users", "groups", "memberships", "api_keys", "credentials", "server_states")
+    with closing(sqlite3.connect(hub.directory / "hub.db")) as database:
+        return [database.execute(f"SELECT * FROM {name}").fetchall() for name in names]
+
+
+def test_nothing_is_done_that_the_audit_log_cannot_tell_of(hub: Hub, tmp_path: Path) -> None:
+    for name in ("anna", "ben"):
+        hub.ask("user", "add", name)
+    for name in ("devs", "ops"):
+        hub.ask("group", "add", name)
+    hub.ask("group", "join", "devs", "anna")
+    hub.ask("user", "disable", "ben")
+    key = hub.ask("key", "create", "anna")["id"]
+    hub.ask("credential", "set", "github", "GITHUB_TOKEN", "--user", "anna", stdin="secret\n")
+    people = tmp_path / "people.csv"
+    people.write_text("name\ncleo\n")
+    with closing(sqlite3.connect(hub.directory / "hub.db")) as database:
+        database.execute(
+            "CREATE TRIGGER no_event BEFORE INSERT ON audit_events "
+            "BEGIN SELECT RAISE(ABORT, 'none'); END"
+        )
+    before = kept(hub)
+    for command in (
+        "user add dora", "user role anna admin", "user disable anna", "user enable ben", "user remove anna --yes",
+        "user remove anna --after 30d --yes", "group add qa", "group remove ops", "group join ops anna",
+        "group leave devs anna", "key create anna", f"key revoke {key}", "server disable github",
+        "credential set github GITHUB_TOKEN --user anna", "credential delete github GITHUB_TOKEN --user anna",
+        f"user import {people}",
+    ):  # fmt: skip
+        done = hub.run(*command.split(), stdin="other\n")
+        assert (done.returncode, kept(hub)) == (1, before), (command, done.stderr)
+    assert hub.ask("audit", "verify")["intact"]
 
 
 def test_the_audit_log_tells_what_was_done_and_notices_a_change(hub: Hub) -> None:

@@ -81,6 +81,7 @@ async def world(tmp_path: Path, clock: Clock = system_clock) -> AsyncIterator[Wo
         guide=guide_of,
         vault=vault,
         audit=audit.write,
+        together=db.together,
         end_grant=GrantStore(vault, lambda: specs, system_clock).end,
         changed=changed,
         turns=Turns(clock),

@@ -6,6 +6,7 @@ value. What is foreign or unknown is not found.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,6 +73,7 @@ class UserServices:
         guide: What a slot of a server is and where to get its value; JSON values.
         vault: The users' credentials.
         audit: Writes (actor, action, subject, detail) to the audit log.
+        together: Makes what is written within into one transaction.
         end_grant: Deletes a user's authorization (user id, server) and revokes it; whether its
             issuer knows.
         changed: Makes the hub's memory follow the database before the answer goes out.
@@ -84,6 +86,7 @@ class UserServices:
     guide: Callable[[ServerSpec, str], Mapping[str, object]]
     vault: Credentials
     audit: Callable[[str, str, str, Mapping[str, str]], Awaitable[object]]
+    together: Callable[[], AbstractAsyncContextManager[None]]
     end_grant: Callable[[str, str], Awaitable[bool | None]]
     changed: Callable[[], Awaitable[object]]
     turns: Turns
@@ -176,9 +179,10 @@ class _UserApi:
         slot = settable_slot(spec, request.path_params["slot"])
         value = Secret(_value(request, await read_body(request, _BODY_LIMIT)))
         self._services.turns.take(caller.user_id)
-        await self._services.vault.put(caller, spec.name, slot, value)
         detail = {"server": spec.name, "slot": slot}
-        await self._services.audit(caller.user_id, CREDENTIAL_SET, caller.user_id, detail)
+        async with self._services.together():
+            await self._services.vault.put(caller, spec.name, slot, value)
+            await self._services.audit(caller.user_id, CREDENTIAL_SET, caller.user_id, detail)
         await self._services.changed()
         return Response(status_code=204)
 
@@ -199,8 +203,10 @@ class _UserApi:
             detail["revoked"] = str(revoked).lower()
         else:
             revoked = False
-            await self._services.vault.delete(caller, server, slot)
-        await self._services.audit(caller.user_id, CREDENTIAL_DELETED, caller.user_id, detail)
+        async with self._services.together():
+            if slot != OAUTH_SLOT:
+                await self._services.vault.delete(caller, server, slot)
+            await self._services.audit(caller.user_id, CREDENTIAL_DELETED, caller.user_id, detail)
         await self._services.changed()
         return reply({"revoked": revoked}) if slot == OAUTH_SLOT else Response(status_code=204)
 

@@ -67,16 +67,19 @@ async def apply(cli: Cli, ground: "Ground", spec: ServerSpec, result: Result, *,
     cli.confirm(question, yes=yes)
     settings = cli.settings()
     patch_server(settings.servers_file, spec.name, patch, settings.operator_env)
+    proof = None
     if shares:
         coverage = result.coverage
         note = f"{len(coverage.succeeded)} of {coverage.tools} tools, {coverage.calls} calls"
         proof = Evidence(
             CHECK, result.version, f"{CHECKED_SETTINGS}{spec.revision[:32]}", ground.clock(), note
         )
-        await ground.states.record(spec.name, proof)
-    else:
-        await ground.states.withdraw(spec.name, result.version)
     detail = {"version": result.version, "verdict": result.verdict.value}
-    await ground.audit.write(CLI, log.SERVER_CHECKED, spec.name, detail)
+    async with ground.db.together():
+        if proof is not None:
+            await ground.states.record(spec.name, proof)
+        else:
+            await ground.states.withdraw(spec.name, result.version)
+        await ground.audit.write(CLI, log.SERVER_CHECKED, spec.name, detail)
     await cli.applied()
     cli.note(f"{spec.name}: written.")

@@ -77,9 +77,10 @@ async def set_credential(
         settable_slot(spec, slot)
         principal = await ground.directory.principal_of(str(user))
         value = Secret(_value(server, slot))
-        await ground.vault.put(principal, server, slot, value)
-        detail = {"server": server, "slot": slot}
-        await ground.audit.write(CLI, CREDENTIAL_SET, principal.user_id, detail)
+        async with ground.db.together():
+            await ground.vault.put(principal, server, slot, value)
+            detail = {"server": server, "slot": slot}
+            await ground.audit.write(CLI, CREDENTIAL_SET, principal.user_id, detail)
         await cli.applied()
         cli.show(told, f"Set {slot} of {server} for {principal.user_name}.")
 
@@ -155,9 +156,10 @@ async def delete_credential(
                 raise NotFound(f"No account is connected to '{server}'.")
             told["revoked"] = ended
             detail["revoked"] = str(ended).lower()
-        else:
-            await ground.vault.delete(principal, server, slot)
-        await ground.audit.write(CLI, CREDENTIAL_DELETED, principal.user_id, detail)
+        async with ground.db.together():
+            if slot != OAUTH_SLOT:
+                await ground.vault.delete(principal, server, slot)
+            await ground.audit.write(CLI, CREDENTIAL_DELETED, principal.user_id, detail)
         await cli.applied()
         cli.show(told, f"Deleted {slot} of {server} for {principal.user_name}.{_revocation(told)}")
 

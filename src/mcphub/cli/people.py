@@ -65,8 +65,9 @@ async def add_user(
 ) -> None:
     """Add a user."""
     async with cli.ground() as ground:
-        user = await ground.directory.add_user(name, Role.ADMIN if admin else Role.USER)
-        await ground.audit.write(CLI, log.USER_CREATED, user.id, {"name": user.name})
+        async with ground.db.together():
+            user = await ground.directory.add_user(name, Role.ADMIN if admin else Role.USER)
+            await ground.audit.write(CLI, log.USER_CREATED, user.id, {"name": user.name})
         await cli.applied()
         cli.show(_user(user), f"Added {user.name} ({user.id}).")
         cli.note(f"Next: mcphub key create {quote(user.name)}")
@@ -132,8 +133,9 @@ async def set_role(
 ) -> None:
     """Make a user an administrator or an ordinary user."""
     async with cli.ground() as ground:
-        user = await ground.directory.set_role(name, role)
-        await ground.audit.write(CLI, log.USER_ROLE_SET, user.id, {"role": role.value})
+        async with ground.db.together():
+            user = await ground.directory.set_role(name, role)
+            await ground.audit.write(CLI, log.USER_ROLE_SET, user.id, {"role": role.value})
         await cli.applied()
         cli.show(_user(user), f"{user.name} is now {_article(role)}.")
 
@@ -142,8 +144,9 @@ async def disable_user(cli: Cli, name: Name) -> None:
     """Stop a user: keys stop working at once, sessions and instances are ended. Nothing is deleted."""
     async with cli.ground() as ground:
         before = await _instances(cli, (await ground.directory.user(name)).id)
-        user = await ground.directory.disable_user(name)
-        await ground.audit.write(CLI, log.USER_DISABLED, user.id, {})
+        async with ground.db.together():
+            user = await ground.directory.disable_user(name)
+            await ground.audit.write(CLI, log.USER_DISABLED, user.id, {})
         stopped = await _stopped(cli, user.id, before)
         cli.show(
             _user(user) | {"stopped_instances": stopped},
@@ -154,8 +157,9 @@ async def disable_user(cli: Cli, name: Name) -> None:
 async def enable_user(cli: Cli, name: Name) -> None:
     """Undo `disable`: the user's keys and credentials work again."""
     async with cli.ground() as ground:
-        user = await ground.directory.enable_user(name)
-        await ground.audit.write(CLI, log.USER_ENABLED, user.id, {})
+        async with ground.db.together():
+            user = await ground.directory.enable_user(name)
+            await ground.audit.write(CLI, log.USER_ENABLED, user.id, {})
         await cli.applied()
         cli.show(_user(user), f"Enabled {user.name}.")
 
@@ -182,14 +186,16 @@ async def remove_user(
             yes=yes,
         )
         before = await _instances(cli, user.id)
-        if at is None:
-            await ground.directory.disable_user(user.id)
-        else:
-            user = await ground.directory.remove_later(user.id, at)
+        async with ground.db.together():
+            if at is None:
+                await ground.directory.disable_user(user.id)
+                await ground.audit.write(CLI, log.USER_DISABLED, user.id, {})
+            else:
+                user = await ground.directory.remove_later(user.id, at)
+                detail = {"name": user.name, "at": when(at)}
+                await ground.audit.write(CLI, log.USER_REMOVAL_SET, user.id, detail)
         stopped = await _stopped(cli, user.id, before)
         if at is not None:
-            detail = {"name": user.name, "stopped_instances": str(stopped), "at": when(at)}
-            await ground.audit.write(CLI, log.USER_REMOVAL_SET, user.id, detail)
             cli.show(
                 _user(user) | {"stopped_instances": stopped},
                 f"Disabled {user.name}; {stopped} running instances were stopped. The running hub "
@@ -221,8 +227,9 @@ def _revocations(gone: Destroyed) -> str:
 async def add_group(cli: Cli, name: GroupName) -> None:
     """Add a group. Servers name the groups that may use them."""
     async with cli.ground() as ground:
-        group = await ground.directory.add_group(name)
-        await ground.audit.write(CLI, log.GROUP_CREATED, group, {})
+        async with ground.db.together():
+            group = await ground.directory.add_group(name)
+            await ground.audit.write(CLI, log.GROUP_CREATED, group, {})
         await cli.applied()
         cli.show({"name": group}, f"Added the group {group}.")
         cli.note(f"Next: mcphub group join {group} USER")
@@ -258,8 +265,9 @@ async def list_groups(cli: Cli) -> None:
 async def remove_group(cli: Cli, name: GroupName) -> None:
     """Remove a group; servers of this group are no longer visible to its members."""
     async with cli.ground() as ground:
-        await ground.directory.remove_group(name)
-        await ground.audit.write(CLI, log.GROUP_REMOVED, name, {})
+        async with ground.db.together():
+            await ground.directory.remove_group(name)
+            await ground.audit.write(CLI, log.GROUP_REMOVED, name, {})
         await cli.applied()
         cli.show({"name": name}, f"Removed the group {name}.")
 
@@ -268,9 +276,10 @@ async def join_group(cli: Cli, group: GroupName, user: Name, expires: Expires = 
     """Make a user a member of a group, for good or until a time."""
     async with cli.ground() as ground:
         until = expiry(expires, ground.clock())
-        membership = await ground.directory.join(user, group, until)
-        detail = {"group": group} | ({"until": when(until)} if until else {})
-        await ground.audit.write(CLI, log.GROUP_JOINED, membership.user_id, detail)
+        async with ground.db.together():
+            membership = await ground.directory.join(user, group, until)
+            detail = {"group": group} | ({"until": when(until)} if until else {})
+            await ground.audit.write(CLI, log.GROUP_JOINED, membership.user_id, detail)
         await cli.applied()
         cli.show(
             {"group": group, "user_id": membership.user_id, "expires_at": until},
@@ -282,8 +291,9 @@ async def leave_group(cli: Cli, group: GroupName, user: Name) -> None:
     """End a user's membership of a group, at once."""
     async with cli.ground() as ground:
         found = await ground.directory.user(user)
-        await ground.directory.leave(found.id, group)
-        await ground.audit.write(CLI, log.GROUP_LEFT, found.id, {"group": group})
+        async with ground.db.together():
+            await ground.directory.leave(found.id, group)
+            await ground.audit.write(CLI, log.GROUP_LEFT, found.id, {"group": group})
         await cli.applied()
         cli.show({"group": group, "user_id": found.id}, f"{found.name} is no longer in {group}.")
 
@@ -297,10 +307,13 @@ async def create_key(
     """Make an API key for a user. The key is shown this once and stored nowhere."""
     async with cli.ground() as ground:
         owner = await ground.directory.user(user)
-        new = await ground.directory.create_key(owner.id, label, expiry(expires, ground.clock()))
-        await ground.audit.write(
-            CLI, log.KEY_CREATED, owner.id, {"key": new.info.id, "label": new.info.label}
-        )
+        async with ground.db.together():
+            new = await ground.directory.create_key(
+                owner.id, label, expiry(expires, ground.clock())
+            )
+            await ground.audit.write(
+                CLI, log.KEY_CREATED, owner.id, {"key": new.info.id, "label": new.info.label}
+            )
         await cli.applied()
         key = new.key.reveal()
         cli.note(f"API key of {owner.name}. It is shown only now; keep it like a password.")
@@ -343,8 +356,9 @@ async def revoke_key(
 ) -> None:
     """Revoke an API key for good. It stops working at once."""
     async with cli.ground() as ground:
-        info = await ground.directory.revoke_key(key)
-        await ground.audit.write(CLI, log.KEY_REVOKED, info.user_id, {"key": info.id})
+        async with ground.db.together():
+            info = await ground.directory.revoke_key(key)
+            await ground.audit.write(CLI, log.KEY_REVOKED, info.user_id, {"key": info.id})
         await cli.applied()
         cli.show(_key(info, ""), f"Revoked {info.prefix}….")
 

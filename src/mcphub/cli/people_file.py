@@ -56,15 +56,16 @@ async def import_users(
     async with cli.ground() as ground:
         until = expiry(expires, ground.clock())
         with _new_file(keys) if keys is not None else nullcontext() as hand_out:
-            arrivals, added = await arrive(
-                ground.db,
-                ground.clock,
-                people,
-                add_groups=add_groups,
-                hand_out=hand_out,
-                expires_at=until,
-            )
-        await ground.audit.write_all(CLI, _events(arrivals, added))
+            async with ground.db.together():
+                arrivals, added = await arrive(
+                    ground.db,
+                    ground.clock,
+                    people,
+                    add_groups=add_groups,
+                    hand_out=hand_out,
+                    expires_at=until,
+                )
+                await ground.audit.write_all(CLI, _events(arrivals, added))
         await cli.applied()
     figures = {
         "added": sum(one.is_new for one in arrivals),

@@ -266,10 +266,14 @@ async def pin_server(
         cli.note(f"{name}: {before} -> {new.version} ({new.name}, {new.integrity[:27]}…)")
         if old is not None:
             cli.confirm(f"Run {new.version} instead of {before} from now on?", yes=yes)
-        await ground.states.set_pin(name, new)
-        await ground.audit.write(
-            CLI, log.SERVER_PINNED, name, {"old": before, "new": new.version, "hash": new.integrity}
-        )
+        async with ground.db.together():
+            await ground.states.set_pin(name, new)
+            await ground.audit.write(
+                CLI,
+                log.SERVER_PINNED,
+                name,
+                {"old": before, "new": new.version, "hash": new.integrity},
+            )
         await cli.applied()
         cli.show(told, f"Pinned {name} to {new.version}.")
         cli.note(f"Next: mcphub server install {name}")
@@ -341,10 +345,11 @@ async def acknowledge_server(
         if not reason.strip():
             raise InvalidInput("The reason is empty.", hint="Say what was looked at.")
         cli.confirm(f"Let all users share one process of {name} {version}?", yes=yes)
-        proof = await ground.states.acknowledge(name, version, admin.name, reason.strip())
-        await ground.audit.write(
-            CLI, log.SERVER_ACKNOWLEDGED, name, {"version": version, "by": admin.id}
-        )
+        async with ground.db.together():
+            proof = await ground.states.acknowledge(name, version, admin.name, reason.strip())
+            await ground.audit.write(
+                CLI, log.SERVER_ACKNOWLEDGED, name, {"version": version, "by": admin.id}
+            )
         await cli.applied()
         told = {
             "name": name,
@@ -375,10 +380,11 @@ async def _switch(cli: Cli, name: str, *, enabled: bool) -> None:
     word = "enable" if enabled else "disable"
     async with cli.ground() as ground:
         spec = spec_of(ground, name)
-        await ground.states.set_enabled(name, enabled)
-        await ground.audit.write(
-            CLI, log.SERVER_ENABLED if enabled else log.SERVER_DISABLED, name, {}
-        )
+        async with ground.db.together():
+            await ground.states.set_enabled(name, enabled)
+            await ground.audit.write(
+                CLI, log.SERVER_ENABLED if enabled else log.SERVER_DISABLED, name, {}
+            )
         await cli.applied()
         cli.show({"name": name, "enabled": enabled}, f"The server {name} is {word}d.")
         if enabled and not spec.enabled:
@@ -403,9 +409,10 @@ async def _install(cli: Cli, ground: "Ground", spec: ServerSpec) -> dict[str, An
                 )
             cli.note(f"{spec.name}: looking up {wanted.name}")
             pin = await ground.packages.resolve(wanted)
-            await ground.states.set_pin(spec.name, pin)
             detail = {"old": "not pinned", "new": pin.version, "hash": pin.integrity}
-            await ground.audit.write(CLI, log.SERVER_PINNED, spec.name, detail)
+            async with ground.db.together():
+                await ground.states.set_pin(spec.name, pin)
+                await ground.audit.write(CLI, log.SERVER_PINNED, spec.name, detail)
         told["version"] = pin.version
         if ground.packages.installed(pin, wanted) is not None:
             return told | {"state": "was there"}

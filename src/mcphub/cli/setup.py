@@ -56,10 +56,11 @@ async def init(
         admins = [user for user in await ground.directory.users() if user.role is Role.ADMIN]
         key = ""
         if not admins:
-            user = await ground.directory.add_user(admin, Role.ADMIN)
-            new = await ground.directory.create_key(user.id, "first key, made by init")
-            await ground.audit.write(CLI, log.USER_CREATED, user.id, {"role": "admin"})
-            await ground.audit.write(CLI, log.KEY_CREATED, user.id, {"key": new.info.id})
+            async with ground.db.together():
+                user = await ground.directory.add_user(admin, Role.ADMIN)
+                new = await ground.directory.create_key(user.id, "first key, made by init")
+                await ground.audit.write(CLI, log.USER_CREATED, user.id, {"role": "admin"})
+                await ground.audit.write(CLI, log.KEY_CREATED, user.id, {"key": new.info.id})
             key, name = new.key.reveal(), user.name
             made.append(f"administrator {user.name}")
         else:

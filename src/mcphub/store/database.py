@@ -17,6 +17,7 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -42,6 +43,14 @@ HEAD = "0005"
 """Newest migration; a contract test compares it with the files."""
 
 
+@dataclass(slots=True)
+class _Joint:
+    """A transaction that several blocks may share, once one of them has begun it."""
+
+    stack: AsyncExitStack
+    conn: AsyncConnection | None = None
+
+
 class Database:
     """The hub's database. Create with `at`, then `migrate`, finally `close`.
 
@@ -56,6 +65,7 @@ class Database:
         self._one_writer: AbstractAsyncContextManager[Any] = (
             asyncio.Lock() if self.is_sqlite else nullcontext()
         )
+        self._joint: dict[asyncio.Task[Any] | None, _Joint] = {}
 
     @classmethod
     def at(cls, url: str) -> Self:
@@ -122,8 +132,30 @@ class Database:
         Raises:
             Unavailable: The database cannot be reached.
         """
+        joint = self._joint.get(asyncio.current_task()) if self._joint else None
+        if joint is not None and joint.conn is not None:
+            yield joint.conn
+            return
         async with _connected(self._readers) as conn:
             yield conn
+
+    @asynccontextmanager
+    async def together(self) -> AsyncGenerator[None]:
+        """Make the blocks that this task writes within into one transaction: all is done, or nothing.
+
+        So a change and the audit event that tells of it are never one without the other. The transaction
+        begins with the first block that writes; blocks that read see what was written before them.
+        """
+        task = asyncio.current_task()
+        if task in self._joint:
+            yield
+            return
+        async with AsyncExitStack() as stack:
+            self._joint[task] = _Joint(stack)
+            try:
+                yield
+            finally:
+                del self._joint[task]
 
     @asynccontextmanager
     async def write(self, *, changes: bool = False) -> AsyncGenerator[AsyncConnection]:
@@ -137,9 +169,19 @@ class Database:
         Raises:
             Unavailable: The database cannot be reached or stays locked.
         """
-        async with self._one_writer, _connected(self._writers) as conn:
+        async with AsyncExitStack() as stack:
+            joint = self._joint.get(asyncio.current_task()) if self._joint else None
+            if joint is None:
+                joint = _Joint(stack)
+            if joint.conn is None:
+                joint.conn = await joint.stack.enter_async_context(self._transaction())
             if changes:
-                await conn.execute(update(meta).values(revision=meta.c.revision + 1))
+                await joint.conn.execute(update(meta).values(revision=meta.c.revision + 1))
+            yield joint.conn
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncGenerator[AsyncConnection]:
+        async with self._one_writer, _connected(self._writers) as conn:
             yield conn
 
     async def forget(self) -> None:
