@@ -135,7 +135,10 @@ class Exchange:
         """Set the answer, unread."""
         if not self.done:
             self.plain, self.done = answer, True
-            self.wake()
+            if self.on_wake is not None:
+                self.on_wake()
+            else:
+                self.wake()
 
     def move_on(self, now: float) -> None:
         """Give a call that is seen to go on its time anew, within the longest that it may take (MCP timeouts)."""
