@@ -52,7 +52,7 @@ from mcphub.gateway.sessions import Sessions
 from mcphub.gateway.shares import SHARES, Uploads
 from mcphub.gateway.states import States
 from mcphub.gateway.watching import Watches
-from mcphub.ground import ground, replaceable, take_directory
+from mcphub.ground import ground, replaceable, take_directory, the_only_hub
 from mcphub.hub import Hub
 from mcphub.ids import Clock, LateClock, system_clock
 from mcphub.listening import (
@@ -65,7 +65,6 @@ from mcphub.listening import (
     raise_open_files,
     server_of,
     tcp_listener,
-    the_only_hub,
     url_of,
 )
 from mcphub.memory import give_back, keep_large_buffers, keep_what_is_there

@@ -6,10 +6,11 @@ made when it is first used: an invalid `mcp_settings.json` must not stop the rev
 few commands need and takes long to import is imported then, too.
 """
 
+import fcntl
 import os
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from mcphub.catalog.live import LiveSettings
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.states import ServerStates
 from mcphub.catalog.toolchain import find_toolchain
-from mcphub.errors import InvalidInput
+from mcphub.errors import Conflict, InvalidInput
 from mcphub.identity.directory import Directory
 from mcphub.ids import Clock, system_clock
 from mcphub.settings import HubSettings
@@ -143,9 +144,52 @@ def replaceable(directory: Path) -> Path | None:
     return None
 
 
+@contextmanager
+def the_only_hub(folder: Path) -> Iterator[None]:
+    """Hold the directory of sockets for one hub; the kernel lets go of it however the hub ends.
+
+    Raises:
+        InvalidInput: Another hub has it, also one that is still starting or stopping.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held = os.open(folder / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInput(
+                "A hub runs in this directory already.", hint="Stop it, or use another --dir."
+            ) from None
+        yield
+    finally:
+        os.close(held)
+
+
+def hub_runs(folder: Path) -> bool:
+    """Whether a hub holds the directory of sockets now."""
+    try:
+        looked_at = os.open(folder / "hub.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(looked_at, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(looked_at)
+    return False
+
+
 @asynccontextmanager
-async def ground(settings: HubSettings, clock: Clock = system_clock) -> AsyncIterator[Ground]:
+async def ground(
+    settings: HubSettings, clock: Clock = system_clock, *, beside: bool = False
+) -> AsyncIterator[Ground]:
     """Open the store and everything on it; make database and vault key on first use.
+
+    Args:
+        settings: Of the hub.
+        clock: Of everything on it.
+        beside: It is opened by a command, beside which a hub may run.
 
     Raises:
         HubError: The database or the key cannot be used, or others may change the settings.
@@ -153,7 +197,7 @@ async def ground(settings: HubSettings, clock: Clock = system_clock) -> AsyncIte
     take_directory(settings)
     db = Database.at(settings.database_url)
     try:
-        await db.migrate()
+        await migrate(db, settings, beside=beside)
         yield Ground(
             settings=settings,
             clock=clock,
@@ -167,6 +211,24 @@ async def ground(settings: HubSettings, clock: Clock = system_clock) -> AsyncIte
         )
     finally:
         await db.close()
+
+
+async def migrate(db: Database, settings: HubSettings, *, beside: bool) -> None:
+    """Bring the database to this version.
+
+    Raises:
+        Conflict: It is older, and the hub that uses it still runs (`beside`).
+        HubError: It cannot be used.
+    """
+
+    def first() -> None:
+        if beside and hub_runs(settings.run):
+            raise Conflict(
+                "The database is that of an older MCPHub, and a hub of that version still runs.",
+                hint="Stop it first; it is brought to the new version when it starts again.",
+            )
+
+    await db.migrate(first)
 
 
 def context_keys(settings: HubSettings) -> FileKeys:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import resource
 import socket
 from collections.abc import Iterator
@@ -147,27 +145,6 @@ def tcp_listener(settings: HubSettings) -> socket.socket:
             hint="Another program has the port? Use --port, or listen.port in mcphub.toml.",
         ) from None
     return listener
-
-
-@contextlib.contextmanager
-def the_only_hub(folder: Path) -> Iterator[None]:
-    """Hold the directory of sockets for one hub; the kernel lets go of it however the hub ends.
-
-    Raises:
-        InvalidInput: Another hub has it, also one that is still starting or stopping.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    held = os.open(folder / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInput(
-                "A hub runs in this directory already.", hint="Stop it, or use another --dir."
-            ) from None
-        yield
-    finally:
-        os.close(held)
 
 
 def control_listener(path: Path) -> socket.socket:

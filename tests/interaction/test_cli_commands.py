@@ -1,5 +1,6 @@
 """The command line as real processes on a real hub directory, with and without a running hub."""
 
+import asyncio
 import csv
 import json
 import os
@@ -16,6 +17,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from alembic.command import upgrade
+
+from mcphub.ground import the_only_hub
+from mcphub.store.database import Database
+from mcphub.store.migrate import config
 
 MCPHUB = str(Path(sys.executable).parent / "mcphub")
 CANARY = "ghp_canary_value_of_anna"
@@ -446,3 +452,26 @@ def test_the_audit_log_tells_what_was_done_and_notices_a_change(hub: Hub) -> Non
         database.execute("UPDATE audit_events SET subject = 'u_other' WHERE seq = 1")
     broken = hub.run("audit", "verify")
     assert broken.returncode == 1 and "changed" in broken.stderr
+
+
+def test_an_older_database_stays_as_it_is_while_a_hub_of_its_version_runs(hub: Hub) -> None:
+    def version() -> str:
+        with closing(sqlite3.connect(hub.directory / "hub.db")) as database:
+            return database.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+
+    async def older() -> None:
+        async with Database.at(f"sqlite:///{hub.directory}/hub.db") as db, db.write() as conn:
+            await conn.run_sync(lambda connection: upgrade(config(connection), "0004"))
+
+    newest = version()
+    for file in hub.directory.glob("hub.db*"):
+        file.unlink()
+    asyncio.run(older())
+    with the_only_hub(hub.directory / "run"):
+        for command in (("user", "list"), ("user", "add", "anna"), ("doctor",)):
+            done = hub.run(*command)
+            assert done.returncode == 1
+            assert "hub of that version still runs" in done.stdout + done.stderr
+            assert version() == "0004"
+    assert hub.ask("user", "list") == []
+    assert version() == newest

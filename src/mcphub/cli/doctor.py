@@ -15,7 +15,7 @@ from mcphub.catalog.toolchain import find_toolchain
 from mcphub.cli.problems import explained
 from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import Cli, Rows, command
-from mcphub.ground import replaceable
+from mcphub.ground import migrate, replaceable
 from mcphub.ids import system_clock
 from mcphub.listening import FILES_HINT, files_wanted
 from mcphub.policy.model import RiskLevel
@@ -149,7 +149,7 @@ async def _database(cli: Cli) -> Check:
     kind = "SQLite" if settings.database_url.startswith("sqlite") else "PostgreSQL"
     db = Database.at(settings.database_url)
     try:
-        await db.migrate()
+        await migrate(db, settings, beside=True)
         found = await AuditLog(db, system_clock).verify()
     finally:
         await db.close()

@@ -150,7 +150,7 @@ async def opened(settings: HubSettings) -> "AsyncIterator[Ground]":
     """Open the services of a hub, creating database and keys when they are missing."""
     from mcphub.ground import ground  # noqa: PLC0415  a second of imports that --help can do without
 
-    async with ground(settings) as services:
+    async with ground(settings, beside=True) as services:
         yield services
 
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -110,16 +110,22 @@ class Database:
 
         return postgresql.insert(table)
 
-    async def migrate(self) -> None:
+    async def migrate(self, first: Callable[[], None] = lambda: None) -> None:
         """Bring the schema to this version's; create it in an empty database. Safe to run at once by many.
+
+        Args:
+            first: Called before the schema of an older version is changed; when it raises, nothing is done.
 
         Raises:
             InvalidInput: A newer MCPHub has written the database.
             Unavailable: The database cannot be reached.
         """
         async with self.write() as conn:
-            if await conn.run_sync(_version) == HEAD:
+            version = await conn.run_sync(_version)
+            if version == HEAD:
                 return
+            if version is not None:
+                first()
             # Alembic costs 0.1 s to import; commands on an up-to-date database never need it.
             from mcphub.store.migrate import upgrade  # noqa: PLC0415
 
