@@ -45,8 +45,8 @@ def plain(**more: object) -> dict[str, object]:
 def hub(tmp_path):
     found = HubProcess(tmp_path / "hub")
     found.init({"quiet": plain(), "online": plain(egress=["host.example"])}, ["alice", "bob"])
-    file = found.directory / "mcphub.toml"
-    file.write_text(file.read_text().replace("[limits]\n", f"[limits]\nstop_s = {STOP_S}\n"))
+    with (found.directory / "mcphub.toml").open("a") as file:
+        file.write(f"limits.stop_s = {STOP_S}\n")
     return found
 
 
