@@ -178,8 +178,7 @@ class FastLane(BoundedProtocol):
         sent = head.ways.send(self._plane, head.inbound, body)
         if sent is None:
             return False
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
+        self._unset_keepalive_if_required()
         self._deadline = 0.0
         self._sent, self._size = sent, 0
         sent.begun.exchange.on_wake = self._woken

@@ -107,18 +107,6 @@ class DataPlane:
             return False
         return self.in_flight.get(user_id, 0) < self.limits.calls_per_user
 
-    def enter_if_room(self, user_id: str, size: int) -> bool:
-        """Count a call of a user as in flight, if there is room for it; returns whether there is."""
-        count = self.in_flight.get(user_id, 0)
-        if count >= self.limits.calls_per_user:
-            return False
-        if size > SMALL:
-            if not self.held.has_room(user_id, size):
-                return False
-            self.held.add(user_id, size)
-        self.in_flight[user_id] = count + 1
-        return True
-
     def timeout_s(self, spec: ServerSpec) -> float:
         """Seconds that a call of a server may take: its own setting, else the hub's, never over the hub's maximum."""
         return min(spec.timeout_s or self.limits.call_timeout_s, self.limits.call_timeout_max_s)

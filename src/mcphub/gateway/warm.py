@@ -192,6 +192,7 @@ class Way:
         if (
             instance is None
             or instance.state is not _READY
+            or not plane.has_room(user, len(body))
             or (self.listed is not None and self._listed(plane, instance) is not self.listed)
         ):
             return None
@@ -199,13 +200,11 @@ class Way:
             session.ended or session.log_level != self.level or raw_id in session.calls
         ):
             return None
-        if not plane.enter_if_room(user, len(body)):
-            return None
         exchange = instance.upstream.fill(self.form, arguments)
         if exchange is None:
-            plane.leave(user, len(body))
             return None
         plane.pool.take(instance)
+        plane.enter(user, len(body))
         if session is not None:
             session.last_seen = exchange.started
             session.calls[raw_id] = (instance, exchange)

@@ -135,10 +135,7 @@ class Exchange:
         """Set the answer, unread."""
         if not self.done:
             self.plain, self.done = answer, True
-            if self.on_wake is not None:
-                self.on_wake()
-            else:
-                self.wake()
+            self.wake()
 
     def move_on(self, now: float) -> None:
         """Give a call that is seen to go on its time anew, within the longest that it may take (MCP timeouts)."""
