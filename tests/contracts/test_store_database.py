@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -173,6 +174,22 @@ async def test_of_blocks_together_nothing_stays_when_one_fails(db: Database) -> 
     assert await names(db) == [] and await db.revision() == before
     await insert_group(db, "three")
     assert await names(db) == ["three"]
+
+
+async def test_of_blocks_together_none_counts_when_the_error_of_one_is_kept_back(
+    db: Database,
+) -> None:
+    async def half() -> None:
+        async with db.together():
+            await insert_group(db, "one")
+            with suppress(ZeroDivisionError):
+                async with db.write() as conn:
+                    await conn.execute(insert(groups).values(name="half"))
+                    raise ZeroDivisionError
+
+    with pytest.raises(RuntimeError, match="failed"):
+        await half()
+    assert await names(db) == []
 
 
 async def test_blocks_of_another_task_are_none_of_them(db: Database) -> None:

@@ -45,10 +45,15 @@ HEAD = "0005"
 
 @dataclass(slots=True)
 class _Joint:
-    """A transaction that several blocks may share, once one of them has begun it."""
+    """A transaction that several blocks may share, once one of them has begun it.
+
+    Attributes:
+        failed: A block of it did not come to its end, so none of them may count.
+    """
 
     stack: AsyncExitStack
     conn: AsyncConnection | None = None
+    failed: bool = False
 
 
 class Database:
@@ -151,17 +156,22 @@ class Database:
 
         So a change and the audit event that tells of it are never one without the other. The transaction
         begins with the first block that writes; blocks that read see what was written before them.
+
+        Raises:
+            RuntimeError: A block failed and its error was kept back; nothing is done.
         """
         task = asyncio.current_task()
         if task in self._joint:
             yield
             return
         async with AsyncExitStack() as stack:
-            self._joint[task] = _Joint(stack)
+            joint = self._joint[task] = _Joint(stack)
             try:
                 yield
             finally:
                 del self._joint[task]
+            if joint.failed:
+                raise RuntimeError("a block of a transaction failed")
 
     @asynccontextmanager
     async def write(self, *, changes: bool = False) -> AsyncGenerator[AsyncConnection]:
@@ -181,9 +191,13 @@ class Database:
                 joint = _Joint(stack)
             if joint.conn is None:
                 joint.conn = await joint.stack.enter_async_context(self._transaction())
-            if changes:
-                await joint.conn.execute(update(meta).values(revision=meta.c.revision + 1))
-            yield joint.conn
+            try:
+                if changes:
+                    await joint.conn.execute(update(meta).values(revision=meta.c.revision + 1))
+                yield joint.conn
+            except BaseException:
+                joint.failed = True
+                raise
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncGenerator[AsyncConnection]:

@@ -14,14 +14,13 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from mcphub.wire import envelope
+from mcphub.wire import envelope, translate
 
 _FIRST: Final = re.compile(rb'\{"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15}), ?"result": ?(?=\{["}])')
 _LAST: Final = re.compile(rb'\}, ?"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15})\}')
 _LAST_SIZE: Final = 64
 _LARGE: Final = 64 * 1024
 _SECOND: Final = re.compile(rb'\{"result": ?(?=\{["}])')
-_COMPLETE: Final = "complete"
 _BULK: Final = frozenset({"content", "structuredContent"})
 """Members of a result in which nothing tells the hub anything: only those of the result itself do."""
 
@@ -46,7 +45,7 @@ class Told(msgspec.Struct, gc=False):
     @property
     def is_complete(self) -> bool:
         """Whether it is a complete result of the modern era; one that does not say so is."""
-        return self.kind is UNSET or self.kind == _COMPLETE
+        return self.kind is UNSET or self.kind == translate.COMPLETE
 
 
 _TOLD: Final = msgspec.json.Decoder(Told)
