@@ -30,6 +30,28 @@ def test_lines_of_a_cell_stay_lines_and_wide_characters_count_twice() -> None:
     ]
 
 
+def test_what_follows_a_character_of_several_code_points_stands_in_its_column() -> None:
+    thumb = "\N{THUMBS UP SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-4}"
+    assert list(table(("A", "B"), [(thumb, "x"), ("e\N{COMBINING ACUTE ACCENT}", "y")], 80)) == [
+        "A   B",
+        f"{thumb}  x",
+        "e\N{COMBINING ACUTE ACCENT}   y",
+    ]
+
+
+def test_a_tab_in_a_cell_moves_no_column() -> None:
+    assert list(table(("A", "B"), [("a\tb", "x"), ("c", "y")], 80)) == [
+        "A          B",
+        "a       b  x",
+        "c          y",
+    ]
+
+
+def test_ids_and_addresses_are_not_broken_at_their_hyphens() -> None:
+    found = list(table(("A", "B"), [("at a-long-name", "b" * 10)], 23))
+    assert found == ["A            B", "at           " + "b" * 10, "a-long-name"]
+
+
 def test_a_room_of_nothing_still_gives_every_character() -> None:
     found = "".join(table(("A", "B"), [("猫" * 20, "b" * 20)], 1))
     assert found.count("猫") == found.count("b") == 20
