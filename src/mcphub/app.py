@@ -357,7 +357,7 @@ def _oauth_services(hub: Hub) -> OAuthServices:
     flows = Flows(
         hub.connections,
         own,
-        may=lambda user: user in hub.access.active_users,
+        may=hub.access.stands,
         connected=lambda user, server, issuer: _noted(
             hub, user, CREDENTIAL_SET, user, server, issuer=issuer
         ),

@@ -171,6 +171,15 @@ class Access:
             return self._now.specs[server], verdict
         raise refusal(server, verdict)
 
+    def stands(self, permit: Permit) -> bool:
+        """Whether a permit would be given now: its key still counts, and may use the server.
+
+        For what takes longer than a call, and ends by other means than the key.
+        """
+        was = permit.principal
+        now = self._now.principals.holder_of(was.user_id, was.key_id, self._clock())
+        return now is not None and isinstance(self.verdict(now, permit.server), Permit)
+
     def permitted(self, principal: Principal, group: str = "") -> list[tuple[ServerSpec, Permit]]:
         """Return all servers that a principal may use, by name; only those of `group` when given."""
         found: list[tuple[ServerSpec, Permit]] = []

@@ -80,15 +80,26 @@ class PrincipalSnapshot:
             digest = key_digest(bearer)
         except UnicodeEncodeError:
             return None
-        known = self._principals.get(digest)
-        if known is not None and (known.valid_until is None or now < known.valid_until):
-            return known
-        return self._build(digest, now)
+        return self._current(digest, now)
+
+    def holder_of(self, user_id: str, key_id: str, now: float) -> Principal | None:
+        """Return the principal of a user's key by the key's id, or None if that counts no more."""
+        for digest in self._digests.get(user_id, ()):
+            key = self._keys.get(digest)
+            if key is not None and key.id == key_id:
+                return self._current(digest, now)
+        return None
 
     def principal_of(self, user_id: str, now: float) -> Principal | None:
         """Return the user's principal for acts of the administrator's command line (key id `local`)."""
         user = self._users.get(user_id)
         return None if user is None else self._principal(user, LOCAL_KEY_ID, None, now)
+
+    def _current(self, digest: bytes, now: float) -> Principal | None:
+        known = self._principals.get(digest)
+        if known is not None and (known.valid_until is None or now < known.valid_until):
+            return known
+        return self._build(digest, now)
 
     def _build(self, digest: bytes, now: float) -> Principal | None:
         key = self._keys.get(digest)

@@ -171,7 +171,11 @@ class Connection:
         if not await store.vault.renew(self._permit, OAUTH_SLOT, self._text, text):
             # its user connected anew or disconnected meanwhile: what is stored counts
             self._grant = None
-            self._grant, self._text = await store.stored(self._permit)
+            try:
+                self._grant, self._text = await store.stored(self._permit)
+            except MissingCredential:
+                await store.revoke(server, new)  # the issuer may not count it to what was revoked
+                raise
             return
         self._grant, self._text = new, text
 

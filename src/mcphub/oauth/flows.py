@@ -4,7 +4,9 @@ A flow belongs to the user who began it. Whoever comes back from the authorizati
 be that user (rule R15), in one of two ways: the browser has the cookie that was set when the user gave
 an API key on the hub's page; or the flow was begun over the API, and ends only when the holder of the
 same key confirms it with what this browser was handed. A link that was passed on to somebody else
-therefore never ties that person's account to the sender.
+therefore never ties that person's account to the sender. A flow ends as its key would: when that is
+revoked, or its user may not use the server any more, nothing is connected, and tokens that came
+meanwhile are revoked.
 
 Flows are in memory: after a restart of the hub a user starts again.
 Sources: OAuth 2.1 §4.1, RFC 7636, RFC 8707, RFC 9207, MCP basic/authorization.
@@ -21,7 +23,7 @@ from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 from mcphub.catalog.spec import ServerSpec
-from mcphub.errors import InvalidInput, LimitExceeded, MissingCredential, NotFound
+from mcphub.errors import HubError, InvalidInput, LimitExceeded, MissingCredential, NotFound
 from mcphub.oauth import grants
 from mcphub.oauth.clients import Client, OwnAddress, client_for
 from mcphub.oauth.connections import Connections
@@ -102,7 +104,7 @@ class Flows:
     Args:
         connections: What a flow ends in.
         own: Where the hub is.
-        may: Whether a user (by opaque id) may still connect.
+        may: Whether what a flow was begun with would be permitted now.
         connected: Told (user id, server, issuer) of each grant that was stored.
     """
 
@@ -110,7 +112,7 @@ class Flows:
         self,
         connections: Connections,
         own: Callable[[], OwnAddress],
-        may: Callable[[str], bool],
+        may: Callable[[Permit], bool],
         connected: Callable[[str, str, str], Awaitable[object]],
     ) -> None:
         self._connections, self.own, self._may, self._connected = connections, own, may, connected
@@ -239,13 +241,19 @@ class Flows:
     async def _finish(self, flow: Flow) -> None:
         store = self._connections.store
         assert flow.code is not None
-        if not self._may(flow.user_id) or store.spec(flow.server) is None:
+        if not self._may(flow.permit) or store.spec(flow.server) is None:
             raise _unknown()
         secret = store.secret(flow.server, flow.grant.client)
         grant = await grants.exchanged(
             store.fetcher(flow.server), flow.grant, flow.code, flow.verifier, secret, self._clock()
         )
-        await store.vault.put(flow.permit.principal, flow.server, OAUTH_SLOT, grant.sealed())
+        try:
+            if not self._may(flow.permit):
+                raise _unknown()
+            await store.vault.put(flow.permit.principal, flow.server, OAUTH_SLOT, grant.sealed())
+        except HubError:  # nobody has the tokens, so nobody could revoke them later
+            await store.revoke(flow.server, grant)
+            raise
         self._connections.satisfied(flow.user_id, flow.server)
         await self._connected(flow.user_id, flow.server, grant.issuer)
 

@@ -100,8 +100,10 @@ class GrantStore:
         if text is None:
             return None
         grant = Grant.opened(text)
-        if grant is None:
-            return False
+        return grant is not None and await self.revoke(server, grant)
+
+    async def revoke(self, server: str, grant: Grant) -> bool:
+        """Tell a grant's issuer that it is over; whether the issuer says that it knows."""
         try:
             async with asyncio.timeout(_REVOKE_S):
                 secret = self.secret(server, grant.client)

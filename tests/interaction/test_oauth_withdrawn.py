@@ -1,0 +1,123 @@
+"""What ends while an account is being connected: the key, the membership, the user, the authorization.
+
+Nothing is connected then, and no token stays alive that nobody holds; the other user's flow goes on.
+"""
+
+import asyncio
+
+import httpx2
+import pytest
+
+from mcphub.offboarding import destroy
+from mcphub.secret import OAUTH_SLOT
+from tests.interaction.accounts import REMOTE, Browser, connect, protected
+from tests.interaction.clients import connected, raw_client, request, text_of
+from tests.polling import until
+
+pytestmark = pytest.mark.anyio
+CALL = request("tools/call", {"name": "recall", "arguments": {}})
+
+
+@pytest.fixture
+async def hub(hub_of, server):
+    """A server of one group, which both users are members of."""
+    users = {"alice": ["team"], "bob": ["team"]}
+    async with hub_of({REMOTE: protected(server, groups=["team"])}, users) as found:
+        yield found
+
+
+async def revoke_key(hub):
+    directory = hub.hub.ground.directory
+    (key,) = await directory.keys((await directory.user("alice")).id)
+    await directory.revoke_key(key.id)
+
+
+async def leave_the_group(hub):
+    await hub.hub.ground.directory.leave("alice", "team")
+
+
+async def disable(hub):
+    await hub.hub.ground.directory.disable_user("alice")
+
+
+async def remove(hub):
+    await disable(hub)
+    await hub.hub.refresh()
+    alice = await hub.hub.ground.directory.user("alice")
+    await destroy(hub.hub.ground, alice.id, actor="test", stopped=0)
+
+
+WAYS = [revoke_key, leave_the_group, disable, remove]
+
+
+def alive(server, account):
+    """Every token of an account that its issuer still takes."""
+    authority = server.authority
+    return [
+        token
+        for kept in (authority.access, authority.refresh)
+        for token, grant in kept.items()
+        if grant["account"] == account
+    ]
+
+
+async def granted(hub):
+    """How many authorizations the hub keeps."""
+    states = await hub.hub.ground.vault.states()
+    found = [theirs[REMOTE] for theirs in states.values() if REMOTE in theirs]
+    return sum(OAUTH_SLOT in state.slots for state in found)
+
+
+@pytest.mark.parametrize("withdraw", WAYS)
+async def test_a_flow_ends_with_what_it_was_begun_with(hub, server, withdraw):
+    async with Browser("mallory@example") as stranger, Browser("bob@example") as bobs:
+        back = await stranger.log_in(await stranger.page(hub, "alice"))
+        bobs_way = await bobs.log_in(await bobs.page(hub, "bob"))
+        await withdraw(hub)
+        await hub.hub.refresh()
+        assert (await stranger.http.get(back)).status_code == 404
+        assert server.authority.token_requests == []
+        assert await granted(hub) == 0
+        assert (await bobs.http.get(bobs_way)).status_code == 200
+    async with connected(hub, "bob", REMOTE) as bob:
+        assert await text_of(bob, "recall") == "you are bob@example"
+
+
+@pytest.mark.parametrize("withdraw", WAYS)
+async def test_tokens_that_come_too_late_are_kept_by_nobody_and_revoked(hub, server, withdraw):
+    async with Browser("alice@example") as browser:
+        back = await browser.log_in(await browser.page(hub, "alice"))
+        server.authority.hold = asyncio.Event()
+        ends = asyncio.create_task(browser.http.get(back))
+        await until(lambda: server.authority.token_requests)
+        await withdraw(hub)
+        await hub.hub.refresh()
+        server.authority.hold.set()
+        assert (await ends).status_code == 404
+    assert len(server.authority.revocations) == 1
+    assert not alive(server, "alice@example")
+    assert await granted(hub) == 0
+
+
+async def test_what_a_refresh_gives_after_the_authorization_was_deleted_is_revoked(hub, server):
+    for user in ("alice", "bob"):
+        assert (await connect(hub, user)).status_code == 204
+    authority, end = server.authority, server.authority.end
+    authority.end = lambda _token: None  # it has rotated that one by now: there is nothing to end
+    authority.hold = asyncio.Event()
+    async with raw_client(hub, "alice", REMOTE) as alice:
+        await alice.open()
+        for token in authority.of("alice@example"):
+            del authority.access[token]
+        call = asyncio.create_task(alice.post(CALL))
+        await until(lambda: [f for f in authority.token_requests if "refresh_token" in f])
+        async with httpx2.AsyncClient() as http:
+            place = f"{hub.url}/api/me/credentials/{REMOTE}/{OAUTH_SLOT}"
+            gone = await http.delete(place, headers=hub.headers("alice"))
+            assert gone.json() == {"revoked": True}
+        authority.end = end
+        authority.hold.set()
+        await call
+    assert len(authority.revocations) == 2
+    assert not alive(server, "alice@example")
+    assert alive(server, "bob@example")
