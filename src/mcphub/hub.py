@@ -19,7 +19,7 @@ from mcphub.catalog.settings_file import LoadedSettings
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, NotFound
 from mcphub.gateway.access import Access
-from mcphub.gateway.catalogs import Catalogs
+from mcphub.gateway.catalogs import TOOLS, Catalogs
 from mcphub.gateway.listen import LIST_CHANGED, Outlets
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.sessions import Sessions
@@ -190,6 +190,11 @@ class Hub:
     def stderr(self, instance_id: str) -> list[str]:
         """Return an instance's last lines on stderr, redacted."""
         return self._instance(instance_id).stderr()
+
+    def tools(self, instance_id: str) -> list[str] | None:
+        """Return the names of the tools that an instance itself listed; None when it was not asked."""
+        own = self.catalogs.own(self._instance(instance_id), TOOLS)
+        return None if own is None else [item.name for item in own]
 
     def notified(self, instance: Instance, message: Message) -> None:
         """Take what a server sent outside a call."""

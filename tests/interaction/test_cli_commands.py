@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,58 @@ def test_a_server_that_cannot_be_listed_is_named_with_the_reason(hub: Hub, serve
     entries = SETTINGS["mcpServers"] | {"dead": dead}
     (hub.directory / "mcp_settings.json").write_text(json.dumps({"mcpServers": entries}))
     key = hub.ask("key", "create", "admin")["key"]
+    deadline, missing = time.monotonic() + 60, {}
+    while "dead" not in missing:
+        assert time.monotonic() < deadline, missing
+        time.sleep(0.2)  # until the hub has seen the edit
+        missing = (
+            _modern(f"{served}/mcp", key, "tools/list", {})
+            .get("_meta", {})
+            .get("dev.mcphub/unavailable", {})
+        )
+    servers = {entry["name"]: entry for entry in hub.ask("server", "list")}
+    assert servers["dead"]["unavailable"] and servers["github"]["unavailable"] == []
+    listed = hub.run("server", "list")
+    assert "not listed" in listed.stdout and "dead cannot be listed" in listed.stderr
+    assert "dead cannot be listed for admin" in hub.run("instances").stderr
+
+
+def test_explain_knows_which_tools_a_server_has_and_says_where_it_does_not(
+    hub: Hub, served: str
+) -> None:
+    needs = hub.ask("explain", "admin", "github", "create_issue")["steps"][-1]
+    assert (needs["rule"], "own credentials" in needs["finding"]) == ("tool", True)
+    server = Path(__file__).parent.parent / "servers" / "plain.py"
+    plain = {"command": sys.executable, "args": [str(server)], "groups": ["everyone"],
+             "sandbox": {"readable": [str(server)]}, "tools": {"deny": ["crash"]}}  # fmt: skip
+    (hub.directory / "mcp_settings.json").write_text(json.dumps({"mcpServers": {"plain": plain}}))
+    keys = {}
+    for name in ("anna", "ben"):
+        hub.ask("user", "add", name)
+        keys[name] = hub.ask("key", "create", name)["key"]
+    _until(lambda: "has no tool" in hub.run("explain", "anna", "plain", "ecko").stderr)
+    near = hub.run("explain", "anna", "plain", "ecko")
+    assert (near.returncode, "Did you mean 'echo'?" in near.stderr) == (1, True)
+    assert "It has: ask, cancelled" in hub.run("explain", "anna", "plain", "zzzzzz").stderr
+    echo, crash = (hub.ask("explain", "anna", "plain", name) for name in ("echo", "crash"))
+    assert (echo["allowed"], crash["allowed"]) == (True, False)
+    assert "tool" not in {step["rule"] for step in echo["steps"]}
+    # a tool that anna's own instance has since her call is hers alone
+    for name, params in (("tools/call", {"name": "change"}), ("tools/list", {})):
+        _modern(f"{served}/mcp/plain", keys["anna"], name, params)
+    assert hub.ask("explain", "anna", "plain", "new_tool")["allowed"]
+    _modern(f"{served}/mcp/plain", keys["ben"], "tools/call", {"name": "recall", "arguments": {}})
+    assert "has no tool 'new_tool'" in hub.run("explain", "ben", "plain", "new_tool").stderr
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+
+
+def _modern(url: str, key: str, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of one request of the modern era."""
     version = "2026-07-28"
     meta = {
         "io.modelcontextprotocol/protocolVersion": version,
@@ -120,20 +172,10 @@ def test_a_server_that_cannot_be_listed_is_named_with_the_reason(hub: Hub, serve
     }
     headers = {
         "Authorization": f"Bearer {key}", "Accept": "application/json, text/event-stream",
-        "MCP-Protocol-Version": version, "Mcp-Method": "tools/list",
-    }  # fmt: skip
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
-    deadline, missing = time.monotonic() + 60, {}
-    while "dead" not in missing:
-        assert time.monotonic() < deadline, missing
-        time.sleep(0.2)  # until the hub has seen the edit
-        result = httpx2.post(f"{served}/mcp", json=body, headers=headers, timeout=30).json()
-        missing = result["result"].get("_meta", {}).get("dev.mcphub/unavailable", {})
-    servers = {entry["name"]: entry for entry in hub.ask("server", "list")}
-    assert servers["dead"]["unavailable"] and servers["github"]["unavailable"] == []
-    listed = hub.run("server", "list")
-    assert "not listed" in listed.stdout and "dead cannot be listed" in listed.stderr
-    assert "dead cannot be listed for admin" in hub.run("instances").stderr
+        "MCP-Protocol-Version": version, "Mcp-Method": method,
+    } | ({"Mcp-Name": params["name"]} if "name" in params else {})  # fmt: skip
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params | {"_meta": meta}}
+    return httpx2.post(url, json=body, headers=headers, timeout=30).json()["result"]
 
 
 def test_users_groups_and_keys_have_a_whole_life(hub: Hub) -> None:
@@ -296,6 +338,8 @@ def test_servers_are_added_shown_explained_and_switched(hub: Hub) -> None:
     hub.ask("server", "disable", "tool")
     assert hub.ask("explain", "anna", "tool")["rule"] == "server-disabled"
     hub.ask("server", "enable", "tool")
+    not_yet = hub.ask("explain", "anna", "tool", "get_time")["steps"][-1]
+    assert (not_yet["rule"], "mcphub serve" in not_yet["finding"]) == ("tool", True)
     assert hub.ask("explain", "anna", "github")["rule"] == "not-in-group"
     assert hub.ask("explain", "admin", "github")["allowed"]
     typed = hub.run("server", "add", "typo", "--group", "evryone", "--", "/bin/true")

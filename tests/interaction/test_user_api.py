@@ -254,6 +254,9 @@ class SmallHub:
             raise RuntimeError(CANARY)
         return [f"line of {instance_id}"]
 
+    def tools(self, instance_id: str) -> list[str] | None:
+        return ["add"] if instance_id == "i_1" else None
+
 
 async def test_the_control_api_steers_a_running_hub() -> None:
     hub = SmallHub()
@@ -274,6 +277,8 @@ async def test_the_control_api_steers_a_running_hub() -> None:
             },
         )
         assert await ask("GET", "/instances/i_1/stderr") == (200, {"lines": ["line of i_1"]})
+        assert await ask("GET", "/instances/i_1/tools") == (200, {"tools": ["add"]})
+        assert await ask("GET", "/instances/i_2/tools") == (200, {"tools": None})
         assert await ask("DELETE", "/instances/i_1") == (204, None)
         missing = (404, {"code": "not_found", "message": "There is no such instance.",
                          "hint": "See `mcphub instances`."})  # fmt: skip

@@ -55,6 +55,14 @@ class Control(Protocol):
         """
         ...
 
+    def tools(self, instance_id: str) -> list[str] | None:
+        """Return the names of the tools that an instance itself listed; None when it was not asked.
+
+        Raises:
+            NotFound: No such instance.
+        """
+        ...
+
 
 def control_app(control: Control) -> Starlette:
     """Return the ASGI app for the control socket."""
@@ -68,6 +76,9 @@ def control_app(control: Control) -> Starlette:
     async def stderr(request: Request) -> Response:
         return reply({"lines": control.stderr(request.path_params["id"])})
 
+    async def tools(request: Request) -> Response:
+        return reply({"tools": control.tools(request.path_params["id"])})
+
     async def stop(request: Request) -> Response:
         await control.stop_instance(request.path_params["id"])
         return Response(status_code=204)
@@ -80,6 +91,7 @@ def control_app(control: Control) -> Starlette:
             Route("/status", guarded(status), methods=["GET"]),
             Route("/instances", guarded(instances), methods=["GET"]),
             Route("/instances/{id}/stderr", guarded(stderr), methods=["GET"]),
+            Route("/instances/{id}/tools", guarded(tools), methods=["GET"]),
             Route("/instances/{id}", guarded(stop), methods=["DELETE"]),
             Route("/refresh", guarded(refresh), methods=["POST"]),
         ]

@@ -8,6 +8,11 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import InvalidInput
 
 
+def kept_as(spec: ServerSpec, version: str) -> str:
+    """Return what a server's catalog and dialect are kept under: its exact version and its settings."""
+    return f"{version}+{spec.revision[:16]}"
+
+
 def exact_version(spec: ServerSpec, pin: Pin | None) -> str:
     """Return the pinned package's version, a digest of any other command, or "" while unknown.
 

@@ -10,13 +10,14 @@ import typer
 
 from mcphub.audit.records import RequestRecord
 from mcphub.audit.requests import Seen
+from mcphub.cli.offers import check_offered, offered_tools
 from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import CLI, Cli, Rows, command, default
 from mcphub.cli.values import clean, seconds, when
 from mcphub.cli.verdicts import facts_of, host_facts
 from mcphub.policy.decide import decide
 from mcphub.policy.decide import explain as explain_decision
-from mcphub.policy.model import Denial
+from mcphub.policy.model import Denial, Step
 
 _POLL_S = 0.5
 
@@ -49,15 +50,24 @@ async def explain(
     server: Annotated[str, typer.Argument(metavar="SERVER")],
     tool: Annotated[str | None, typer.Argument(metavar="[TOOL]")] = None,
 ) -> None:
-    """Tell rule by rule whether a user may use a server (and a tool of it), and how it is isolated."""
+    """Tell rule by rule whether a user may use a server (and a tool of it), and how it is isolated.
+
+    Fails when the server has no such tool. Where its tools are not known yet, a step says so.
+    """
     async with cli.ground() as ground:
         spec = spec_of(ground, server)
         principal = await ground.directory.principal_of(user)
-        facts = facts_of(spec, (await ground.states.all()).get(server))
+        state = (await ground.states.all()).get(server)
+        facts = facts_of(spec, state)
         host = await host_facts(cli)
-    verdict = decide(principal, facts, host)
-    steps = explain_decision(principal, facts, host, tool)
-    denied = isinstance(verdict, Denial)
+        verdict = decide(principal, facts, host)
+        steps = explain_decision(principal, facts, host, tool)
+        denied = isinstance(verdict, Denial)
+        if tool is not None and not denied:
+            offered = await offered_tools(cli, ground, spec, state, principal)
+            check_offered(spec, offered, tool)
+            if offered.names is None:
+                steps.append(Step("tool", offered.why_unknown, "not checked"))
     data = {
         "user": principal.user_name,
         "server": server,

@@ -16,6 +16,7 @@ import structlog
 
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerStates, StoredCatalog
+from mcphub.catalog.versions import kept_as
 from mcphub.errors import HubError, Unavailable, UpstreamFailed
 from mcphub.ids import Clock
 from mcphub.policy.model import Transport
@@ -212,7 +213,7 @@ class Catalogs:
     def listed(self, spec: ServerSpec, instance: Instance | None, kind: Kind) -> tuple[Item, ...]:
         """Return what is known of a list without asking: the instance's own, else the neutral one."""
         if instance is not None:
-            own = self._own.get((instance.id, kind.method))
+            own = self.own(instance, kind)
             if own is not None:
                 return own
             # of an earlier instance: a call that needs headers must not ask for the list
@@ -221,6 +222,10 @@ class Catalogs:
                 return before[1]
         offer = self.known(spec)
         return offer.lists.get(kind.method, ()) if offer is not None else ()
+
+    def own(self, instance: Instance, kind: Kind) -> tuple[Item, ...] | None:
+        """Return a list as an instance gave it, or None when it was not asked."""
+        return self._own.get((instance.id, kind.method))
 
     async def items(
         self, instance: Instance, kind: Kind, *, tell: Tell | None, owned: bool
@@ -236,7 +241,7 @@ class Catalogs:
         """
         if tell is not None and not owned:
             return await read_list(instance.upstream, kind, tell)
-        known = self._own.get((instance.id, kind.method))
+        known = self.own(instance, kind)
         if known is None:
             known = await read_list(instance.upstream, kind, tell)
             self._own[(instance.id, kind.method)] = known
@@ -267,7 +272,7 @@ class Catalogs:
 
     async def _load(self, spec: ServerSpec) -> Offer:
         version = await self._launcher.version(spec)
-        key = f"{version}+{spec.revision[:16]}"
+        key = kept_as(spec, version)
         stored = await self._states.catalog(spec.name, key)
         if stored is None or (stored.per_user and self._clock() - stored.at > _AGAIN_S):
             # nobody's instance may have failed for a reason that is gone: a busy machine, an older SDK

@@ -15,6 +15,7 @@ import structlog
 
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerStates
+from mcphub.catalog.versions import kept_as
 from mcphub.errors import HubError
 from mcphub.spawn.launching import SHARED
 from mcphub.wire.codes import Dialect
@@ -126,4 +127,4 @@ class Dialects:
             _log.warning("store.unavailable", error=str(error))
 
     async def _key(self, spec: ServerSpec) -> tuple[str, str]:
-        return spec.name, f"{await self._versions.version(spec)}+{spec.revision[:16]}"
+        return spec.name, kept_as(spec, await self._versions.version(spec))
