@@ -3,9 +3,11 @@
 The whole file is read and looked at before anything is changed, and all of it is done or nothing.
 """
 
+import codecs
 import csv
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,6 +25,8 @@ from mcphub.policy.model import EVERYONE, Role
 
 EXAMPLE: Final = "mcphub user import people.csv --keys keys.csv"
 _COLUMNS: Final = ("name", "groups", "role")
+_SEPARATORS: Final = {",": "comma", ";": "semicolon", "\t": "tab"}
+_SEPARATOR_LINE: Final = re.compile(r"sep=([,;\t])(?:\r\n|\r|\n)", re.IGNORECASE)
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _MOST_NAMED: Final = 5
 
@@ -46,13 +50,14 @@ async def import_users(
 ) -> None:
     """Add many users, with groups and keys, from a CSV file with a heading.
 
-    Columns: name; groups, separated by spaces or semicolons; role, user or admin. Users who are there
-    join the groups of their row and are otherwise left as they are; nobody leaves a group. All of it
-    is done or nothing.
+    Columns: name; groups, separated by spaces, commas or semicolons; role, user or admin. The cells of
+    a row are separated by commas, semicolons or tabs, whichever the heading has. Users who are there
+    join the groups of their row and are otherwise left as they are; nobody leaves a group. All of it is
+    done or nothing.
     """
     from mcphub.identity.arrivals import arrive  # noqa: PLC0415  --help can do without the database
 
-    people = rows(_text(file))
+    people = rows(text_of(file))
     async with cli.ground() as ground:
         until = expiry(expires, ground.clock())
         with _new_file(keys) if keys is not None else nullcontext() as hand_out:
@@ -97,48 +102,127 @@ def _events(arrivals: list[Arrival], added: list[str]) -> Iterator[tuple[str, st
 def rows(text: str) -> list[Person]:
     """Return the rows of a CSV table.
 
+    Cells are separated by commas, semicolons or tabs, whichever makes known columns of the heading. A first
+    line such as `sep=;`, as spreadsheets write it, is understood; rows without any text are left out.
+
     Raises:
-        InvalidInput: It has no such columns, or a row cannot be used; the text names its line.
+        InvalidInput: It has no such columns, or a row cannot be used; the text names the line where it begins.
     """
-    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    heading = [(column or "").strip().lower() for column in table.fieldnames or ()]
-    strange = [column for column in heading if column not in _COLUMNS]
-    if "name" not in heading or strange or len(set(heading)) < len(heading):
-        what = f"It has {_some(strange)}." if strange else "It has to have `name`."
+    named = _SEPARATOR_LINE.match(text)
+    text = text[named.end() :] if named else text
+    separator = named.group(1) if named else _separator(text)
+    found: dict[str, Person] = {}
+    heading: list[str] = []
+    for number, row in _records(text, separator):
+        line = number + bool(named)
+        if not any(row):
+            continue
+        if not heading:
+            heading = _heading(row)
+            continue
+        person = _person(line, _cells(line, row, heading, separator))
+        if person.name in found:
+            raise InvalidInput(
+                f"Line {line} names {person.name!r} again.",
+                hint="Put all groups of a user into one line.",
+            )
+        found[person.name] = person
+    if not heading:
+        _heading([])
+    return list(found.values())
+
+
+def _separator(text: str) -> str:
+    """Return what separates the cells of the heading: what makes most known columns of it."""
+
+    def known(separator: str) -> int:
+        try:
+            first = next((row for _, row in _records(text, separator) if row), [])
+        except InvalidInput:
+            return 0
+        return sum(cell.strip().lower() in _COLUMNS for cell in first)
+
+    return max(_SEPARATORS, key=known)
+
+
+def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows with the number of the line where each begins.
+
+    Raises:
+        InvalidInput: A quote is not closed, or stands in the middle of a cell.
+    """
+    table = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+    while True:
+        line = table.line_num + 1
+        try:
+            row = next(table, None)
+        except csv.Error as error:
+            raise InvalidInput(
+                f"The row that begins in line {line} is no CSV: {error}.",
+                hint='A cell with quotes in it is written "like ""this""".',
+            ) from None
+        if row is None:
+            return
+        yield line, row
+
+
+def _heading(row: list[str]) -> list[str]:
+    columns = [cell.strip().lower() for cell in row]
+    while columns and not columns[-1]:  # spreadsheets keep columns that were emptied
+        columns.pop()
+    strange = [column for column in columns if column not in _COLUMNS]
+    if "name" not in columns or strange or len(set(columns)) < len(columns):
+        what = (
+            f"It has {_some(strange)}."
+            if strange
+            else "A column is there twice."
+            if "name" in columns
+            else "It has to have `name`."
+        )
         raise InvalidInput(
             f"The heading of the table cannot be used. {what}",
             hint="The first line names the columns: name,groups,role (the last two may be missing).",
         )
-    table.fieldnames = heading
-    found: dict[str, Person] = {}
+    return columns
+
+
+def _cells(line: int, row: list[str], heading: list[str], separator: str) -> dict[str, str]:
+    while len(row) > len(heading) and not row[-1]:
+        row.pop()
+    if len(row) != len(heading):
+        word = _SEPARATORS[separator]
+        raise InvalidInput(
+            f"Line {line} has another number of cells than the heading: {len(row)} and not "
+            f"{len(heading)}.",
+            hint=f"Cells of this table are separated by {word}s; one with a {word} in it is put in "
+            "quotes.",
+        )
+    return {column: cell.strip() for column, cell in zip(heading, row, strict=True)}
+
+
+def _person(line: int, cells: dict[str, str]) -> Person:
     try:
-        for row in table:
-            line = table.line_num
-            if None in row or None in row.values():
-                raise InvalidInput(f"Line {line} has another number of cells than the heading.")
-            cells = {column: cell.strip() for column, cell in row.items()}
-            try:
-                name = checked_user_name(cells["name"])
-                groups = cells.get("groups", "").replace(";", " ").split()
-                wanted = dict.fromkeys(checked_group_name(one) for one in groups if one != EVERYONE)
-                role = Role(cells["role"].lower()) if cells.get("role") else None
-            except HubError as error:
-                raise InvalidInput(f"Line {line}: {error.message}", hint=error.hint) from None
-            except ValueError:
-                raise InvalidInput(f"Line {line}: a role is user or admin.") from None
-            if name in found:
-                raise InvalidInput(f"Line {line} names {name!r} again.")
-            found[name] = Person(name, tuple(wanted), role)
-    except csv.Error as error:
-        raise InvalidInput(f"Line {table.line_num} is no CSV: {error}.") from None
-    return list(found.values())
+        name = checked_user_name(cells["name"])
+        groups = re.split(r"[\s;,]+", cells.get("groups", ""))
+        wanted = dict.fromkeys(
+            checked_group_name(one) for one in groups if one not in {"", EVERYONE}
+        )
+        role = Role(cells["role"].lower()) if cells.get("role") else None
+    except HubError as error:
+        raise InvalidInput(f"Line {line}: {error.message}", hint=error.hint) from None
+    except ValueError:
+        raise InvalidInput(
+            f"Line {line}: a role is user or admin.",
+            hint="Leave the cell empty for an ordinary user.",
+        ) from None
+    return Person(name, tuple(wanted), role)
 
 
-def _text(file: str) -> str:
-    """Return the text of the file.
+def text_of(file: str) -> str:
+    """Return the text of the file: UTF-8, or UTF-16 that says so, as spreadsheets write "Unicode text".
 
     Raises:
-        InvalidInput: It cannot be read, is no UTF-8 text, or is too large.
+        InvalidInput: It cannot be read, is no such text, or is too large.
     """
     try:
         if file == "-":
@@ -146,13 +230,20 @@ def _text(file: str) -> str:
         else:
             with Path(file).open("rb") as source:
                 data = source.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise InvalidInput(f"The table is larger than {_MAX_BYTES} bytes.")
-        return data.decode("utf-8-sig")
     except OSError as error:
         raise InvalidInput(f"{file} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise InvalidInput("The table is no UTF-8 text.", hint="Save it as CSV, UTF-8.") from None
+    if len(data) > _MAX_BYTES:
+        raise InvalidInput(f"The table is larger than {_MAX_BYTES} bytes.")
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidInput(
+            f"Line {line} of the table is no UTF-8 text.",
+            hint='Save it as "CSV UTF-8" in the spreadsheet, or convert it: '
+            "iconv -f WINDOWS-1252 -t UTF-8 FILE",
+        ) from None
 
 
 @contextmanager
