@@ -28,7 +28,7 @@ from mcphub.ids import Clock, system_clock
 from mcphub.settings import HubSettings
 from mcphub.store.database import Database
 from mcphub.vault.keys import CommandKeys, EnvironmentKeys, FileKeys, KeyProvider, KeyRing
-from mcphub.vault.vault import Vault
+from mcphub.vault.vault import Vault, is_empty
 
 if TYPE_CHECKING:
     from mcphub.oauth.keeping import GrantStore
@@ -198,12 +198,13 @@ async def ground(
     db = Database.at(settings.database_url)
     try:
         await migrate(db, settings, beside=beside)
+        keys = key_provider(settings, make=await is_empty(db))
         yield Ground(
             settings=settings,
             clock=clock,
             db=db,
             directory=Directory(db, clock),
-            vault=Vault(db, KeyRing.load(key_provider(settings)), clock),
+            vault=Vault(db, KeyRing.load(keys), clock),
             states=ServerStates(db, clock),
             requests=RequestLog(db),
             audit=AuditLog(db, clock),
@@ -237,8 +238,12 @@ def context_keys(settings: HubSettings) -> FileKeys:
     return FileKeys(settings.context_key_file, "the user context")
 
 
-def key_provider(settings: HubSettings) -> KeyProvider:
+def key_provider(settings: HubSettings, *, make: bool = False) -> KeyProvider:
     """Return where the vault's keys come from.
+
+    Args:
+        settings: Of the hub.
+        make: Whether a key file that is not there is made.
 
     Raises:
         InvalidInput: The environment variable that should hold them is not set.
@@ -255,4 +260,4 @@ def key_provider(settings: HubSettings) -> KeyProvider:
             )
         return EnvironmentKeys(value)
     settings.key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return FileKeys(settings.key_file)
+    return FileKeys(settings.key_file, make=make)

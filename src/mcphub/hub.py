@@ -7,6 +7,7 @@ more, catalogs learned ahead of the first caller.
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -249,27 +250,57 @@ class Hub:
         self.tasks.start("store.watch", self.watch())
 
     async def watch(self) -> None:
-        """Follow the database's revision, so that a change by another process counts within a second."""
-        polls = 0
+        """Follow the database's revision, so that a change by another process counts within a second.
+
+        Whatever fails is tried again with the next look, and keeps nothing else from being looked at: a
+        revocation has to count also while something else is out of order.
+        """
+        polls, told = 0, dict[str, str]()
         while True:
             await asyncio.sleep(_POLL_S)
             polls += 1
-            try:
-                keys_changed = self.ground.signer.refresh()
-                if keys_changed or await self.ground.db.revision() != self.revision:
-                    await self.refresh()
-                self.outlets.recheck()
-                self.sessions.sweep()
-                self.plane.parked.sweep(self.pool.now())
-                if polls % _SLOW_POLLS == 0:
-                    await self._note_keys()
-                if polls % _EGRESS_POLLS == 0:
-                    await self.note_egress()
-                if polls % _DUE_POLLS == 0:
-                    self._drain_what_is_over()  # a membership may have expired
-                    await self._remove_who_is_due()
-            except HubError as error:
-                _log.warning("store.unavailable", error=str(error))
+            for step in self._looks(polls):
+                name, problem = step.__name__.strip("_"), ""
+                try:
+                    await step()
+                except HubError as error:
+                    problem = str(error)
+                except Exception as error:  # noqa: BLE001  the next look must come
+                    problem = type(error).__name__
+                    if told.get(name) != problem:
+                        _log.exception("watch.failed", step=name)
+                if problem and told.get(name) != problem:
+                    _log.warning("watch.problem", step=name, error=problem)
+                told[name] = problem
+
+    def _looks(self, polls: int) -> Iterator[Callable[[], Awaitable[None]]]:
+        """Yield what is looked at this time, what others' rights hang on first."""
+        yield self._follow_database
+        yield self._follow_signing_keys
+        yield self._end_what_is_idle
+        if polls % _SLOW_POLLS == 0:
+            yield self._note_keys
+        if polls % _EGRESS_POLLS == 0:
+            yield self.note_egress
+        if polls % _DUE_POLLS == 0:
+            yield self._drain_expired
+            yield self._remove_who_is_due
+
+    async def _follow_database(self) -> None:
+        if await self.ground.db.revision() != self.revision:
+            await self.refresh()
+
+    async def _follow_signing_keys(self) -> None:
+        if self.ground.signer.refresh():
+            await self.refresh()
+
+    async def _end_what_is_idle(self) -> None:
+        self.outlets.recheck()
+        self.sessions.sweep()
+        self.plane.parked.sweep(self.pool.now())
+
+    async def _drain_expired(self) -> None:
+        self._drain_what_is_over()  # a membership may have expired
 
     async def warm(self) -> None:
         """Install packages and learn catalogs ahead of the first caller; failures wait for the caller."""

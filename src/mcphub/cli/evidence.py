@@ -11,7 +11,7 @@ from mcphub.cli.shell import Cli, Rows, command
 from mcphub.cli.values import when
 from mcphub.errors import Conflict, HubError, InvalidInput
 from mcphub.ground import Ground, key_provider
-from mcphub.vault.keys import FileKeys
+from mcphub.vault.keys import FileKeys, KeysGone
 
 _CLI = "cli"
 
@@ -33,13 +33,16 @@ def register_audit(app: typer.Typer) -> None:
 async def list_keys(cli: Cli) -> None:
     """List the vault's keys by id, the sealing one first, and how many credentials each has sealed."""
     async with cli.ground() as ground:
-        keys = await asyncio.to_thread(key_provider(ground.settings).keys)
+        try:
+            keys = await asyncio.to_thread(key_provider(ground.settings).keys)
+        except KeysGone:
+            keys = ()
         counts = await ground.vault.key_ids()
     ids = [key.id for key in keys]
     data = [
         {
             "id": id_,
-            "seals": id_ == ids[0],
+            "seals": ids[:1] == [id_],
             "present": id_ in ids,
             "credentials": counts.get(id_, 0),
         }

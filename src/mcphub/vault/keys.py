@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from mcphub.errors import Conflict, InvalidInput, NotFound
+from mcphub.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 _KEY_BYTES = 32
 _MAX_TEXT = 64 * 1024
@@ -35,6 +35,18 @@ class Key:
     material: bytes = field(repr=False)
 
 
+class KeysGone(Unavailable):
+    """There were keys, and what they have sealed is there; they are not."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(
+            f"The key file of {owner} is gone.",
+            hint="An administrator puts it back from a copy. If there is none, `mcphub vault rotate` makes another, and "
+            "what was sealed is lost.",
+            retry_after_s=60,
+        )
+
+
 class KeyProvider(Protocol):
     """Source of the vault's keys. Both methods may block: they are called outside of the event loop."""
 
@@ -43,6 +55,7 @@ class KeyProvider(Protocol):
 
         Raises:
             InvalidInput: There are none, or what is there is not usable or not private.
+            KeysGone: They are where they were no more.
         """
         ...
 
@@ -59,24 +72,28 @@ class FileKeys:
     Args:
         path: Of the file.
         owner: What the keys belong to, as in "The key file of …".
+        make: Whether a file that is not there is made. Not where something is sealed already: with another
+            key in its place nobody would miss the file before all that it had sealed is lost.
     """
 
-    def __init__(self, path: Path, owner: str = "the vault") -> None:
+    def __init__(self, path: Path, owner: str = "the vault", *, make: bool = True) -> None:
         self._path = path
         self._owner = owner
+        self._make = make
 
     def keys(self) -> tuple[Key, ...]:
         """Return the file's keys; make the file if there is none.
 
         Raises:
             InvalidInput: The file is readable by others, or is no key file.
+            KeysGone: There is none, and none is to be made.
         """
         try:
             return self._read()
         except FileNotFoundError:
-            with self._locked():
-                if not self._path.exists():
-                    self._replace((_new_key(),))
+            if not self._make:
+                raise KeysGone(self._owner) from None
+            self._first()
             return self._read()
 
     def fingerprint(self) -> object:
@@ -89,11 +106,17 @@ class FileKeys:
 
     def rotate(self) -> str:
         """Put a new key first, so that it seals from now on; return its id. `Vault.reseal` comes next."""
-        self.keys()
+        self._first()
         with self._locked():
             new = _new_key()
             self._replace((new, *self._read()))
         return new.id
+
+    def _first(self) -> None:
+        """Make the file if there is none."""
+        with self._locked():
+            if not self._path.exists():
+                self._replace((_new_key(),))
 
     def retire(self, key_id: str) -> None:
         """Remove a key for good. Only after `Vault.key_ids` no longer has it: what it sealed is lost.
@@ -224,28 +247,46 @@ class KeyRing:
 
     @classmethod
     def load(cls, provider: KeyProvider) -> "KeyRing":
-        """Read the provider's keys. Blocks.
+        """Read the provider's keys; where they are gone the ring is empty until they are back. Blocks.
 
         Raises:
             InvalidInput: They cannot be used.
         """
         seen = provider.fingerprint()
-        return cls(provider, provider.keys(), seen)
+        try:
+            keys = provider.keys()
+        except KeysGone:
+            return cls(provider, (), seen)
+        # they may have been made just now
+        return cls(provider, keys, provider.fingerprint() if seen is None else seen)
 
     def refresh(self) -> None:
         """Read the keys again if the provider has others by now. Blocks for as long as that takes.
 
         Raises:
             InvalidInput: They cannot be used any more; the ring keeps what it had.
+            KeysGone: They are gone. None are made in their place: those in memory may be the last copy.
         """
         seen = self._provider.fingerprint()
-        if seen != self._seen:
+        if seen == self._seen:
+            return
+        if seen is None:
+            raise KeysGone("the hub")
+        try:
             self._keys = self._provider.keys()
-            self._seen = seen
+        except OSError as error:
+            raise InvalidInput(f"The hub's keys cannot be read ({error.strerror}).") from None
+        self._seen = seen
 
     @property
     def sealing(self) -> Key:
-        """The key that seals, or signs."""
+        """The key that seals, or signs.
+
+        Raises:
+            KeysGone: There is none.
+        """
+        if not self._keys:
+            raise KeysGone("the hub")
         return self._keys[0]
 
     @property

@@ -339,6 +339,12 @@ class Vault:
         )
 
 
+async def is_empty(db: Database) -> bool:
+    """Whether nobody's credential is sealed in a database."""
+    async with db.read() as conn:
+        return (await conn.execute(select(credentials.c.user_id).limit(1))).first() is None
+
+
 async def _advance(conn: AsyncConnection, user_id: str, server: str) -> int:
     """Give the user's credentials for the server a revision that they never had, and return it.
 
