@@ -28,7 +28,6 @@ from mcphub.api.metrics import metrics_route
 from mcphub.api.oauth import OAuthServices, connection_routes, oauth_routes
 from mcphub.api.turns import Turns
 from mcphub.api.user import UserServices, user_routes
-from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
 from mcphub.audit.recorder import Recorder
 from mcphub.audit.tracing import Traces
 from mcphub.catalog.guide import guide_of
@@ -72,7 +71,6 @@ from mcphub.oauth.clients import OwnAddress
 from mcphub.oauth.connections import Connections
 from mcphub.oauth.flows import Flows
 from mcphub.policy.model import Denial, Permit, Principal
-from mcphub.secret import OAUTH_SLOT
 from mcphub.settings import HubSettings, Limits
 from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.egress.events import EgressEvent
@@ -120,7 +118,7 @@ async def running(settings: HubSettings, clock: Clock, stopping: Stopping) -> As
             services.grants,
             tasks,
             hub_url=lambda: hub.url,
-            ended=lambda user, server: _noted(hub, "hub", CREDENTIAL_DELETED, user, server),
+            changed=lambda: hub.refresh(),  # noqa: PLW0108  made below
         )
         launcher = Launcher(
             homes=settings.homes,
@@ -341,13 +339,6 @@ def _decide(hub: Hub, principal: Principal, server: str) -> Permit | Denial:
     return verdict
 
 
-async def _noted(hub: Hub, actor: str, action: str, user: str, server: str, **more: str) -> None:
-    """Write down what became of an authorization, and let it count at once."""
-    detail = {"server": server, "slot": OAUTH_SLOT, **more}
-    await hub.ground.audit.write(actor, action, user, detail)
-    await hub.refresh()
-
-
 def _oauth_services(hub: Hub) -> OAuthServices:
     document = hub.ground.settings.client_document
 
@@ -358,9 +349,6 @@ def _oauth_services(hub: Hub) -> OAuthServices:
         hub.connections,
         own,
         may=hub.access.stands,
-        connected=lambda user, server, issuer: _noted(
-            hub, user, CREDENTIAL_SET, user, server, issuer=issuer
-        ),
     )
     return OAuthServices(
         authenticate=hub.access.authenticate,

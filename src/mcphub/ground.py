@@ -79,7 +79,9 @@ class Ground:
         """The users' authorizations at servers with OAuth."""
         from mcphub.oauth.keeping import GrantStore  # noqa: PLC0415  start-up time
 
-        return GrantStore(self.vault, lambda: self.live.current.specs, self.clock)
+        return GrantStore(
+            self.db, self.vault, self.audit, lambda: self.live.current.specs, self.clock
+        )
 
     @cached_property
     def signer(self) -> "ContextSigner":

@@ -7,6 +7,7 @@ import asyncio
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from mcphub.offboarding import destroy
 from mcphub.secret import OAUTH_SLOT
@@ -121,3 +122,38 @@ async def test_what_a_refresh_gives_after_the_authorization_was_deleted_is_revok
     assert len(authority.revocations) == 2
     assert not alive(server, "alice@example")
     assert alive(server, "bob@example")
+
+
+async def test_an_authorization_and_its_audit_event_are_made_and_deleted_together(hub, server):
+    """What the log cannot tell of is not done: neither alice's beginning nor bob's end."""
+    db, audit = hub.hub.ground.db, hub.hub.ground.audit
+    assert (await connect(hub, "bob")).status_code == 204
+    async with db.write() as conn:
+        await conn.execute(
+            text(
+                "CREATE TRIGGER no_event BEFORE INSERT ON audit_events "
+                "BEGIN SELECT RAISE(ABORT, 'none'); END"
+            )
+        )
+    place = f"{hub.url}/api/me/credentials/{REMOTE}/{OAUTH_SLOT}"
+    async with Browser("alice@example") as browser:
+        back = await browser.log_in(await browser.page(hub, "alice"))
+        assert (await browser.http.get(back)).status_code == 500
+        assert (await browser.http.delete(place, headers=hub.headers("bob"))).status_code == 500
+    assert not alive(server, "alice@example") and alive(server, "bob@example")
+    assert len(server.authority.revocations) == 1
+    assert await granted(hub) == 1
+    async with db.write() as conn:
+        await conn.execute(text("DROP TRIGGER no_event"))
+    async with Browser("bob@example") as browser:
+        gone = await browser.http.delete(place, headers=hub.headers("bob"))
+    assert gone.json() == {"revoked": True}
+    users = {user.id: user.name for user in await hub.hub.ground.directory.users()}
+    told = [
+        (users[event.subject], users[event.actor], event.action, event.detail["slot"])
+        for event in await audit.recent()
+        if event.action.startswith("credential:")
+    ]
+    assert sorted(told) == [
+        ("bob", "bob", f"credential:{what}", OAUTH_SLOT) for what in ("deleted", "revoked", "set")
+    ]

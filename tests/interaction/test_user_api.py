@@ -82,7 +82,7 @@ async def world(tmp_path: Path, clock: Clock = system_clock) -> AsyncIterator[Wo
         vault=vault,
         audit=audit.write,
         together=db.together,
-        end_grant=GrantStore(vault, lambda: specs, system_clock).end,
+        end_grant=GrantStore(db, vault, audit, lambda: specs, system_clock).end,
         changed=changed,
         turns=Turns(clock),
     )

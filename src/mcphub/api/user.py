@@ -74,8 +74,8 @@ class UserServices:
         vault: The users' credentials.
         audit: Writes (actor, action, subject, detail) to the audit log.
         together: Makes what is written within into one transaction.
-        end_grant: Deletes a user's authorization (user id, server) and revokes it; whether its
-            issuer knows.
+        end_grant: Deletes a user's authorization (user id, server, actor), writes that to the audit
+            log and revokes it; whether its issuer knows.
         changed: Makes the hub's memory follow the database before the answer goes out.
         turns: How often a user may change something.
     """
@@ -87,7 +87,7 @@ class UserServices:
     vault: Credentials
     audit: Callable[[str, str, str, Mapping[str, str]], Awaitable[object]]
     together: Callable[[], AbstractAsyncContextManager[None]]
-    end_grant: Callable[[str, str], Awaitable[bool | None]]
+    end_grant: Callable[[str, str, str], Awaitable[bool | None]]
     changed: Callable[[], Awaitable[object]]
     turns: Turns
 
@@ -197,18 +197,16 @@ class _UserApi:
                 hint="GET /api/me/credentials, or `mcphub credential list`, shows yours.",
             )
         self._services.turns.take(caller.user_id)
-        detail = {"server": server, "slot": slot}
         if slot == OAUTH_SLOT:
-            revoked = bool(await self._services.end_grant(caller.user_id, server))
-            detail["revoked"] = str(revoked).lower()
-        else:
-            revoked = False
+            revoked = await self._services.end_grant(caller.user_id, server, caller.user_id)
+            await self._services.changed()
+            return reply({"revoked": bool(revoked)})
+        detail = {"server": server, "slot": slot}
         async with self._services.together():
-            if slot != OAUTH_SLOT:
-                await self._services.vault.delete(caller, server, slot)
+            await self._services.vault.delete(caller, server, slot)
             await self._services.audit(caller.user_id, CREDENTIAL_DELETED, caller.user_id, detail)
         await self._services.changed()
-        return reply({"revoked": revoked}) if slot == OAUTH_SLOT else Response(status_code=204)
+        return Response(status_code=204)
 
     def _caller(self, request: Request) -> Principal:
         return caller_of(request, self._services.authenticate)

@@ -8,6 +8,7 @@ accounts could read it in the list of processes, and the shell would keep it.
 import getpass
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -149,17 +150,19 @@ async def delete_credential(
         return
     async with cli.ground() as ground:
         principal = await ground.directory.principal_of(str(user))
-        detail = {"server": server, "slot": slot}
         if slot == OAUTH_SLOT:
-            ended = await ground.grants.end(principal.user_id, server)
+            ended = await ground.grants.end(principal.user_id, server, CLI)
             if ended is None:
-                raise NotFound(f"No account is connected to '{server}'.")
+                raise NotFound(
+                    f"No account of {principal.user_name} is connected to '{server}'.",
+                    hint=f"Run: mcphub credential list --user {quote(principal.user_name)}",
+                )
             told["revoked"] = ended
-            detail["revoked"] = str(ended).lower()
-        async with ground.db.together():
-            if slot != OAUTH_SLOT:
+        else:
+            detail = {"server": server, "slot": slot}
+            async with ground.db.together():
                 await ground.vault.delete(principal, server, slot)
-            await ground.audit.write(CLI, CREDENTIAL_DELETED, principal.user_id, detail)
+                await ground.audit.write(CLI, CREDENTIAL_DELETED, principal.user_id, detail)
         await cli.applied()
         cli.show(told, f"Deleted {slot} of {server} for {principal.user_name}.{_revocation(told)}")
 

@@ -33,7 +33,7 @@ class Connections:
         store: Grants at rest.
         tasks: Where refreshes run; a caller that gives up stops none.
         hub_url: URL of the hub, for next steps.
-        ended: Told (user id, server) of a grant that its issuer has ended.
+        changed: Makes the hub's memory follow the database: a grant was stored or deleted.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class Connections:
         store: GrantStore,
         tasks: Tasks,
         hub_url: Callable[[], str],
-        ended: Callable[[str, str], Awaitable[object]],
+        changed: Callable[[], Awaitable[object]],
     ) -> None:
-        self.store, self.tasks, self.hub_url, self.ended = store, tasks, hub_url, ended
+        self.store, self.tasks, self.hub_url, self.changed = store, tasks, hub_url, changed
         self._open: WeakValueDictionary[tuple[str, str], Connection] = WeakValueDictionary()
         self._wanted: OrderedDict[tuple[str, str], tuple[str, ...]] = OrderedDict()
 
@@ -188,6 +188,6 @@ class Connection:
         except MissingCredential:
             return
         if text == self._text:
-            await self._all.store.vault.withdraw(user_id, server, OAUTH_SLOT)
+            await self._all.store.forget(user_id, server, "hub")
             _log.info("oauth.ended", user=user_id, server=server)
-            await self._all.ended(user_id, server)
+            await self._all.changed()

@@ -17,13 +17,13 @@ import hashlib
 import hmac
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 from mcphub.catalog.spec import ServerSpec
-from mcphub.errors import HubError, InvalidInput, LimitExceeded, MissingCredential, NotFound
+from mcphub.errors import InvalidInput, LimitExceeded, MissingCredential, NotFound
 from mcphub.oauth import grants
 from mcphub.oauth.clients import Client, OwnAddress, client_for
 from mcphub.oauth.connections import Connections
@@ -31,7 +31,7 @@ from mcphub.oauth.discovery import OFFLINE, Metadata, discover, union
 from mcphub.oauth.failing import AuthorizationFailed, shown
 from mcphub.oauth.grants import Grant
 from mcphub.policy.model import Permit
-from mcphub.secret import OAUTH_SLOT, Secret
+from mcphub.secret import Secret
 
 LIVES_S: Final = 600.0
 """Seconds from the beginning of a flow to its end."""
@@ -105,7 +105,6 @@ class Flows:
         connections: What a flow ends in.
         own: Where the hub is.
         may: Whether what a flow was begun with would be permitted now.
-        connected: Told (user id, server, issuer) of each grant that was stored.
     """
 
     def __init__(
@@ -113,9 +112,8 @@ class Flows:
         connections: Connections,
         own: Callable[[], OwnAddress],
         may: Callable[[Permit], bool],
-        connected: Callable[[str, str, str], Awaitable[object]],
     ) -> None:
-        self._connections, self.own, self._may, self._connected = connections, own, may, connected
+        self._connections, self.own, self._may = connections, own, may
         self._clock = connections.store.clock
         self._flows: dict[str, Flow] = {}  # by the digest of each secret that leads to one
         self._beginning: Counter[str] = Counter()
@@ -250,12 +248,12 @@ class Flows:
         try:
             if not self._may(flow.permit):
                 raise _unknown()
-            await store.vault.put(flow.permit.principal, flow.server, OAUTH_SLOT, grant.sealed())
-        except HubError:  # nobody has the tokens, so nobody could revoke them later
+            await store.keep(flow.permit.principal, flow.server, grant)
+        except Exception:  # nobody has the tokens, so nobody could revoke them later
             await store.revoke(flow.server, grant)
             raise
         self._connections.satisfied(flow.user_id, flow.server)
-        await self._connected(flow.user_id, flow.server, grant.issuer)
+        await self._connections.changed()
 
     async def _before(self, permit: Permit) -> Grant | None:
         try:

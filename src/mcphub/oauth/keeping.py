@@ -1,7 +1,8 @@
 """Grants at rest: each in its user's slot `OAUTH` in the vault, and how one ends.
 
-Used by the hub and by the command line. Ending a grant deletes it first and then tells its
-authorization server, so that nothing depends on a foreign machine being there.
+Used by the hub and by the command line. What is stored or deleted, and the audit event that tells of
+it, are one transaction; no authorization server is asked within. Ending a grant deletes it first and
+then tells its authorization server, so that nothing depends on a foreign machine being there.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from mcphub.audit import log
+from mcphub.audit.log import AuditLog
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError
 from mcphub.ids import Clock
@@ -18,8 +21,9 @@ from mcphub.oauth.clients import Client
 from mcphub.oauth.discovery import covers
 from mcphub.oauth.fetching import Fetcher
 from mcphub.oauth.grants import Grant
-from mcphub.policy.model import Permit
+from mcphub.policy.model import Permit, Principal
 from mcphub.secret import OAUTH_SLOT, Secret
+from mcphub.store.database import Database
 from mcphub.vault.vault import MissingSlots, Vault
 
 _REVOKE_S: Final = 5.0
@@ -43,16 +47,23 @@ class GrantStore:
     """The users' grants.
 
     Args:
+        db: Where vault and audit log are.
         vault: Where they are sealed.
+        audit: Is told when one is made, deleted or revoked.
         specs: The servers now.
         clock: Epoch seconds.
     """
 
     def __init__(
-        self, vault: Vault, specs: Callable[[], Mapping[str, ServerSpec]], clock: Clock
+        self,
+        db: Database,
+        vault: Vault,
+        audit: AuditLog,
+        specs: Callable[[], Mapping[str, ServerSpec]],
+        clock: Clock,
     ) -> None:
         self.vault, self.clock = vault, clock
-        self._specs = specs
+        self._db, self._audit, self._specs = db, audit, specs
 
     def spec(self, server: str) -> ServerSpec | None:
         """Return a server that has OAuth, as it is set up now."""
@@ -94,13 +105,37 @@ class GrantStore:
             raise MissingSlots(permit.server, (OAUTH_SLOT,))
         return grant, text
 
-    async def end(self, user_id: str, server: str) -> bool | None:
-        """Delete a user's grant and revoke it; whether its issuer knows, None when there was none."""
-        text = await self.vault.withdraw(user_id, server, OAUTH_SLOT)
+    async def keep(self, principal: Principal, server: str, grant: Grant) -> None:
+        """Store a grant that its user has just made. Raises as `Vault.put`."""
+        user_id = principal.user_id
+        detail = {**_of(server), "issuer": grant.issuer}
+        async with self._db.together():
+            await self.vault.put(principal, server, OAUTH_SLOT, grant.sealed())
+            await self._audit.write(user_id, log.CREDENTIAL_SET, user_id, detail)
+
+    async def end(self, user_id: str, server: str, actor: str) -> bool | None:
+        """Delete a user's grant and revoke it; whether its issuer knows, None when there was none.
+
+        Args:
+            user_id: Opaque id of the user.
+            server: Name of the server.
+            actor: Who does it, for the audit log.
+        """
+        text = await self.forget(user_id, server, actor)
         if text is None:
             return None
-        grant = Grant.opened(text)
-        return grant is not None and await self.revoke(server, grant)
+        revoked = await self._told(server, text)
+        if revoked:
+            await self._audit.write(actor, log.CREDENTIAL_REVOKED, user_id, _of(server))
+        return revoked
+
+    async def forget(self, user_id: str, server: str, actor: str) -> Secret | None:
+        """Delete a user's grant and return what was sealed, None when there was none; args as `end`."""
+        async with self._db.together():
+            text = await self.vault.withdraw(user_id, server, OAUTH_SLOT)
+            if text is not None:
+                await self._audit.write(actor, log.CREDENTIAL_DELETED, user_id, _of(server))
+        return text
 
     async def revoke(self, server: str, grant: Grant) -> bool:
         """Tell a grant's issuer that it is over; whether the issuer says that it knows."""
@@ -112,7 +147,24 @@ class GrantStore:
             return False
 
     async def end_all(self, user_id: str) -> Ended:
-        """End all grants of a user; one that its issuer is not there for delays no other."""
+        """End all grants of a user; one that its issuer is not there for delays no other.
+
+        The audit log is the caller's business: it is told of the user as a whole.
+        """
+
+        async def end(server: str) -> bool | None:
+            text = await self.vault.withdraw(user_id, server, OAUTH_SLOT)
+            return None if text is None else await self._told(server, text)
+
         servers = await self.vault.servers_of(user_id, OAUTH_SLOT)
-        told = await asyncio.gather(*(self.end(user_id, server) for server in servers))
+        told = await asyncio.gather(*map(end, servers))
         return Ended(told.count(True), told.count(False))
+
+    async def _told(self, server: str, text: Secret) -> bool:
+        grant = Grant.opened(text)
+        return grant is not None and await self.revoke(server, grant)
+
+
+def _of(server: str) -> dict[str, str]:
+    """Return what an audit event says of a grant."""
+    return {"server": server, "slot": OAUTH_SLOT}

@@ -202,7 +202,7 @@ class Vault:
             slot: Name of the slot.
 
         Returns:
-            None when there was none, or none that opens.
+            None when there was none; an empty text when it does not open.
         """
         mine = _is(owner, server, slot)
         async with self._db.write(changes=True) as conn:
@@ -215,7 +215,7 @@ class Vault:
         try:
             return await self._open(row)
         except CredentialUnreadable:
-            return None
+            return Secret("")
 
     async def servers_of(self, owner: str, slot: str) -> list[str]:
         """Return the servers for which a user (by opaque id) has filled a slot."""
