@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import pytest
 from tests.chaos.serving import HubProcess
 from tests.unprivileged import ROOT
@@ -138,10 +139,24 @@ def test_a_full_disk_gives_clear_errors_and_loses_nothing_acknowledged(tmp_path)
     try:
         hub = HubProcess(disk / "hub")
         hub.log = tmp_path / "hub.log"
-        hub.init({"quiet": plain()}, ["alice", "bob"])
+        own = plain(env={"T": "${USER_T}"})
+        hub.init({"quiet": plain(), "own": own}, ["alice", "bob"])
         with hub.serving():
             hub.call("alice", "quiet", "remember", value="before")
             fill(disk / "filler")
+            # what shows only when all is to be written down is a sentence too
+            for _ in range(400):
+                told = httpx2.put(
+                    f"{hub.url}/api/me/credentials/own/T",
+                    json={"value": "v" * 60_000},
+                    headers={"Authorization": f"Bearer {hub.keys['bob']}"},
+                    trust_env=False,
+                )
+                if told.status_code != 204:
+                    break
+                fill(disk / "filler")
+            assert told.status_code == 503, told.text
+            assert told.json()["code"] == "unavailable"
             # what runs goes on, for both; what must be stored is refused in a sentence
             assert hub.call("alice", "quiet", "recall") == "before"
             added: list[str] = []
@@ -171,7 +186,7 @@ def test_a_full_disk_gives_clear_errors_and_loses_nothing_acknowledged(tmp_path)
 
 def fill(path: Path) -> None:
     """Take all the space there is."""
-    with path.open("wb", 0) as file:
+    with path.open("ab", 0) as file:
         for size in (1 << 20, 1 << 12):
             try:
                 while True:

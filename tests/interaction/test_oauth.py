@@ -145,6 +145,35 @@ async def test_a_new_token_is_stored_before_it_is_used(hub, server):
     assert refreshes(server) and seen and all(used == kept for used, kept in seen)
 
 
+async def test_a_new_token_that_could_not_be_stored_is_stored_later_and_not_asked_for_again(
+    hub, server
+):
+    for user in ("alice", "bob"):
+        await connect(hub, user)
+    async with raw_client(hub, "alice", REMOTE) as alice, raw_client(hub, "bob", REMOTE) as bob:
+        await alice.open()
+        await bob.open()
+        expired(server, "alice@example")
+        await in_database(
+            hub,
+            "CREATE TRIGGER no BEFORE UPDATE ON credentials BEGIN SELECT RAISE(FAIL, 'no'); END",
+        )
+        for _ in range(2):
+            assert (await alice.post(CALL)).json()["error"]["data"]["code"] == "unavailable"
+        assert "you are bob@example" in (await bob.post(CALL)).text
+        await in_database(hub, "DROP TRIGGER no")
+        assert "you are alice@example" in (await alice.post(CALL)).text
+        expired(server, "alice@example")
+        assert "you are alice@example" in (await alice.post(CALL)).text
+    assert len(refreshes(server)) == 2
+    assert not server.authority.dead
+
+
+async def in_database(hub, statement):
+    async with hub.hub.ground.db.write() as conn:
+        await conn.exec_driver_sql(statement)
+
+
 async def test_a_caller_that_gives_up_does_not_lose_the_rotated_token(hub, server):
     await connect(hub, "alice")
     async with raw_client(hub, "alice", REMOTE) as alice:

@@ -86,6 +86,7 @@ class Connection:
         self._all, self._permit = connections, permit
         self._grant: Grant | None = None
         self._text = Secret("")
+        self._unkept: tuple[Secret, Grant] | None = None
         self._renewal: asyncio.Future[None] | None = None
         self._lock = asyncio.Lock()  # what is read must not be older than what a refresh wrote
 
@@ -157,27 +158,38 @@ class Connection:
             done.exception()  # those who waited may be gone
 
     async def _take_new(self, grant: Grant) -> None:
-        """Refresh a grant, store what comes and only then use it."""
+        """Refresh a grant, store what comes and only then use it.
+
+        What came and could not be stored is kept for the next time: to ask again with a refresh token that was
+        used ends the grant at an issuer that rotates them.
+        """
         store, server = self._all.store, self._permit.server
         secret = store.secret(server, grant.client)
         try:
             if store.spec(server) is None:
                 raise failing.GrantDead
-            new = await grants.refreshed(store.fetcher(server), grant, secret, store.clock())
+            new = self._unkept_of(self._text) or await grants.refreshed(
+                store.fetcher(server), grant, secret, store.clock()
+            )
         except failing.GrantDead:
             await self._over()
             raise self.rejected() from None
+        self._unkept = (self._text, new)
         text = new.sealed()
         if not await store.vault.renew(self._permit, OAUTH_SLOT, self._text, text):
             # its user connected anew or disconnected meanwhile: what is stored counts
-            self._grant = None
+            self._grant = self._unkept = None
             try:
                 self._grant, self._text = await store.stored(self._permit)
             except MissingCredential:
                 await store.revoke(server, new)  # the issuer may not count it to what was revoked
                 raise
             return
-        self._grant, self._text = new, text
+        self._grant, self._text, self._unkept = new, text, None
+
+    def _unkept_of(self, text: Secret) -> Grant | None:
+        """Return what a refresh of exactly this grant gave and nobody could store yet."""
+        return self._unkept[1] if self._unkept is not None and self._unkept[0] == text else None
 
     async def _over(self) -> None:
         """Forget a grant that its issuer has ended, unless its user has made another meanwhile."""

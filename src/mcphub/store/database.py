@@ -245,17 +245,17 @@ async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
 
     Errors of a statement itself (a constraint, a bug) stay what they are.
     """
-    async with AsyncExitStack() as stack:
-        try:
-            conn = await stack.enter_async_context(transaction(engine))
-        except (SQLAlchemyError, *_drivers_errors(), OSError, TimeoutError) as error:
-            raise _unusable() from error
-        try:
-            yield conn
-        except DBAPIError as error:
-            if error.connection_invalidated or isinstance(error, OperationalError):
+    try:
+        async with AsyncExitStack() as stack:
+            try:
+                conn = await stack.enter_async_context(transaction(engine))
+            except (SQLAlchemyError, *_drivers_errors(), OSError, TimeoutError) as error:
                 raise _unusable() from error
-            raise
+            yield conn
+    except DBAPIError as error:  # also one of the end: a full disk shows when it is committed
+        if error.connection_invalidated or isinstance(error, OperationalError):
+            raise _unusable() from error
+        raise
 
 
 def _drivers_errors() -> tuple[type[Exception], ...]:
