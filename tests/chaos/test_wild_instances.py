@@ -74,6 +74,7 @@ def bob_is_well(hub: HubProcess, server: str = "wild") -> None:
         ("hog", "more than the 64 MiB of memory"),
         ("bomb", "made"),
         ("fill_home", "files take more than the 16 MiB"),
+        ("fill_without_names", "files take more than the 16 MiB"),
         ("big_file", "File too large"),
         ("fill_tmp", "No space left on device"),
         ("flood_stdout", "flooded"),

@@ -1,11 +1,13 @@
 """A server that misbehaves on request, by its tool's name; otherwise it echoes. No dependencies."""
 
 import json
+import mmap
 import os
 import sys
 import time
 
 WILD = {}
+KEPT = []
 
 
 def wild(function):
@@ -43,6 +45,20 @@ def fill_home():
         with open(f"/home/u/fill{number}", "wb") as file:
             file.write(b"x" * 1_000_000)
         time.sleep(0.02)
+    return "filled"
+
+
+@wild
+def fill_without_names():
+    for number in range(100):
+        file = os.open("/home/u/hidden", os.O_RDWR | os.O_CREAT)
+        os.unlink("/home/u/hidden")
+        for _ in range(8):
+            os.write(file, b"x" * 1_000_000)
+        if number % 2:  # it stays as long as it is mapped
+            KEPT.append(mmap.mmap(file, 4096))
+            os.close(file)
+        time.sleep(0.2)
     return "filled"
 
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,7 +29,7 @@ def instance(home: Path, number: int, *, limit: int = 64 * KIB) -> Instance:
 
 
 def test_looks_end_when_their_time_is_over_and_the_first_is_always_made(tmp_path):
-    assert sizes([tmp_path] * 100, -1.0) == sizes([tmp_path], 10.0)
+    assert sizes([(tmp_path, None)] * 100, -1.0) == sizes([(tmp_path, None)], 10.0)
 
 
 async def test_with_more_homes_than_time_each_has_its_turn(tmp_path, monkeypatch):
@@ -126,3 +129,46 @@ async def test_no_number_of_starts_lets_a_home_grow_beyond_its_bounds(tmp_path, 
     await watch.admit(tmp_path / "bob", most, "tools")
     (home / "0").unlink()
     await watch.admit(home, most, "tools")
+
+
+HIDES = """
+import mmap, os, sys
+folder, how = sys.argv[1:]
+file = os.open(f"{folder}/x", os.O_RDWR | os.O_CREAT)
+os.write(file, b"x" * 256 * 1024)
+os.unlink(f"{folder}/x")
+if how == "mapped":
+    kept = mmap.mmap(file, 4096)
+    os.close(file)
+if how == "of a child" and os.fork():
+    os.close(file)
+print("ready", flush=True)
+os.read(0, 1)
+"""
+
+
+@contextmanager
+def hiding(home: Path, how: str):
+    """A process that holds a file without a name."""
+    argv = [sys.executable, "-c", HIDES, str(home), how]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.communicate(b"xx")
+
+
+@pytest.mark.parametrize("how", ["open", "of a child", "mapped"])
+async def test_what_has_no_name_counts_as_long_as_it_is_held_and_is_nobody_elses(tmp_path, how):
+    if how == "mapped" and os.geteuid():
+        pytest.skip("only root may ask for the size of what is mapped")
+    over: list[str] = []
+    watch = HomeWatch(lambda found: over.append(found.id))
+    alice, bob = instance(tmp_path, 1), instance(tmp_path, 2)
+    with hiding(alice.home, how) as process:
+        alice._process = process
+        await watch.look([alice, bob], 1.0)
+        assert over == [alice.id]
+    alice._process = None
+    await watch.look([alice, bob], 100.0)
+    assert over == [alice.id]

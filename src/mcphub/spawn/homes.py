@@ -7,7 +7,8 @@ ago comes first.
 
 An instance whose home holds more than it may is ended. What it holds then, as far as that can be written before
 anybody looks (`_kept`), it may hold from then on, so that its user can clean up; no instance starts in a home that holds still more, since
-each start would add some. What a home held before this hub started it may keep.
+each start would add some. What a home held before this hub started it may keep. What an instance keeps in files without
+a name counts to what its home holds now, and not to what may stay there: it ends with the instance.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from typing import Final
 
 from mcphub.spawn import copies, failing
 from mcphub.spawn.instance import Instance, State
+from mcphub.spawn.nameless import nameless_bytes
 
 _BUSY_S: Final = 2.0
 _AFTER_S: Final = 10.0
@@ -96,14 +98,22 @@ def _used_by(home: Path) -> int:
     return used_bytes(home) + used_bytes(copies.beside(home))
 
 
-def sizes(homes: Sequence[Path], seconds: float) -> list[int]:
-    """Return what directories take on disk, in order, until `seconds` have passed; the first in any case."""
+def sizes(homes: Sequence[tuple[Path, int | None]], seconds: float) -> list[tuple[int, int]]:
+    """Return what homes take on disk, in order, until `seconds` have passed; the first in any case.
+
+    Args:
+        homes: Each with the pid of what runs in it, if that is known.
+        seconds: After which no further home is looked at.
+
+    Returns:
+        Bytes of the files in it, and of those without a name that are held open.
+    """
     until = time.monotonic() + seconds
-    found: list[int] = []
-    for home in homes:
+    found: list[tuple[int, int]] = []
+    for home, pid in homes:
         if found and time.monotonic() > until:
             break
-        found.append(_used_by(home))
+        found.append((_used_by(home), 0 if pid is None else nameless_bytes(pid, home)))
     return found
 
 
@@ -148,14 +158,16 @@ class HomeWatch:
         due.sort(key=lambda each: self._looked.get(each.id, 0.0))
         if not due:
             return
-        homes = [each.home for each in due if each.home is not None]
+        homes = [(each.home, each.pid) for each in due if each.home is not None]
         used = await asyncio.to_thread(sizes, homes, _WALKS_S)
-        for instance, size in zip(due, used, strict=False):  # the others come first next time
+        for instance, (size, nameless) in zip(
+            due, used, strict=False
+        ):  # others come first next time
             self._looked[instance.id] = now
-            if self._is_over(instance, size) and instance.state is not State.STOPPED:
+            if self._is_over(instance, size, nameless) and instance.state is not State.STOPPED:
                 self._over(instance)
 
-    def _is_over(self, instance: Instance, size: int) -> bool:
+    def _is_over(self, instance: Instance, size: int, nameless: int) -> bool:
         home, most = instance.home, instance.home_bytes
         assert home is not None
         known = self._held.get(home)
@@ -163,7 +175,7 @@ class HomeWatch:
             known = size  # it was so before this hub started
         over = size > max(most, known)
         self._note(home, max(known, min(size, _kept(most))) if over else min(known, size))
-        return over
+        return over or size + nameless > max(most, known)
 
     def _note(self, home: Path, size: int) -> None:
         """Remember what a home may hold although it is too much, the last ones of many."""
