@@ -11,17 +11,17 @@ Not here: how a process starts (`spawner`), what is in it (`launching`), what is
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 
 import structlog
 
 from mcphub.catalog.spec import ServerSpec
-from mcphub.errors import HubError, LimitExceeded, MissingCredential, Unavailable
+from mcphub.errors import HubError, MissingCredential, Unavailable
 from mcphub.ids import instance_id
 from mcphub.policy.model import Permit, Transport
 from mcphub.spawn import failing
+from mcphub.spawn.admission import admit
 from mcphub.spawn.advice import Advice
 from mcphub.spawn.homes import HomeWatch
 from mcphub.spawn.instance import Instance, State
@@ -230,48 +230,13 @@ class InstancePool:
 
     def _admit(self, key: Key, spec: ServerSpec, permit: Permit) -> None:
         self._back_off.check(key, spec.name, self.now())
-        # those that start count too, wherever they wait: asking for all at once gets no more
-        owners = Counter(
-            each.owner for each in self._all.values() if each.state is not State.STARTING
-        ) + Counter(waiting[0] for waiting, _ in self._starting)
-        if owners.total() >= self._limits.instances:
-            raise Unavailable(
-                f"The hub runs {owners.total()} servers already, the most that it may.",
-                hint="Try again when idle ones have stopped, or ask an administrator to raise "
-                "`limits.instances`.",
-                retry_after_s=30,
-            )
-        if len(self._starting) >= self._limits.starts_at_once + self._limits.starts_waiting:
-            raise Unavailable(
-                "As many servers wait to be started as may wait.",
-                hint="Try again in a few seconds.",
-                retry_after_s=5,
-            )
-        owner = key[0]
-        if owner != SHARED and owners[owner] >= self._limits.instances_per_user:
-            raise LimitExceeded(
-                f"You run {owners[owner]} servers already, the most that one user may.",
-                hint="Wait until idle ones stop, or ask an administrator to stop some.",
-                retry_after_s=30,
-            )
-        if owner != SHARED:
-            self._admit_group(permit.principal.groups)
-
-    def _admit_group(self, groups: frozenset[str]) -> None:
-        for group in sorted(groups & self._limits.instances_per_group.keys()):
-            most = self._limits.instances_per_group[group]
-            running = sum(
-                group in each.groups
-                for each in self._all.values()
-                if each.state is not State.STARTING
-            ) + sum(group in waiting for waiting in self._groups_starting.values())
-            if running >= most:
-                raise LimitExceeded(
-                    f"The members of the group '{group}' run {running} servers already, the most "
-                    "that they may together.",
-                    hint="Wait until idle ones stop, or ask an administrator.",
-                    retry_after_s=30,
-                )
+        running = [
+            (each.owner, each.groups)
+            for each in self._all.values()
+            if each.state is not State.STARTING
+        ]
+        starting = [(each[0], groups) for (each, _), groups in self._groups_starting.items()]
+        admit(self._limits, key[0], permit.principal.groups, running, starting)
 
     async def _start(
         self,
