@@ -27,9 +27,9 @@ from mcphub.cli import check_evidence
 from mcphub.cli.check_hub import copied_of
 from mcphub.cli.check_manifest import Series, behind_hub, go_through, not_installed, pins
 from mcphub.cli.check_told import told
-from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import Cli, command
 from mcphub.cli.values import clean, json_text, pair
+from mcphub.cli.verdicts import spec_of
 from mcphub.errors import HubError, InvalidInput, Unavailable
 from mcphub.isolation import acquire
 from mcphub.isolation.check import BUDGET_S, Options, check

@@ -18,9 +18,9 @@ from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
 from mcphub.catalog.guide import guide_of
 from mcphub.cli.accounts import DEFAULT_URL, connect_account
 from mcphub.cli.running import UserHub
-from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import when
+from mcphub.cli.verdicts import spec_of
 from mcphub.errors import InvalidInput, NotFound, Unauthenticated
 from mcphub.secret import OAUTH_SLOT, Secret
 

@@ -10,7 +10,7 @@ import typer
 from mcphub.audit import log
 from mcphub.cli import people_file
 from mcphub.cli.running import NotRunning
-from mcphub.cli.shell import CLI, Cli, Rows, command
+from mcphub.cli.shell import CLI, Cli, Rows, Yes, command
 from mcphub.cli.values import expiry, when
 from mcphub.errors import HubError, NotFound
 from mcphub.offboarding import Destroyed, destroy
@@ -25,7 +25,6 @@ GroupName = Annotated[str, typer.Argument(metavar="GROUP", help="Name of the gro
 Expires = Annotated[
     str | None, typer.Option("--expires", metavar="WHEN", help="30d, 12h or a date 2027-01-31.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def register_users(app: typer.Typer) -> None:

@@ -3,6 +3,9 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+import typer
 
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.spec import ServerSpec
@@ -10,13 +13,31 @@ from mcphub.catalog.states import ServerState
 from mcphub.catalog.versions import exact_version
 from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import Cli
-from mcphub.errors import InvalidInput
+from mcphub.errors import InvalidInput, NotFound
 from mcphub.ground import Ground
+from mcphub.identity.model import did_you_mean
 from mcphub.policy.decide import decide
 from mcphub.policy.model import Denial, HostFacts, Principal, Role, ServerFacts
 from mcphub.spawn.findings import Findings
 from mcphub.spawn.modes import mode_of
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
+
+ServerName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the server.")]
+
+
+def spec_of(ground: Ground, name: str) -> ServerSpec:
+    """Return a server's spec.
+
+    Raises:
+        NotFound: There is none; the hint names the nearest.
+    """
+    specs = ground.live.current.specs
+    if name in specs:
+        return specs[name]
+    raise NotFound(
+        f"There is no server '{name[:64]}'.",
+        hint=did_you_mean(name, specs) or "Run: mcphub server list",
+    )
 
 
 async def host_facts(cli: Cli) -> HostFacts:

@@ -11,10 +11,9 @@ import typer
 from mcphub.audit.records import RequestRecord
 from mcphub.audit.requests import Seen
 from mcphub.cli.offers import check_offered, offered_tools
-from mcphub.cli.servers import spec_of
 from mcphub.cli.shell import CLI, Cli, Rows, command, default
 from mcphub.cli.values import clean, seconds, when
-from mcphub.cli.verdicts import facts_of, host_facts
+from mcphub.cli.verdicts import facts_of, host_facts, spec_of
 from mcphub.policy.decide import decide
 from mcphub.policy.decide import explain as explain_decision
 from mcphub.policy.model import Denial, Step
