@@ -214,6 +214,39 @@ async def test_records_that_are_alike_share_a_row(
     assert ids(await requests.recent("u_1", limit=2)) == ["r_55", "r_58"]
 
 
+async def test_what_came_since_the_last_flush_is_one_transaction_of_few_rows(
+    recorder: Recorder, db: Database, requests: RequestLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are answered while it is prepared; a series never holds more than a thousand."""
+    for n in range(4500):
+        recorder.add(record(n, "u_b" if n % 3 else "u_a"))
+    write, writes, turns = db.write, 0, 0
+
+    @asynccontextmanager
+    async def counted() -> AsyncIterator[AsyncConnection]:
+        nonlocal writes
+        writes += 1
+        assert turns >= 9
+        async with write() as conn:
+            yield conn
+
+    async def others() -> None:
+        nonlocal turns
+        while recorder.waiting:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(db, "write", counted)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(others())
+        await recorder.flush()
+    assert writes == 1
+    async with db.read() as conn:
+        rows = await conn.execute(select(request_series.c.user_id, request_series.c.requests))
+        assert sorted(map(tuple, rows)) == [("u_a", 500), ("u_a", 1000)] + [("u_b", 1000)] * 3
+    assert ids(await requests.recent(limit=4500)) == [f"r_{n}" for n in range(4500)]
+
+
 async def test_a_batch_that_grew_while_the_database_was_away_loses_nothing(
     recorder: Recorder, db: Database, requests: RequestLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
