@@ -8,7 +8,6 @@ Records of a batch that have caller, server, tool and the like in common share a
 each, records were a quarter of what the hub does under load (ADR 0019).
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -30,10 +29,8 @@ _log = structlog.get_logger()
 
 FLUSH_S: Final = 0.5
 KEPT: Final = 100_000
-_BATCH: Final = 20_000
-"""Records of one transaction, which itself costs as much as a thousand of them."""
 _STEP: Final = 1000
-"""Records of one series, and those that are worked on in one turn of the loop: half a millisecond."""
+"""Records of one row, and those that are made rows in one turn of the loop: half a millisecond."""
 _COLUMNS: Final = ("id", "until", "requests", "calls", *ALIKE)
 _DELETED_AT_ONCE: Final = 2_000
 _LONGEST_PAUSE_S: Final = 30.0
@@ -63,10 +60,9 @@ class Recorder:
         self._clock = clock
         self._retention_s = retention_days * 86_400
         self._flush_s = flush_s
-        self._buffer: deque[tuple[Own, Alike]] = deque()
+        self._buffer: dict[Alike, list[Own]] = {}
+        self._buffered = 0
         self._batch: dict[Alike, list[Own]] = {}
-        self._batch_size = 0
-        self._tried = False
         self._dropped = 0
         self._statement = ""
         self._failing = False
@@ -77,7 +73,7 @@ class Recorder:
     @property
     def waiting(self) -> int:
         """How many records are not written yet."""
-        return len(self._buffer) + self._batch_size
+        return self._buffered + sum(map(len, self._batch.values()))
 
     @property
     def dropped(self) -> int:
@@ -90,10 +86,15 @@ class Recorder:
 
     def add_parts(self, call: Own, common: Alike) -> None:
         """Take a finished record as `own` and `alike` give it. Never blocks, never raises."""
-        if len(self._buffer) < KEPT:
-            self._buffer.append((call, common))
-        else:
+        if self._buffered >= KEPT:
             self._dropped += 1
+            return
+        self._buffered += 1
+        calls = self._buffer.get(common)
+        if calls is None:
+            self._buffer[common] = [call]
+        else:
+            calls.append(call)
 
     async def run(self) -> None:
         """Write until `aclose` or until cancelled; returns after `aclose` was called."""
@@ -128,30 +129,23 @@ class Recorder:
             Unavailable: The database cannot be used; nothing is lost.
         """
         async with self._flushing:
-            left = self.waiting
-            while left > 0:
-                # What was broken off is tried again as it was, and nothing with it: a database that
-                # took it without saying so then finds the very same series.
-                if not self._tried:
-                    await self._fill(min(left, _BATCH))
-                rows = await self._rows()
-                self._tried = True
-                async with self._db.write() as conn:
-                    await self._insert(conn, rows)
-                left -= self._batch_size
-                self._batch, self._batch_size, self._tried = {}, 0, False
+            if self._batch:
+                # It was broken off, and is tried again as it was, with nothing in it that came since:
+                # a database that took it without saying so then finds the very same series.
+                await self._write()
+            self._batch, self._buffer, self._buffered = self._buffer, {}, 0
+            if self._batch:
+                await self._write()
 
-    async def _fill(self, size: int) -> None:
-        """Move the oldest records from the buffer to the batch."""
-        while self._batch_size < size:
-            for _ in range(min(_STEP, size - self._batch_size)):
-                call, common = self._buffer.popleft()
-                self._batch.setdefault(common, []).append(call)
-                self._batch_size += 1
-            await anyio.lowlevel.checkpoint()
+    async def _write(self) -> None:
+        """Write the batch in one transaction, which costs as much as a thousand records."""
+        rows = await self._rows()
+        async with self._db.write() as conn:
+            await self._insert(conn, rows)
+        self._batch = {}
 
     async def _rows(self) -> list[tuple[Any, ...]]:
-        """Return the rows of the batch, as the values of `_COLUMNS`."""
+        """Return the rows of the batch, as the values of `_COLUMNS`; the same ones whenever it is asked."""
         rows: list[tuple[Any, ...]] = []
         made = 0
         for common, calls in self._batch.items():
