@@ -7,6 +7,7 @@ import time
 import anyio
 import pytest
 
+from mcphub.gateway import catalogs
 from tests.interaction.clients import (
     MODERN,
     connected,
@@ -342,3 +343,19 @@ async def test_calling_tools_asks_no_server_for_its_list(hub_of):
                     calls = after.pop("tools/call") - before.pop("tools/call")
                     assert after == before and calls == (6 if server else 11)
                     assert "tools/list" not in after
+
+
+async def test_a_list_with_always_another_page_ends_and_is_named_and_the_others_are_listed(
+    hub_of, monkeypatch
+):
+    monkeypatch.setattr(catalogs, "_LONGEST_S", 1.0)
+    names = [f"t{number}" for number in range(100)]
+    endless = scripted({"tools": tools(*names), "page": 1, "list_delay_s": 0.1})
+    async with hub_of({"endless": endless, "plain": plain()}) as hub:
+        async with raw_client(hub, "alice", "endless") as alice:
+            told = (await alice.modern("tools/list")).json()
+        assert "lists for more than 1 s" in told["error"]["message"]
+        async with raw_client(hub, "bob", "") as bob:
+            listed = (await bob.modern("tools/list")).json()["result"]
+        assert {tool["name"].partition("__")[0] for tool in listed["tools"]} == {"plain"}
+        assert "endless" in listed["_meta"]["dev.mcphub/unavailable"]

@@ -7,6 +7,7 @@ instance; that list lives and dies with the instance. Tool definitions are relay
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -37,6 +38,8 @@ _MAX_PAGES: Final = 100
 _MAX_BYTES: Final = 32 * 1024 * 1024
 _TURN: Final = 200
 _LIST_TIMEOUT_S: Final = 30.0
+_LONGEST_S: Final = 120.0
+"""For all pages of a list: each may come in time, and there may always be another."""
 _MAX_FAILURES: Final = 2000
 _AGAIN_S: Final = 3600.0
 _UNKNOWN: Final = frozenset({METHOD_NOT_FOUND, INVALID_PARAMS, INVALID_REQUEST})
@@ -312,13 +315,15 @@ async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) ->
     """Read all pages of a list from a server, told of a user or of none.
 
     Raises:
-        HubError: The server failed, did not answer in time or lists too much. A JSON-RPC error counts as an empty
+        HubError: The server failed, did not answer in time, or lists too much or too long. A JSON-RPC error counts as an empty
             list when it says that the server has no such method.
     """
     items: list[Item] = []
     cursor: msgspec.Raw | None = None
-    size = 0
+    size, began = 0, time.monotonic()
     for _ in range(_MAX_PAGES):
+        if time.monotonic() - began > _LONGEST_S:
+            raise UpstreamFailed(f"Server '{upstream.name}' lists for more than {_LONGEST_S:g} s.")
         params: Members = {"cursor": cursor} if cursor is not None else {}
         exchange = await upstream.send(Outgoing(kind.method, _LIST_TIMEOUT_S, tell=tell), params)
         result = _listed(upstream, kind, await exchange.settled())
