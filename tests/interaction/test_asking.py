@@ -8,6 +8,7 @@ from mcp.types import ElicitResult
 
 from mcphub.catalog.versions import exact_version
 from mcphub.spawn.launching import NEUTRAL
+from mcphub.testing.hub import write_servers
 from tests.doors import BOTH_DOORS
 from tests.interaction.clients import MODERN, connected, plain, raw_client, request, text_of
 from tests.polling import until
@@ -64,6 +65,25 @@ async def test_only_the_owner_can_continue_a_parked_call_and_only_as_it_was(hub_
             assert json.loads(done["content"][0]["text"])["content"] == {"colour": "red"}
             again = (await alice.modern("tools/call", retry, meta=ELICITS)).json()
             assert again["error"]["code"] == -32602
+
+
+async def test_a_bare_name_that_means_another_server_by_now_continues_nothing(hub_of):
+    async with hub_of({"first": plain()}) as hub:
+        async with raw_client(hub, "alice", "") as alice, raw_client(hub, "bob", "first") as bob:
+            await alice.modern("tools/list")
+            asked = (await alice.modern("tools/call", ASK, meta=ELICITS)).json()["result"]
+            servers = {"first": plain(tools={"deny": ["ask"]}), "second": plain()}
+            write_servers(hub.hub.ground.settings.dir, servers)
+            await hub.hub.reload()
+            await alice.modern("tools/list")
+            retry = ASK | {
+                "requestState": asked["requestState"],
+                "inputResponses": {"q1": {"action": "accept", "content": {}}},
+            }
+            told = (await alice.modern("tools/call", retry, meta=ELICITS)).json()
+            assert told["error"]["code"] == -32602, told
+            denied = (await bob.modern("tools/call", ASK, meta=ELICITS)).json()
+            assert "not allowed" in denied["error"]["message"]
 
 
 async def test_a_retry_without_the_answer_is_asked_again(hub_of):

@@ -206,11 +206,13 @@ class ParkedCalls:
             parked.path,
             parked.method,
             parked.digest,
+            parked.instance.server,
         ) == (
             call.principal.user_id,
             call.target.path,
             call.method,
             digest_of(call),
+            call.server,  # the one that is permitted now: a bare name may mean another by then
         )
         if parked is None or not same:
             raise unknown_state()
