@@ -193,3 +193,29 @@ def fill(path: Path) -> None:
                     file.write(b"x" * size)
             except OSError:
                 continue
+
+
+def test_a_log_that_cannot_be_written_is_no_error_of_anything_else(tmp_path):
+    hub = HubProcess(tmp_path / "hub")
+    hub.init({"plain": plain()}, ["alice", "bob"])
+    hub.log = Path("/dev/full")
+    with hub.serving():
+        for user in ("alice", "bob"):
+            assert hub.call(user, "plain", "echo", text=user) == user
+        assert "ended unexpectedly" in json.dumps(hub.answer("alice", "plain", "crash"))
+        assert hub.call("alice", "plain", "echo", text="again") == "again"
+        # something to be told by the look after changes, which must go on
+        (hub.directory / "keys" / "context.keys").write_text("nothing")
+        (hub.directory / "mcp_settings.json").write_text("{")
+        time.sleep(2)
+        sockets = hub.directory / "run"
+        (sockets / "hub.sock").rename(sockets / "away")  # the command tells the hub nothing
+        assert hub.run("key", "revoke", hub.keys["alice"][:12]).returncode == 0
+        (sockets / "away").rename(sockets / "hub.sock")
+        until = time.monotonic() + 20
+        while "result" in (told := hub.answer("alice", "plain", "echo", text="more")):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert told["error"]["data"]["code"] == "unauthenticated"
+        assert hub.call("bob", "plain", "echo", text="bob") == "bob"
+        assert hub.stop() == 0
