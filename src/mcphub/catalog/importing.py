@@ -45,6 +45,9 @@ class ImportResult:
     notes: list[str] = field(default_factory=list)
 
 
+_WANTED = 'Name the settings file of a client: JSON that holds "mcpServers" or "servers".'
+
+
 class _AnyVariable(dict[str, str]):
     """An environment in which everything is set, to check the shape of entries."""
 
@@ -77,12 +80,11 @@ def import_client_text(
     try:
         document = parse(text)
     except JsoncError as error:
-        raise SettingsError([Problem(file, error.path, error.message)]) from None
+        raise SettingsError([Problem(file, error.path, error.message, _WANTED)]) from None
     result = ImportResult()
     blocks = list(_blocks(document))
     if not blocks:
-        hint = 'It should hold "mcpServers" or "servers".'
-        raise SettingsError([Problem(file, "$", "There are no servers in it.", hint)])
+        raise SettingsError([Problem(file, "$", "There are no servers in it.", _WANTED)])
     for servers, inputs in blocks:
         found = read_inputs(inputs)
         result.notes.extend(found.notes)

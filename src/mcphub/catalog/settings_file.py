@@ -84,7 +84,9 @@ def read_text(path: Path, owners: Container[int] | None = None) -> str:
         hint = "Make one with: mcphub init" if own else "Correct the path."
         raise refused("The file does not exist.", hint) from None
     except OSError as error:
-        raise refused(f"It cannot be read ({error.strerror}).", "Check its permissions.") from None
+        folder = isinstance(error, IsADirectoryError)
+        hint = "Name a file in it." if folder else "Check its permissions."
+        raise refused(f"It cannot be read ({error.strerror}).", hint) from None
     if len(data) > LARGEST:
         raise refused(f"It is larger than {LARGEST} bytes.", "Remove what are no server settings.")
     try:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,8 @@ from mcphub.cli import check_evidence
 from mcphub.cli.check_hub import copied_of
 from mcphub.cli.check_manifest import Series, behind_hub, go_through, not_installed, pins
 from mcphub.cli.check_told import told
-from mcphub.cli.shell import Cli, command
+from mcphub.cli.problems import explained
+from mcphub.cli.shell import Cli, command, debug
 from mcphub.cli.values import clean, json_text, pair
 from mcphub.cli.verdicts import spec_of
 from mcphub.errors import HubError, InvalidInput, Unavailable
@@ -166,10 +167,12 @@ async def check_servers(
     The server runs in the sandbox against stand-ins; no real service or credential is used.
     Exit status: 0 no leak seen, 1 leak, 2 inconclusive, 3 the check could not run.
     """
+    _check_words(words or [], url)
     options = Options(tuple(allow_egress or ()), budget)
     given = dict(pair(text) for text in env or [])
     then = _Then(apply, compare, yes)
-    try:
+    with _failing_as(COULD_NOT_RUN, cli):
+        _check_files(html, sarif_file)
         if manifest is not None:
             way = _of_manifest_behind_hub if through_hub else _of_manifest
             series = Series(manifest, tuple(only or ()), results_file, resume, jobs, total)
@@ -190,16 +193,58 @@ async def check_servers(
                 "Nothing to check is named.",
                 hint="mcphub check NAME for a server of the settings, or mcphub check -- COMMAND ARGS…",
             )
-    except HubError as error:
-        cli.note(f"error: {error.message}")
-        if error.hint:
-            cli.note(f"hint: {error.hint}")
-        raise typer.Exit(COULD_NOT_RUN) from None
+        _write(results, html, sarif_file)
+    raise typer.Exit(_status(results))
+
+
+@contextlib.contextmanager
+def _failing_as(status: int, cli: Cli) -> Iterator[None]:
+    """Tell of any failure and end with `status`: that of other commands would say that there is a leak."""
+    try:
+        yield
+    except (typer.TyperException, typer.Exit):
+        raise
+    except typer.Abort:
+        cli.note("Nothing was checked.")
+        raise typer.Exit(status) from None
+    except Exception as error:  # noqa: BLE001  as `shell.execute`
+        debug()
+        problem = explained(error)
+        cli.note(f"error: {problem.message}")
+        if problem.hint:
+            cli.note(f"hint: {problem.hint}")
+        raise typer.Exit(status) from None
+
+
+def _write(results: list[Result], html: Path | None, sarif_file: Path | None) -> None:
     if html is not None:
         html.write_text(clean(page(results)), encoding="utf-8")
     if sarif_file is not None:
         sarif_file.write_text(json.dumps(sarif(results), indent=1) + "\n", encoding="utf-8")
-    raise typer.Exit(_status(results))
+
+
+def _check_words(words: Sequence[str], url: str) -> None:
+    """Refuse an address at which no command can listen.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    parts = urlsplit(url.replace("{port}", "1"))
+    if words and url and (parts.scheme != "http" or not parts.hostname):
+        raise typer.BadParameter(
+            "with a command, --url is where it listens: http://127.0.0.1:{port}/mcp"
+        )
+
+
+def _check_files(*files: Path | None) -> None:
+    """Refuse a file that cannot be written, before a check that takes minutes.
+
+    Raises:
+        InvalidInput: Its directory does not exist, or it is one itself.
+    """
+    for file in files:
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            raise InvalidInput(f"{file} cannot be written.", hint="Name a file in a directory.")
 
 
 def _print(cli: Cli, result: Result) -> None:

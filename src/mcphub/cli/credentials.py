@@ -22,6 +22,7 @@ from mcphub.cli.shell import CLI, Cli, Rows, command
 from mcphub.cli.values import when
 from mcphub.cli.verdicts import spec_of
 from mcphub.errors import InvalidInput, NotFound, Unauthenticated
+from mcphub.identity.model import did_you_mean
 from mcphub.secret import OAUTH_SLOT, Secret
 
 _LARGEST = 48 * 1024
@@ -150,14 +151,14 @@ async def delete_credential(
         return
     async with cli.ground() as ground:
         principal = await ground.directory.principal_of(str(user))
+        there = {(info.server, info.slot) for info in await ground.vault.listing(principal)}
+        if (server, slot) not in there:
+            raise NotFound(
+                f"{principal.user_name} has not set {slot[:64]} for '{server[:64]}'.",
+                hint=f"Run: mcphub credential list --user {quote(principal.user_name)}",
+            )
         if slot == OAUTH_SLOT:
-            ended = await ground.grants.end(principal.user_id, server, CLI)
-            if ended is None:
-                raise NotFound(
-                    f"No account of {principal.user_name} is connected to '{server}'.",
-                    hint=f"Run: mcphub credential list --user {quote(principal.user_name)}",
-                )
-            told["revoked"] = ended
+            told["revoked"] = bool(await ground.grants.end(principal.user_id, server, CLI))
         else:
             detail = {"server": server, "slot": slot}
             async with ground.db.together():
@@ -188,14 +189,17 @@ async def guide_credential(
 ) -> None:
     """Tell what a credential is, the least rights it needs, and where to make it."""
     found: list[dict[str, Any]] = []
+    servers: list[str] = []
     if url is not None:
         for entry in await UserHub(url, key_file).servers():
+            servers.append(entry["name"])
             found += [{"server": entry["name"]} | wanted for wanted in entry["slots"]]
     else:
-        async with cli.ground() as ground:
+        async with cli.ground("As a user of somebody else's hub, give --url.") as ground:
             if server is not None:
                 spec_of(ground, server)
             for spec in ground.live.current.specs.values():
+                servers.append(spec.name)
                 found += [
                     {"server": spec.name, "slot": name, "guide": dict(guide_of(spec, name))}
                     for name in spec.slot_names
@@ -205,14 +209,25 @@ async def guide_credential(
         for entry in found
         if server in (None, entry["server"]) and slot in (None, entry["slot"])
     ]
-    if not found and (server or slot):
-        raise NotFound("There is no such credential slot.", hint="Run: mcphub credential guide")
+    if server is not None and server not in servers:
+        raise NotFound(
+            f"There is no server '{server[:64]}' for you.", hint=did_you_mean(server, servers)
+        )
+    if slot is not None and not found:
+        raise NotFound(
+            f"Server '{server}' has no credential slot '{slot[:64]}'.",
+            hint=f"Run: mcphub credential guide {server}",
+        )
     told = [
         f"{entry['server']} {entry['slot']}\n"
         + "\n".join(f"  {name}: {_text(value)}" for name, value in entry["guide"].items() if value)
         for entry in found
     ]
-    cli.show(found, "\n\n".join(told) if told else "No server needs credentials.")
+    cli.show(found, "\n\n".join(told) if told else _none(server))
+
+
+def _none(server: str | None) -> str:
+    return f"{server} needs no credentials." if server else "No server needs credentials."
 
 
 def _remote(user: str | None, url: str | None, key_file: Path | None) -> UserHub | None:

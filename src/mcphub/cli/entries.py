@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,6 +57,15 @@ _OTHERS: Final = "|".join(
     entry.name for entry in ENTRIES if not entry.group and entry.name != _BRIDGE
 )
 _COMMAND: Final = re.compile(rf"\bmcphub (?:(?:{_GROUPS})(?: [a-z]+)?|(?:{_OTHERS}))(?![\w-])")
+
+
+def command_of(arguments: Sequence[str]) -> str:
+    """Return the command that the words of a command line begin with: none, one word, or two."""
+    entry = next((entry for entry in ENTRIES if arguments and entry.name == arguments[0]), None)
+    if entry is None:
+        return ""
+    named = entry.group and len(arguments) > 1 and arguments[1].isalpha()
+    return f"{entry.name} {arguments[1]}" if named else entry.name
 
 
 def for_hub(text: str, directory: Path | None) -> str:

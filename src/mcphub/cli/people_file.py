@@ -231,7 +231,10 @@ def text_of(file: str) -> str:
             with Path(file).open("rb") as source:
                 data = source.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise InvalidInput(f"{file} cannot be read: {error.strerror}.") from None
+        raise InvalidInput(
+            f"{file} cannot be read: {error.strerror}.",
+            hint="Name a CSV file, or - for standard input.",
+        ) from None
     if len(data) > _MAX_BYTES:
         raise InvalidInput(f"The table is larger than {_MAX_BYTES} bytes.")
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

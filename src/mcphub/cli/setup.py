@@ -117,6 +117,10 @@ async def serve(
     for told in _misspelled(settings):
         cli.warn(told)
     log_to_stderr(log_level, serving=True)
+    if ready_file is not None and not ready_file.absolute().parent.is_dir():
+        raise InvalidInput(
+            f"The directory of --ready-file {ready_file} does not exist.", hint="Make it first."
+        )
     _remove(ready_file)
 
     def ready(url: str) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import uvloop
 
-from mcphub.cli.entries import for_hub
+from mcphub.cli.entries import command_of, for_hub
 from mcphub.cli.problems import explained
 from mcphub.cli.running import RunningHub
 from mcphub.cli.tables import table
@@ -70,21 +70,26 @@ class Cli:
         """
         return load(self._directory, overrides=overrides)
 
-    @asynccontextmanager
-    async def ground(self) -> "AsyncIterator[Ground]":
-        """Open the hub's services on its database, whether or not the hub runs.
+    def there(self, or_else: str = "") -> HubSettings:
+        """Return the settings of a hub that has been made.
+
+        Args:
+            or_else: What to do where it is somebody else's, for commands that users have too.
 
         Raises:
             NotFound: There is no hub in the directory.
+            InvalidInput: A setting is wrong.
         """
         settings = self.settings()
         if not settings.config_file.exists():
-            raise NotFound(
-                f"There is no hub in {settings.dir}.",
-                hint="Make one with `mcphub init`, or name its directory with --dir. "
-                "As a user of somebody else's hub, give --url.",
-            )
-        async with opened(settings) as ground:
+            hint = "Make one with `mcphub init`, or name its directory with --dir."
+            raise NotFound(f"There is no hub in {settings.dir}.", hint=f"{hint} {or_else}".strip())
+        return settings
+
+    @asynccontextmanager
+    async def ground(self, or_else: str = "") -> "AsyncIterator[Ground]":
+        """Open the hub's services on its database, whether or not the hub runs. Args, raises as `there`."""
+        async with opened(self.there(or_else)) as ground:
             yield ground
 
     def running(self) -> RunningHub:
@@ -180,7 +185,7 @@ def command(
             _run(function, given)
 
         _dress(run, function, example)
-        return app.command(name)(run)
+        return app.command(name, short_help=_first_sentence(function))(run)
 
     return register
 
@@ -240,6 +245,12 @@ def _dress(
     run.__doc__ = f"{what}\n\nExample: {example}"
 
 
+def _first_sentence(function: Callable[..., object]) -> str:
+    """Return what a list of commands says of one; cut by nothing."""
+    first = (inspect.getdoc(function) or "").split("\n\n", 1)[0].replace("\n", " ")
+    return first.partition(". ")[0].rstrip(".") + "."
+
+
 def group(app: typer.Typer, name: str, about: str, *, bare: bool = False) -> typer.Typer:
     """Return a new group of commands; `bare` when its name alone is a command too."""
     made = typer.Typer(no_args_is_help=not bare, rich_markup_mode=None)
@@ -256,31 +267,32 @@ def execute(app: typer.Typer, arguments: Sequence[str]) -> int:
         print("Nothing was changed.", file=sys.stderr)
         return 1
     except typer.TyperException as error:
-        return _usage(error, as_json=as_json)
+        return _usage(error, arguments, as_json=as_json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: nothing more to say at exit
         return 1
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001  a traceback helps no user
-        _debug()
+        debug()
         return _failed(explained(error), as_json=as_json)
     return done if isinstance(done, int) else 0
 
 
-def _usage(error: typer.TyperException, *, as_json: bool) -> int:
+def _usage(error: typer.TyperException, arguments: Sequence[str], *, as_json: bool) -> int:
     message = error.format_message().replace("Value error, ", "")
-    context = getattr(error, "ctx", None)
-    bare = type(error).__name__ == "NoArgsIsHelpError"
-    help_command = f"{context.command_path} --help" if context is not None and not bare else ""
-    if bare:
+    if type(error).__name__ == "NoArgsIsHelpError":
         print(message, file=sys.stderr)
-    elif as_json:
-        _failed(InvalidInput(message, hint=f"Run: {help_command}"), as_json=True)
+        return 2
+    context = getattr(error, "ctx", None)
+    path = (
+        context.command_path if context is not None else f"mcphub {command_of(arguments)}".strip()
+    )
+    if as_json:
+        _failed(InvalidInput(message, hint=f"Run: {path} --help"), as_json=True)
     else:
         print(f"error: {clean(message)}", file=sys.stderr)
-        if help_command:
-            print(f"Try: {help_command}", file=sys.stderr)
+        print(f"Try: {path} --help", file=sys.stderr)
     return 2
 
 
@@ -295,6 +307,7 @@ def _failed(error: HubError, *, as_json: bool) -> int:
     return 1
 
 
-def _debug() -> None:
+def debug() -> None:
+    """Print the traceback of what is being handled, where MCPHUB_DEBUG is 1."""
     if environment().get("MCPHUB_DEBUG") == "1":
         traceback.print_exc()

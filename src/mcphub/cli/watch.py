@@ -82,6 +82,7 @@ async def explain(
 
 async def list_instances(cli: Cli) -> None:
     """List the running instances of the hub: whose, of which server, since when."""
+    cli.there()
     answer = await cli.running().get("/instances")
     found: list[dict[str, Any]] = answer["instances"]
     async with cli.ground() as ground:
@@ -114,6 +115,7 @@ async def list_instances(cli: Cli) -> None:
 
 async def stop_instance(cli: Cli, instance: InstanceId) -> None:
     """Stop an instance; its user's next call starts a new one."""
+    cli.there()
     await cli.running().delete(f"/instances/{_id(instance)}")
     async with cli.ground() as ground:
         await ground.audit.write(CLI, "instance:stopped", instance)
@@ -122,6 +124,7 @@ async def stop_instance(cli: Cli, instance: InstanceId) -> None:
 
 async def show_stderr(cli: Cli, instance: InstanceId) -> None:
     """Show what an instance wrote to stderr lately; known secrets are blacked out."""
+    cli.there()
     lines = (await cli.running().get(f"/instances/{_id(instance)}/stderr"))["lines"]
     cli.show({"id": instance, "lines": lines}, "\n".join(lines) or "It wrote nothing to stderr.")
 

@@ -248,7 +248,10 @@ class Directory:
             await _group(conn, group)
             done = await conn.execute(delete(memberships).where(_is(user.id, group)))
             if not done.rowcount:
-                raise NotFound(f"The user '{user.name}' is not in the group '{group}'.")
+                raise NotFound(
+                    f"The user '{user.name}' is not in the group '{group}'.",
+                    hint=f"Run: mcphub user show {quote(user.name)}",
+                )
 
     async def memberships(self) -> list[Membership]:
         """Return every membership of the ordinary groups, expired ones too."""
@@ -385,7 +388,8 @@ async def _group(conn: AsyncConnection, name: str) -> None:
     if checked_group_name(name) not in known:
         raise NotFound(
             f"There is no group '{name}'.",
-            hint=did_you_mean(name, known) or f"Run: mcphub group add {name}",
+            hint=did_you_mean(name, known)
+            or f"`mcphub group list` shows those that there are; `mcphub group add {name}` makes it.",
         )
 
 

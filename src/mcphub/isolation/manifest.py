@@ -56,8 +56,9 @@ def read(file: Path) -> list[Entry]:
     try:
         value = json.loads(file.read_text())
     except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput(
-            f"The manifest {file.name} cannot be read: {error}",
+            f"The manifest {file.name} cannot be read: {why}.",
             hint="It is a JSON list of servers.",
         ) from None
     servers = value.get("servers") if isinstance(value, dict) else value

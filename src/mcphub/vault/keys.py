@@ -133,7 +133,7 @@ class FileKeys:
             if len(left) == len(keys):
                 raise NotFound(
                     "There is no key of this id in the key file.",
-                    hint="Its id is the part before the colon.",
+                    hint="Run: mcphub vault keys",
                 )
             self._replace(left)
 
