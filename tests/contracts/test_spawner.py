@@ -14,6 +14,7 @@ from tests.forked import ForkingSpawner
 from mcphub.catalog.spec import SandboxSpec
 from mcphub.errors import InvalidInput, Unavailable, UpstreamFailed
 from mcphub.ids import instance_id
+from mcphub.spawn.bubblewrap import etc_directories
 from mcphub.spawn.building import Layer
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Launch, Process, Spawner
@@ -308,6 +309,19 @@ async def test_the_working_directory_is_made_inside_the_home(spawner, tmp_path):
     wanted = launch(tmp_path / "h", "/bin/pwd", cwd="own/deep")
     _, out, _ = await run(spawner, wanted)
     assert out.strip() == f"{spawner.home_inside(tmp_path / 'h')}/own/deep"
+
+
+async def test_settings_of_the_machines_programs_are_seen(spawner, tmp_path):
+    """Debian's Chromium and Java do not start without theirs."""
+    if not spawner.level:
+        return  # without a sandbox everything is seen
+    wanted = etc_directories()
+    for name in ("chromium.d", "ssl/certs"):
+        assert (name in wanted) is os.path.isdir(f"/etc/{name}")  # noqa: ASYNC240, PTH112
+    code = "import os, sys; print([n for n in sys.argv[1:] if not os.listdir('/etc/' + n)])"
+    home = tmp_path / "h"
+    _, out, _ = await run(spawner, launch(home, PYTHON, "-c", code, *wanted))
+    assert out.strip() == str([name for name in wanted if not os.listdir(f"/etc/{name}")])  # noqa: PTH208
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/no-such-program", "/usr/share", "relative", ""])

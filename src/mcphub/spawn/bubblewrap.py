@@ -5,6 +5,7 @@ travels to bubblewrap in one descriptor (`--args`), so that no value shows in a 
 host. Not here: namespaces of mounts and network prepared before bubblewrap (`sandboxed`).
 """
 
+import functools
 import os
 import shlex
 import shutil
@@ -37,8 +38,11 @@ _ETC: Final = {
     "hostname": "mcp\n",
 }
 _ETC_COPIES: Final = ("ld.so.cache", "localtime", "timezone", "mime.types", "services", "protocols")
-ETC_BINDS: Final = ("alternatives", "ssl/certs", "pki/tls/certs", "ca-certificates", "fonts")
-"""Directories of the machine's `/etc` that appear inside when they exist."""
+_ETC_BINDS: Final = ("alternatives", "ssl/certs", "pki/tls/certs", "ca-certificates", "fonts")
+# Where Debian keeps what programs below /usr do not start without, or not rightly; for every user of a machine.
+_ETC_OF_PROGRAMS: Final = (
+    *("chromium", "chromium.d", "java-*-openjdk", "ImageMagick-*", "libreoffice", "R", "perl", "texmf"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,16 @@ def readable_places(paths: Sequence[Path]) -> list[Path]:
     return places
 
 
+@functools.cache
+def etc_directories() -> tuple[str, ...]:
+    """Return the directories of the machine's `/etc` that appear inside, as they are when first asked for."""
+    etc = Path("/etc")
+    found = [name for name in _ETC_BINDS if (etc / name).is_dir()]
+    for pattern in _ETC_OF_PROGRAMS:
+        found += sorted(place.name for place in etc.glob(pattern) if place.is_dir())
+    return tuple(found)
+
+
 def write_etc(folder: Path) -> None:
     """Write the minimal `/etc` of every instance into `folder`; holds nothing of any user."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,9 +104,8 @@ def write_etc(folder: Path) -> None:
         source = Path("/etc", name)
         if source.is_file():
             shutil.copyfile(source, folder / name)
-    for name in ETC_BINDS:
-        if Path("/etc", name).is_dir():
-            (folder / name).mkdir(parents=True, exist_ok=True)
+    for name in etc_directories():
+        (folder / name).mkdir(parents=True, exist_ok=True)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -171,7 +184,7 @@ def system_directories() -> list[str]:
             args += ["--symlink", f"usr/{name}", f"/{name}"]
         elif place.is_dir():
             args += ["--ro-bind", f"/{name}", f"/{name}"]
-    for name in ETC_BINDS:
+    for name in etc_directories():
         args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return args
 

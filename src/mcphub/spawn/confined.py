@@ -29,8 +29,7 @@ _SOURCES: Final = str(Path(__file__).parents[2])
 # Without a root of its own: what of the machine a program needs to run. Everything else is closed.
 _SYSTEM_FILES: Final = (
     *("passwd", "group", "hosts", "nsswitch.conf", "ld.so.cache", "localtime", "timezone"),
-    *("mime.types", "services", "protocols", "alternatives", "ssl/certs", "pki/tls/certs"),
-    *("ca-certificates", "fonts"),
+    *("mime.types", "services", "protocols"),
 )
 _FACTS: Final = ("meminfo", "cpuinfo", "stat", "loadavg", "version", "filesystems")
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom")
@@ -106,11 +105,7 @@ class Confined:
                 links.append((str(place), f"usr/{name}"))
             elif place.is_dir():
                 binds.append(self._shown(str(place)))
-        binds += [
-            self._shown(f"/etc/{name}")
-            for name in bubblewrap.ETC_BINDS
-            if Path("/etc", name).is_dir()
-        ]
+        binds += [self._shown(f"/etc/{name}") for name in bubblewrap.etc_directories()]
         binds += [self._shown(str(place)) for place in order.places]
         own = copies.of(order.launch)
         binds += [Bind(str(copy), str(place), writable=True) for copy, place in own]
@@ -150,7 +145,7 @@ class Confined:
             readable=(
                 "/usr",
                 *(f"/{name}" for name in bubblewrap.SYSTEM),
-                *(f"/etc/{name}" for name in _SYSTEM_FILES),
+                *(f"/etc/{name}" for name in (*_SYSTEM_FILES, *bubblewrap.etc_directories())),
                 *(f"/proc/{name}" for name in ("self", *_FACTS)),
                 *map(str, order.places),
             ),
