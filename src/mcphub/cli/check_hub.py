@@ -22,8 +22,8 @@ from mcphub.ids import opaque
 from mcphub.isolation.backends import detect
 from mcphub.isolation.behind import HubLab, Member
 from mcphub.isolation.canaries import Canaries
-from mcphub.isolation.credentials import is_secret_name
 from mcphub.isolation.model import Result
+from mcphub.isolation.spots import is_secret_name
 from mcphub.isolation.subject import Subject
 from mcphub.isolation.through import check_through
 from mcphub.isolation.witness.authority import TRUST_VARIABLES

@@ -13,28 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote
 
 from mcphub.isolation.canaries import mint
+from mcphub.isolation.spots import spots
 
-_SECRET_NAME: Final = re.compile(
-    r"token|secret|passw|passphrase|api_?key|access_?key|private_?key|_key$|^key$|credential|_pat$|_pass$|auth_?key|bearer",
-    re.IGNORECASE,
-)
-_NOT_SECRET: Final = re.compile(r"true|false|yes|no|on|off|none|null|", re.IGNORECASE)
-_NUMBER: Final = re.compile(r"\d{1,6}")
-_NUMBERED: Final = re.compile(
-    r"tokens|keys|max|min|limit|count|size|len|ttl|expir|time|port|num|days|hours|seconds",
-    re.IGNORECASE,
-)
-# of a form that nothing but a credential has, whatever its variable is called; no UUID, no host name
-_MADE_UP: Final = re.compile(
-    r"(?=[^\d]*\d)(?=[^A-Za-z]*[A-Za-z])[\w+/=-]{24,}|eyJ[\w-]{8,}\.[\w.-]+"
-)
-_UUID: Final = re.compile(r"[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}", re.IGNORECASE)
 _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9]{2,12}[_-])+(?=[A-Za-z0-9])")
 _FLAG: Final = re.compile(r"--?([\w-]+)(?:=(.+))?", re.DOTALL)
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
 _SLOT: Final = re.compile(r"\$\{USER_(\w+)\}")
 _SIGNS: Final = re.compile(r"secret|sign|jwt|hmac", re.IGNORECASE)
 
@@ -75,11 +60,6 @@ class Disguise:
         return tuple(c for c in self.credentials if c.given)
 
 
-def is_secret_name(name: str) -> bool:
-    """Tell whether a variable or flag of this name holds a credential."""
-    return bool(_SECRET_NAME.search(name.replace("-", "_")))
-
-
 def disguise(args: Sequence[str], env: Mapping[str, str], *, canary: str) -> Disguise:
     """Replace the credentials of a launch line; `canary` names the variable that is added."""
     return _Disguiser().run(args, env, canary)
@@ -99,7 +79,7 @@ def header_names(credentials: Sequence[Credential]) -> list[str]:
     names: list[str] = []
     for credential in credentials:
         place, _, name = credential.label.partition(":")
-        if place == "env":
+        if place == "env" and ":" not in name:
             names += [name.replace("_", "-").title(), name]
     return list(dict.fromkeys(names))
 
@@ -130,30 +110,36 @@ class _Disguiser:
         self._by_value: dict[str, Credential] = {}
 
     def run(self, args: Sequence[str], env: Mapping[str, str], canary: str) -> Disguise:
-        changed: dict[str, str] = {}
-        for name, text in env.items():
-            value = self._in_slots(text)
-            if value != text:
-                changed[name] = value
-            elif _is_secret(name, value):
-                changed[name] = self._replaced(value, f"env:{name}")
-            else:
-                changed[name] = self._in_urls(value, f"env:{name}")
-        words = [self._in_slots(arg) for arg in args]
-        for index, word in enumerate(words):
-            if word != args[index]:
-                continue  # a slot of a user
+        changed = {name: self._hidden(f"env:{name}", name, text) for name, text in env.items()}
+        words: list[str] = []
+        for index, word in enumerate(args):
             flag = _FLAG.fullmatch(word)
-            before = _FLAG.fullmatch(words[index - 1]) if index else None
-            if flag and flag[2] and _is_secret(flag[1], flag[2]):
-                words[index] = f"{word[: -len(flag[2])]}{self._replaced(flag[2], f'arg:{flag[1]}')}"
-            elif before and before[2] is None and not flag and _is_secret(before[1], word):
-                words[index] = self._replaced(word, f"arg:{before[1]}")
+            before = _FLAG.fullmatch(args[index - 1]) if index else None
+            if flag and flag[2]:
+                value = self._hidden(f"arg:{flag[1]}", flag[1], flag[2])
+                words.append(word[: -len(flag[2])] + value)
+            elif flag:
+                words.append(word)
+            elif before and before[2] is None:
+                words.append(self._hidden(f"arg:{before[1]}", before[1], word))
             else:
-                words[index] = self._in_urls(word, "arg:url")
+                words.append(self._hidden(f"arg:{index + 1}", "", word))
         added = Credential(f"env:{canary}", value := mint(), value, given=False)
         changed[canary] = added.value
         return Disguise(tuple(words), changed, (*self._by_value.values(), added))
+
+    def _hidden(self, label: str, name: str, text: str) -> str:
+        """Return a word with sentinels in the place of its credentials; else of a user's slots only."""
+        slots = _SLOT.sub(lambda slot: self._replaced(slot[0], f"slot:{slot[1]}"), text)
+        if slots != text:
+            return slots
+        for spot in reversed(spots(name, text)):
+            old = text[spot.start : spot.end]
+            in_url = spot.name == "url"
+            value = self._replaced(unquote(old) if in_url else old, _label(label, name, spot.name))
+            new = quote(value, safe="") if in_url else value
+            text = text[: spot.start] + new + text[spot.end :]
+        return text
 
     def _replaced(self, value: str, label: str) -> str:
         known = self._by_value.get(value)
@@ -161,35 +147,11 @@ class _Disguiser:
             known = self._by_value[value] = sentinel_like(value, label)
         return known.value
 
-    def _in_slots(self, text: str) -> str:
-        return _SLOT.sub(lambda slot: self._replaced(slot[0], f"slot:{slot[1]}"), text)
 
-    def _in_urls(self, text: str, label: str) -> str:
-        return _URL.sub(lambda found: self._in_url(found[0], label), text)
-
-    def _in_url(self, url: str, label: str) -> str:
-        try:
-            parts = urlsplit(url)
-            password = parts.password
-        except ValueError:
-            return url
-        if not password:
-            return url
-        new = quote(self._replaced(unquote(password), label), safe="")
-        user, _, host = parts.netloc.rpartition("@")
-        netloc = f"{user.partition(':')[0]}:{new}@{host}"
-        return urlunsplit(parts._replace(netloc=netloc))
-
-
-def _is_secret(name: str, value: str) -> bool:
-    """Tell whether a variable holds a credential; what stands for one, such as `x`, counts."""
-    if _is_place(value) or _NOT_SECRET.fullmatch(value):
-        return False
-    if not is_secret_name(name):
-        return bool(_MADE_UP.fullmatch(value)) and not _UUID.fullmatch(value)
-    return not (_NUMBER.fullmatch(value) and _NUMBERED.search(name))
-
-
-def _is_place(value: str) -> bool:
-    """Tell whether a value is a path or a URL, not a credential by itself."""
-    return value.startswith(("/", "./", "~", "{home}", "{lab}")) or bool(_URL.match(value))
+def _label(label: str, name: str, inside: str) -> str:
+    """Return how reports name a credential: where it stands, and what it goes by there."""
+    if not inside or inside == name:
+        return label
+    if inside == "url" and label.startswith("arg:"):
+        return "arg:url"
+    return f"{label}:{inside}" if inside != "url" else label

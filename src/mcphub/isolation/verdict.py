@@ -1,17 +1,19 @@
 """From findings and coverage to a verdict that a person can act on. Pure but for reading the case."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
 from mcphub.isolation.case import Case
-from mcphub.isolation.credentials import is_secret_name
 from mcphub.isolation.model import Coverage, Finding, LeakClass, Result, Severity, Verdict
 from mcphub.isolation.oracle import worked
 from mcphub.isolation.probes.token import aware
+from mcphub.isolation.spots import is_secret_name
 from mcphub.isolation.surface import Rank
 
 _QUOTED: Final = 200
+_HOST: Final = re.compile(r"[\w.:\[\]-]+")
 _ENOUGH: Final = 1 / 3
 _ORDER: Final = list(Severity)
 
@@ -57,7 +59,10 @@ def _doubt(case: Case, coverage: Coverage) -> str:
     if not coverage.succeeded and not coverage.resources:
         return f"No call succeeded, so nothing could be seen.{_said(case)}"
     if _thin(coverage):
-        return f"Only {len(coverage.succeeded)} of {coverage.tools} tools could be called with success."
+        return (
+            f"Only {len(coverage.succeeded)} of {coverage.tools} tools could be called with success."
+            f"{_said(case)}"
+        )
     if case.lab.starts_anew and not case.control.b:
         return "The run without A failed."
     if coverage.undone:
@@ -104,8 +109,9 @@ def _unproven(case: Case) -> str:
 
 
 def _said(case: Case) -> str:
-    """Return what the server answered most, which tells what it lacks."""
-    said = Counter(seen.text.strip()[:_QUOTED] for seen in case.treatment.a if seen.text.strip())
+    """Return what the server refused with most, which tells what it lacks."""
+    refused = [seen.text.strip() for seen in case.treatment.a if not worked(seen)]
+    said = Counter(text[:_QUOTED] for text in refused if text)
     return f" Most often it said: {said.most_common(1)[0][0]}" if said else ""
 
 
@@ -182,7 +188,7 @@ def _recommended(case: Case, findings: Sequence[Finding], safe: bool | None) -> 
             for run in (case.treatment, case.control)
             for seen in (*run.a, *run.b)
             for arrival in seen.egress
-            if arrival.host
+            if _HOST.fullmatch(arrival.host)
             and not arrival.host.partition(":")[0].endswith("example.com")
             and not arrival.host.startswith(("127.", "localhost"))
         }
