@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcphub.catalog.older_sdk import needs_older_sdk
+from mcphub.catalog.older_sdk import holds_back_sdk, needs_older_sdk
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,20 @@ from mcphub.catalog.older_sdk import needs_older_sdk
 )
 def test_a_server_for_an_older_sdk_is_known_by_its_last_words(said, old):
     assert needs_older_sdk(said) is old
+
+
+@pytest.mark.parametrize(
+    ("requirements", "held"),
+    [
+        (["mcp<2"], True),
+        (["httpx", "mcp[cli] < 2"], True),
+        (["mcp~=1.9"], True),
+        (["mcp==1.9.4"], True),
+        (["mcp>=1.2"], False),
+        (["mcp-things<2"], False),
+        (["mcp<20"], False),
+        ([], False),
+    ],
+)
+def test_an_older_sdk_that_is_asked_for_already_is_seen(requirements, held):
+    assert holds_back_sdk(requirements) is held

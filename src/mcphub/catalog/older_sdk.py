@@ -6,6 +6,7 @@ back frameworks that need the newer one. Not here: who tries it (`spawn.launchin
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 OLDER_SDK: Final = ("mcp<2",)
@@ -19,6 +20,14 @@ _SAYS = re.compile(
       | module\ 'mcp(?:\.[\w.]+)?'\ has\ no\ attribute""",
     re.VERBOSE,
 )
+
+
+_HELD_BACK = re.compile(r"mcp\s*(?:\[[^\]]*\])?\s*(?:<\s*2|<=\s*1|[=~]=\s*1)\b")
+
+
+def holds_back_sdk(requirements: Iterable[str]) -> bool:
+    """Tell whether requirements such as `mcp<2` already keep the newer SDK away."""
+    return any(_HELD_BACK.match(requirement) for requirement in requirements)
 
 
 def needs_older_sdk(said: str) -> bool:

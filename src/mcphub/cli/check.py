@@ -285,7 +285,7 @@ async def _of_command(
     first = await subject()
     async with _sandbox(cli) as spawner:
         result = await _one(cli, first, spawner, options)
-        if first.package and needs_older_sdk(result.reason):
+        if first.package and not first.older_sdk and needs_older_sdk(result.reason):
             cli.note(f"{first.id} was written for mcp 1: once more with `mcp<2` beside it.")
             with contextlib.suppress(HubError):  # then the first result is the one to show
                 result = await _one(cli, await subject(OLDER_SDK), spawner, options)
@@ -395,7 +395,8 @@ async def _of_settings(
                 _print(cli, results[-1])
                 continue
             result = await _one(cli, subject, spawner, options)
-            if subject.package and needs_older_sdk(result.reason):
+            newer = subject.package and not subject.older_sdk
+            if newer and needs_older_sdk(result.reason):
                 cli.note(f"{spec.name} was written for mcp 1: once more with `mcp<2` beside it.")
                 with contextlib.suppress(HubError):  # then the first result is the one to show
                     pin = await _pinned(cli, ground, spec, subject.version, OLDER_SDK)

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from mcphub.catalog.launchers import Requirement, exact_version
+from mcphub.catalog.older_sdk import holds_back_sdk
 from mcphub.catalog.packages import Installed, PackageStore
 from mcphub.catalog.pins import Pin
 from mcphub.errors import InvalidInput
@@ -52,6 +53,7 @@ async def from_words(
         url=url,
         package=pin.name,
         source=installed.source,
+        older_sdk=holds_back_sdk((*pin.constraints, *wanted.extras)),
     )
 
 
@@ -99,6 +101,7 @@ async def from_requirement(
         url=url,
         package=pin.name,
         source=installed.source,
+        older_sdk=holds_back_sdk((*pin.constraints, *wanted.extras)),
         notes=notes,
     )
 

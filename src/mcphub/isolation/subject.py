@@ -24,6 +24,7 @@ class Subject:
         package: Name of its package, for the recommendation; or empty.
         source: Directory with the package's own files, or None.
         own_package: It may write there, into a copy of its own.
+        older_sdk: It is installed with an SDK of before version 2 already.
         memory_mb: Memory limit.
         notes: What was assumed, for the report.
     """
@@ -37,6 +38,7 @@ class Subject:
     package: str = ""
     source: Path | None = None
     own_package: bool = False
+    older_sdk: bool = False
     memory_mb: int = 1024
     notes: tuple[str, ...] = ()
 

@@ -18,7 +18,7 @@ import structlog
 
 from mcphub.catalog.identity import REQUEST_PLACE, header_of
 from mcphub.catalog.launchers import PYPI, packages_of, satisfies
-from mcphub.catalog.older_sdk import OLDER_SDK, needs_older_sdk
+from mcphub.catalog.older_sdk import OLDER_SDK, holds_back_sdk, needs_older_sdk
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.pins import Pin
 from mcphub.catalog.spec import FactName, ServerSpec
@@ -276,6 +276,7 @@ class Launcher:
             or pin is None
             or pin.ecosystem != PYPI
             or packages_of(pin.constraints)
+            or holds_back_sdk(requirement.extras)
         ):
             return False
         try:
