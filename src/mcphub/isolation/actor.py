@@ -45,6 +45,7 @@ class Actor:
     async def perform(self, writer: Writer, tool: Tool, recipe: Recipe) -> Observation:
         """Call a tool as a recipe says, and learn from the answer."""
         writer.planted.clear()
+        writer.plain_http = self.case.plain_http
         call = Call("tools/call", tool.name, writer.compose(tool, recipe), tool.sent)
         planted = list(writer.planted)
         observation = await self.call(writer.user, call)

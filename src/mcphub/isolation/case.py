@@ -58,6 +58,7 @@ class Case:
         learned: Tool -> recipes that worked.
         failing: Tool -> a recipe that did not.
         reshaped: Tools for which other shapes of the stand-in's answers were tried.
+        plain_http: It does not trust the stand-ins' certificates: addresses are given without TLS.
         avoided: Tools that ended the server, or do not answer in time.
         treatment, control: The first run with A, the first one without.
         identities: What each user proves to be on HTTP.
@@ -79,6 +80,7 @@ class Case:
     learned: dict[str, list[Recipe]] = field(default_factory=dict)
     failing: dict[str, Recipe] = field(default_factory=dict)
     reshaped: set[str] = field(default_factory=set)
+    plain_http: bool = False
     avoided: set[str] = field(default_factory=set)
     surface: Surface = field(default_factory=Surface)
     treatment: Run = field(default_factory=Run)
@@ -96,6 +98,7 @@ class Case:
     words: Words = field(default_factory=Words.new)
 
     def __post_init__(self) -> None:
+        self.lab.witness.words = self.canaries
         territory = self.lab.territory
         for kind, canary, handle in (
             ("seed", territory.a.word, False),
@@ -139,7 +142,7 @@ class Case:
     def writer(self, user: str) -> Writer:
         """Return a composer of arguments that knows no handles yet but the launch line's databases."""
         handles, line = Handles(), self.lab.disguise
-        for need in detect.databases(line.args, line.env):
+        for need in (*detect.databases(line.args, line.env), *self.lab.served):
             handles.know(detect.access(need))
         return Writer(user, self.words, self.lab.territory, self.canaries, handles)
 

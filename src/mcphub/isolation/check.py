@@ -15,6 +15,7 @@ from typing import Final
 from mcphub.catalog.older_sdk import needs_older_sdk
 from mcphub.errors import HubError, UpstreamFailed
 from mcphub.isolation import identity
+from mcphub.isolation.backends import detect
 from mcphub.isolation.budget import Budget
 from mcphub.isolation.case import Case
 from mcphub.isolation.discovery import discover
@@ -28,6 +29,7 @@ from mcphub.isolation.probes.handles import HandleProbe
 from mcphub.isolation.probes.interference import InterferenceProbe
 from mcphub.isolation.probes.notifications import NotificationProbe
 from mcphub.isolation.probes.openness import OpennessProbe
+from mcphub.isolation.probes.outgoing import OutgoingProbe
 from mcphub.isolation.probes.planted import PlantedProbe
 from mcphub.isolation.probes.race import RaceProbe
 from mcphub.isolation.probes.reconnect import ReconnectProbe
@@ -53,6 +55,7 @@ def reading(planted: PlantedProbe) -> list[Probe]:
 def acting() -> list[Probe]:
     """Return the probes that call the server again, the most telling first."""
     return [
+        OutgoingProbe(),
         InterferenceProbe(),
         HandleProbe(),
         CacheProbe(),
@@ -102,9 +105,8 @@ async def check(
             case = Case(lab, budget, progress)
             return await checked(case, began)
     except HubError as error:
-        older = (
-            " It may need an older SDK: `mcp<2` beside it." if needs_older_sdk(error.hint) else ""
-        )
+        wanted = needs_older_sdk(error.hint) and not subject.older_sdk
+        older = " It may need an older SDK: `mcp<2` beside it." if wanted else ""
         return Result(
             id=subject.id,
             version=subject.version,
@@ -175,7 +177,7 @@ async def _rehearse(case: Case) -> None:
         try:
             met = await _rehearsed(case, adapt=changes > 0)
         except UpstreamFailed as failure:
-            if not (changes and _adapted(case, f"{failure.message} {failure.hint}")):
+            if not (changes and await _adapted(case, f"{failure.message} {failure.hint}")):
                 raise
             met = False
         if met:
@@ -215,7 +217,7 @@ async def _rehearsed(case: Case, *, adapt: bool) -> bool:
                 run.a.clear()
                 continue
             case.stderr += running.stderr
-            if adapt and _adapted(case):
+            if adapt and await _adapted(case):
                 return False
             await settle()
             case.begin("B looks around")
@@ -229,16 +231,20 @@ async def _rehearsed(case: Case, *, adapt: bool) -> bool:
     return True
 
 
-def _adapted(case: Case, failure: str = "") -> bool:
+async def _adapted(case: Case, failure: str = "") -> bool:
     """Change what the next start finds, by what failed; returns whether that is anything new.
 
     A server that cannot write gets an own copy of its package; one that calls a service on this machine
-    which nobody named finds the stand-in there.
+    which nobody named finds the stand-in there, or a database.
     """
     changed = bool(UNWRITABLE.search(failure) or case.kept_from_writing) and case.lab.open_package()
     refused = [seen.text[:TOLD] for seen in case.treatment.a if not worked(seen)]
-    for host, port in refused_endpoints([failure, *refused, *case.stderr]):
-        changed |= case.lab.stand_in(host, port)
+    told = [failure, *refused, *case.stderr]
+    for host, port in refused_endpoints(told):
+        if not detect.is_usual(port):
+            changed |= case.lab.stand_in(host, port)
+    for kind in detect.missed(told):
+        changed |= await case.lab.serve(kind)
     return changed
 
 

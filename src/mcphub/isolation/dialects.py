@@ -48,6 +48,7 @@ _SQL_OBSERVE: Final = (
     "SHOW TABLES",
     "SELECT name FROM sqlite_master",
 )
+_SQL_OPENED: Final = ("SELECT note FROM notes", "SELECT v FROM {t}", "SELECT v FROM {t}x")
 _PYTHON_PLANT: Final = (
     "{v} = '{c}'\nprint('done')",
     "import os\nos.environ['{v}'] = '{c}'\nprint('done')",
@@ -108,6 +109,18 @@ def reading(kind: Kind, about: str, path: str) -> str:
     if _is_script(about):
         return f"console.log(require('fs').readFileSync('{path}', 'utf8'))"
     return f"print(open('{path}').read())"
+
+
+def opening(kind: Kind, variable: str) -> list[str]:
+    """Return what shows the content of a file that a tool opens as a database; else nothing.
+
+    Args:
+        kind: Of the tool's language.
+        variable: The name that both users know.
+    """
+    if kind is not Kind.SQL:
+        return []
+    return [text.replace("{t}", f"t{variable}") for text in _SQL_OPENED]
 
 
 def _shown(about: str) -> list[str]:

@@ -14,7 +14,7 @@ from mcphub.isolation.case import Run
 from mcphub.isolation.deeds import apart
 from mcphub.isolation.model import Observation
 from mcphub.isolation.offers import heeded
-from mcphub.isolation.oracle import TOLD, missing, worked
+from mcphub.isolation.oracle import NO_TRUST, TOLD, missing, worked
 from mcphub.isolation.recipe import (
     Recipe,
     choices,
@@ -100,7 +100,7 @@ class Exploration:
                 return True
             if number and time.over:
                 return True
-            observation = await self._actor.perform(writer, tool, recipe)
+            observation = await self._performed(run, writer, tool, recipe)
             reshapes = tool.name not in case.reshaped and not observation.timed_out
             if not worked(observation) and observation.egress and reshapes:
                 case.reshaped.add(tool.name)
@@ -120,6 +120,16 @@ class Exploration:
             if known and not recipe.fixed and not tool.schema.get("properties"):
                 break
         return True
+
+    async def _performed(self, run: Run, writer: Writer, tool: Tool, recipe: Recipe) -> Observation:
+        """Call; once more without TLS when it is seen that the server does not trust the stand-ins."""
+        case = self._actor.case
+        observation = await self._actor.perform(writer, tool, recipe)
+        if case.plain_http or not NO_TRUST.search(observation.text[:TOLD]):
+            return observation
+        case.plain_http = True
+        run.a.append(observation)
+        return await self._actor.perform(writer, tool, recipe)
 
     def _keep(self, tool: Tool, recipe: Recipe, observation: Observation) -> None:
         """Keep a recipe that worked, or else the one that got furthest."""

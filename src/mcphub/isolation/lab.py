@@ -25,7 +25,7 @@ from mcphub.isolation import credentials
 from mcphub.isolation.backends import detect
 from mcphub.isolation.backends.kubeconfig import kubeconfig
 from mcphub.isolation.backends.starting import started
-from mcphub.isolation.canaries import Canaries
+from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.channel import Channel, Ended, HttpChannel, StdioChannel, opened
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.place import Place
@@ -266,6 +266,8 @@ class Lab(Place):
             here = f"127.0.0.1:{self.witness.port}"
             self.redirect = {"*:443": here, "*:80": here}
             line = self.disguise.args, self.disguise.env
+            if detect.speaks_mail([*self.subject.argv, *line[0]], line[1]):
+                self.redirect |= self.witness.mail.redirects()
             for host, port in detect.endpoints(*line):
                 if port != self._port:
                     self.redirect[f"{host}:{port}"] = here
@@ -333,6 +335,21 @@ class Lab(Place):
         if port == self._port or named in self.redirect or len(self.redirect) >= _MOST_REDIRECTS:
             return False
         self.redirect[named] = f"127.0.0.1:{self.witness.port}"
+        return True
+
+    async def serve(self, kind: str) -> bool:
+        """Let later starts find a database of a kind at its usual port; returns whether that is anything new."""
+        if any(backend.kind == kind for backend in self.backends):
+            return False
+        need = detect.usual(kind, mint())
+        place = self._directory / f"served{len(self.served)}"
+        place.mkdir()
+        try:
+            self.backends += await started(self._stack, [need], place, ())
+        except Unavailable:
+            return False  # it is not installed here: what is missing is told by the server
+        self.redirect[self.backends[-1].named] = self.backends[-1].real
+        self.served.append(need)
         return True
 
     def heard(self, event: EgressEvent) -> None:

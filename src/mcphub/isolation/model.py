@@ -103,6 +103,7 @@ class Arrival:
         method, path: Of the request; the path without its query.
         credentials: Labels of the planted credentials in it, such as `env:API_TOKEN` or `user:B`.
         hollow: It has the place of a credential and nothing in it: `Authorization: Bearer undefined`.
+        said: Canaries of A's in it, or in what its session was opened with.
     """
 
     host: str
@@ -110,6 +111,7 @@ class Arrival:
     path: str
     credentials: frozenset[str] = frozenset()
     hollow: bool = False
+    said: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,23 @@ _BOUNDS: Final = {
     "minLength": r"(?:at least|minimum(?: length)?(?: of)?|more than)\s(\d{1,4})\s?(?:char|letter)",
     "maxLength": r"(?:at most|maximum(?: length)?(?: of)?|no (?:more|longer) than)\s(\d{1,4})\s?(?:char|letter)",
 }
+# Zod's issues, pydantic's lines, Ajv's sentences: a parameter, and which type it should have
+_ISSUE: Final = re.compile(r"\{[^{}]{0,400}\}")
+_EXPECTED: Final = re.compile(r"[\"']expected[\"']:\s{0,4}[\"'](\w{1,10})[\"']")
+_AT: Final = re.compile(r"[\"']path[\"']:\s{0,4}\[\s{0,20}[\"'](\w{1,40})[\"']\s{0,20}\]")
+_WRONG_TYPE: Final = (
+    re.compile(r"^(\w{1,40})\s*\n\s*input should be a valid (\w+)", re.IGNORECASE | re.MULTILINE),
+    re.compile(r"\b(?:data|args|arguments|params)[./](\w{1,40}) (?:must|should) be (?:an? )?(\w+)"),
+)
+_TYPES: Final[Mapping[str, dict[str, Any]]] = {
+    "array": {"type": "array", "items": {"type": "string"}},
+    "list": {"type": "array", "items": {"type": "string"}},
+    "object": {"type": "object"},
+    "dictionary": {"type": "object"},
+    "number": {"type": "number"},
+    "integer": {"type": "integer"},
+    "boolean": {"type": "boolean"},
+}
 _A_DATE: Final = r"\bYYYY-MM-DD\b(?!T)"
 _READ: Final = 4000
 OPEN: Final = "x-open"
@@ -66,6 +83,7 @@ def heeded(tool: Tool, refused: Iterable[tuple[Mapping[str, Any], str]]) -> Tool
         for path, _ in list(_texts(schema, arguments, ())):
             if bounds := _bounds(path[-1], text[:_READ]):
                 schema = _with(schema, path, bounds, arguments)
+        schema = _retyped(schema, text[:_READ])
         values = offered(text)
         for path in _meant(schema, arguments, text) if values else ():
             schema = _with(schema, path, {"enum": list(values)}, arguments)
@@ -83,6 +101,29 @@ def _bounds(name: str, text: str) -> dict[str, Any]:
     if re.search(start + _A_DATE, text):
         found["format"] = "date"
     return found
+
+
+def _retyped(schema: Mapping[str, Any], text: str) -> Mapping[str, Any]:
+    """Return a schema whose parameters have the types that a refusal wants, where it has none or a text."""
+    found = [pair for pattern in _WRONG_TYPE for pair in pattern.findall(text)]
+    for issue in _ISSUE.findall(text):
+        expected, at = _EXPECTED.search(issue), _AT.search(issue)
+        if expected and at:
+            found.append((at[1], expected[1]))
+    for name, wanted in found:
+        own = schema.get("properties")
+        known = own.get(name, {}) if isinstance(own, dict) else {}
+        kind = _TYPES.get(wanted.lower())
+        if kind is None or known.get("type") not in (None, "string"):
+            continue
+        needed = schema.get("required")
+        required = needed if isinstance(needed, list) else []
+        schema = {
+            **schema,
+            "properties": {**(own if isinstance(own, dict) else {}), name: {**known, **kind}},
+            "required": list(dict.fromkeys([*required, name])),
+        }
+    return schema
 
 
 def _listed(text: str, at: int, of: re.Pattern[str]) -> tuple[str, ...]:

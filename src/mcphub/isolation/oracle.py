@@ -24,6 +24,7 @@ _NOISE: Final = (
     (re.compile(r"\b\d{1,2}:\d\d(?::\d\d(?:\.\d+)?)?(?:\s*[AP]M)?\b"), "<time>"),
     (re.compile(r"\b\d+(?:[.,]\d+)?\s*(?:ms|µs|us|ns|s|sec|secs|seconds?|minutes?|milliseconds?)\b"), "<duration>"),
     (re.compile(r"\b(?=\w*\d)[0-9a-f]{7,}\b", re.IGNORECASE), "<hex>"),
+    (re.compile(r"\b11(?:\.\d{1,3}){3}\b"), "<address>"),  # the sandbox's name service counts them up
     (re.compile(r"\b(pid|process id|port)\b(\W{1,4})\d+", re.IGNORECASE), r"\1\2<number>"),
     (re.compile(r"\d+\.\d{3,}"), "<number>"),  # two digits may be a sum of money
     (re.compile(r"\d{5,}"), "<number>"),
@@ -49,6 +50,11 @@ UNWRITABLE: Final = re.compile(
 )
 NO_FILE: Final = re.compile(
     r"no such file|\bENOENT\b|file .{0,200}(?:not found|does not exist)", re.IGNORECASE
+)
+# a browser has authorities of its own, and does not trust the stand-ins'
+NO_TRUST: Final = re.compile(
+    r"ERR_CERT_|SEC_ERROR_|certificate verify failed|self.?signed certificate|UNABLE_TO_\w*ISSUER",
+    re.IGNORECASE,
 )
 TOO_SHORT: Final = re.compile(
     r"too.?(?:small|short)|at least \d+ char|minimum.{0,20}(?:length|char)|shorter than",

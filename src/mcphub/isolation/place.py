@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from mcphub.isolation.backends import Backend
+from mcphub.isolation.backends.detect import Need
 from mcphub.isolation.canaries import Canaries
 from mcphub.isolation.credentials import Disguise
 from mcphub.isolation.subject import Subject
@@ -34,6 +35,7 @@ class Place:
         notes: What the report says of it.
         starts: Processes started so far.
         calls: Calls so far, of all processes that have ended.
+        served: Databases that the launch line does not name, which a tool can be told of.
         own_package: Each start has a fresh copy of the package's directory that it may write to.
     """
 
@@ -53,6 +55,7 @@ class Place:
         self.territory, self.disguise = territory, disguise
         self.notes: tuple[str, ...] = ()
         self.backends: list[Backend] = []
+        self.served: list[Need] = []
         self.starts = self.calls = 0
         self.own_package = False
         self._tasks = Tasks()
@@ -64,6 +67,10 @@ class Place:
 
     def stand_in(self, host: str, port: int) -> bool:  # noqa: ARG002  for those that can
         """Let later starts find the stand-in at a local address; returns whether that is anything new."""
+        return False
+
+    async def serve(self, kind: str) -> bool:  # noqa: ARG002  for those that can
+        """Let later starts find a database of a kind at its usual port; returns whether that is anything new."""
         return False
 
     async def __aenter__(self) -> Self:

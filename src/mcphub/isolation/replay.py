@@ -5,11 +5,10 @@ needs ids that the server makes up is not reproduced by repetition; the first si
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from mcphub.errors import HubError
-from mcphub.isolation.canaries import Sighting
 from mcphub.isolation.case import Case
 from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Call, Observation
@@ -20,12 +19,24 @@ _MOST_CALLS: Final = 12
 
 
 async def reproduced(
-    case: Case, a: Sequence[Observation], b: Observation, sighting: Sighting[Planted]
+    case: Case,
+    a: Sequence[Observation],
+    b: Observation,
+    shows: Callable[[Observation], bool],
+    *,
+    settle_s: float = 0.0,
 ) -> tuple[Observation, ...]:
-    """Return the shortest trace that showed the canary again, or nothing.
+    """Return the shortest trace whose last call showed the same again, or nothing.
 
     Tried: A's call alone; with A's earlier successful calls of the same tool; with all its earlier
     successful calls that are few.
+
+    Args:
+        case: The check.
+        a: A's calls that it takes; of the first one the earlier ones are known.
+        b: B's call.
+        shows: Tells of a call of B's whether it is there.
+        settle_s: Seconds between A's calls and B's.
     """
     attempts = [list(a)]
     if a:
@@ -37,13 +48,29 @@ async def reproduced(
     for calls in attempts:
         if case.budget.left < _LEAST_S:
             return ()
-        trace = await replayed(case, [seen.call for seen in calls], [b.call])
-        for seen in trace[len(calls) :]:
-            told = [str(dict(seen.call.arguments)), seen.call.name]
-            found = case.canaries.seen(seen.text, but=told)
-            if any(s.about == sighting.about for s in found):
-                return trace
+        trace = await replayed(case, [seen.call for seen in calls], [b.call], settle_s=settle_s)
+        if any(map(shows, trace[len(calls) :])):
+            return trace
     return ()
+
+
+def shown(case: Case, about: Planted) -> Callable[[Observation], bool]:
+    """Return what tells whether an answer holds what A gave in that place."""
+
+    def shows(seen: Observation) -> bool:
+        told = [str(dict(seen.call.arguments)), seen.call.name]
+        return any(s.about == about for s in case.canaries.seen(seen.text, but=told))
+
+    return shows
+
+
+def sent(case: Case, about: Planted) -> Callable[[Observation], bool]:
+    """Return what tells whether a call went out with what A gave in that place."""
+
+    def shows(seen: Observation) -> bool:
+        return any(case.canaries.about(c) == about for one in seen.egress for c in one.said)
+
+    return shows
 
 
 async def replayed(

@@ -6,7 +6,7 @@ what it is shown, and at last tries what it should not know. A's first run is al
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Final
@@ -26,6 +26,7 @@ from mcphub.isolation.oracle import (
 from mcphub.isolation.recipe import (
     Recipe,
     about,
+    explained,
     handle_parameters,
     language,
     recipes,
@@ -154,7 +155,7 @@ class Script:
         roots = list(map(str, territory.roots[:2]))
         directories = [*roots, str(territory.a.directory)]
         made = self._paths_of(run)
-        wanted: list[tuple[Tool, str, list[str]]] = []
+        wanted: list[tuple[Tool, Sequence[Mapping[str, object]]]] = []
         for tool in reversed(self._with_handles(every=True)):
             theirs = territory.a.file(samples.extension_of(about(tool)))
             files = [str(theirs), str(territory.outside)]
@@ -169,24 +170,25 @@ class Script:
                     values = foreign.fitting(parameter, tool.name)[:2] + self._names_for(parameter)
                     if kind is Kind.URL:  # whoever fetches an address may read files by it
                         values = [f"file://{file}" for file in files] + values
-                wanted.append((tool, parameter, list(dict.fromkeys(values))[:_FOREIGN]))
+                values = [self._written(tool, v) for v in values] if kind in PATHS else values
+                values = list(dict.fromkeys(values))[:_FOREIGN]
+                wanted.append((tool, [{parameter: typed(tool, parameter, v)} for v in values]))
         wanted += self._reading(territory.a.file(), territory.outside)
+        wanted += self._opening(made)
         await self._trespass_on_resources(run, time)
         # every tool once, then every tool again: a short time still says something of each
         looking = [one for one in wanted if one[0].rank is Rank.OBSERVE]
         others = [one for one in wanted if one[0].rank is not Rank.OBSERVE]
         for turns, among in ((range(1), wanted), (_MORE, looking), (_MORE, others)):
-            for turn, (tool, parameter, values) in itertools.product(turns, among):
-                if turn >= len(values):
+            for turn, (tool, ways) in itertools.product(turns, among):
+                if turn >= len(ways):
                     continue
                 if time.over and turn < _TELLING:
                     self._case.budget.leave("B tried A's handles and paths with some tools only")
                 if time.over or self._running.dead:
                     return
-                fixed = {parameter: typed(tool, parameter, values[turn])}
-                run.foreign.append(
-                    await self._actor.perform(writer, tool, self._worked(tool, fixed))
-                )
+                recipe = self._worked(tool, ways[turn])
+                run.foreign.append(await self._actor.perform(writer, tool, recipe))
 
     async def _trespass_on_resources(self, run: Run, time: Slice) -> None:
         """Let B read what templates and prompts make of A's handles, names and files."""
@@ -233,9 +235,25 @@ class Script:
                 )
         return calls
 
-    def _reading(self, *files: PurePosixPath) -> list[tuple[Tool, str, list[str]]]:
+    def _opening(self, made: Sequence[str]) -> list[tuple[Tool, Sequence[Mapping[str, object]]]]:
+        """Return the statements with which B looks into files of A's, where a tool opens the one it is told."""
+        found: list[tuple[Tool, Sequence[Mapping[str, object]]]] = []
+        for tool in ordered(self._case):
+            parameter = spoken(tool)
+            place = next((name for name, kind in handle_parameters(tool) if kind in PATHS), None)
+            if parameter is None or place is None or tool.name in self._case.avoided:
+                continue
+            theirs = self._case.lab.territory.a.file(samples.extension_of(explained(tool)))
+            told = dialects.opening(parameter[1], self._case.words.variable)
+            files = dict.fromkeys([str(theirs), *made[:1]])
+            found.append(
+                (tool, [{place: file, parameter[0]: text} for file in files for text in told])
+            )
+        return found
+
+    def _reading(self, *files: PurePosixPath) -> list[tuple[Tool, Sequence[Mapping[str, object]]]]:
         """Return the statements with which B reads files where a tool speaks a language."""
-        found: list[tuple[Tool, str, list[str]]] = []
+        found: list[tuple[Tool, Sequence[Mapping[str, object]]]] = []
         for tool in ordered(self._case):
             parameter = spoken(tool)
             if parameter is None or tool.name in self._case.avoided:
@@ -244,7 +262,7 @@ class Script:
             told = [
                 dialects.reading(kind, tongue(tool) or about(tool), str(file)) for file in files
             ]
-            found.append((tool, name, [text for text in told if text]))
+            found.append((tool, [{name: typed(tool, name, text)} for text in told if text]))
         return found
 
     def _plain_part(self) -> Iterable[tuple[Tool, Recipe]]:
@@ -295,7 +313,15 @@ class Script:
             and (tool.rank is not Rank.CREATE or every)
         ]
 
-    def _worked(self, tool: Tool, fixed: dict[str, object]) -> Recipe:
+    def _written(self, tool: Tool, path: str) -> str:
+        """Return a path as the tool takes them: from the first root where only such ones worked."""
+        known, root = self._case.learned.get(tool.name), self._case.lab.territory.roots[0]
+        place = PurePosixPath(path)
+        if known and all(recipe.relative for recipe in known) and place.is_relative_to(root):
+            return str(place.relative_to(root))
+        return path
+
+    def _worked(self, tool: Tool, fixed: Mapping[str, object]) -> Recipe:
         known = self._case.learned.get(tool.name)
         return replace(known[0] if known else Recipe(tool.name), fixed=fixed)
 

@@ -26,7 +26,7 @@ from mcphub.isolation.kinds import (
 )
 from mcphub.isolation.offers import OPEN
 from mcphub.isolation.oracle import DAY_OF_A
-from mcphub.isolation.recipe import Recipe, about, explained, put
+from mcphub.isolation.recipe import Recipe, about, explained, language, put
 from mcphub.isolation.surface import Rank, Tool, looks_destructive, words_of
 from mcphub.isolation.territory import Territory
 
@@ -100,6 +100,7 @@ class Writer:
 
     Attributes:
         planted: Canaries of the last composition.
+        plain_http: Addresses of the web are without TLS.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Writer:
         self.user = user
         self.handles = handles
         self.planted: list[str] = []
+        self.plain_http = False
         self._words = words
         self._territory = territory
         self._canaries = canaries
@@ -419,7 +421,8 @@ class _Composer:
         a = self._writer.user == "A"
         match kind:
             case Kind.URL:
-                return f"https://pages.example.com/{self._mark(name, kind, handle=True)}"
+                web = "http" if self._writer.plain_http else "https"
+                return f"{web}://pages.example.com/{self._mark(name, kind, handle=True)}"
             case Kind.PATTERN:
                 return "*"
             case Kind.DATE:
@@ -463,7 +466,7 @@ class _Composer:
                 if new and not tool & {"branch", "commit"}
                 else own.directory
             )
-        elif makes and not self._changes(words):
+        elif makes and not self._changes(words) and language(self._tool) is not Kind.SQL:
             named = _EXTENSION.search(told)
             extension = named[0] if named else samples.extension_of(told)
             path = own.directory / f"{self._new(name, kind)}{extension}"

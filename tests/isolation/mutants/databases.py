@@ -2,7 +2,9 @@
 
 import io
 import json
+import socket
 import sqlite3
+import time
 
 from .server import Refused, Variant
 
@@ -63,3 +65,40 @@ class Interpreter(Variant):
         except Exception as error:
             raise Refused(f"{type(error).__name__}: {error}") from error
         return out.getvalue() or "done"
+
+
+class ToldWhichDatabase(Variant):
+    """Is told by a tool which Redis it works with, and keeps the connection for whoever comes next."""
+
+    classes = ("state",)
+    kept = None
+
+    def connect_redis(self, host, password):
+        opened = self._opened(host, 6379, password)
+        if self.leaky:
+            self.kept = opened
+        return "connected"
+
+    def set_value(self, key, value):
+        return self._said("SET", key, value)
+
+    def list_keys(self):
+        return self._said("KEYS", "*")
+
+    def _opened(self, host, port, password):
+        try:
+            opened = socket.create_connection((host, port), 3)
+        except OSError as error:
+            raise Refused(f"Redis at {host}:{port}: {error}") from error
+        self._tell(opened, "AUTH", password)
+        return opened
+
+    def _said(self, *words):
+        if self.kept is None:
+            raise Refused("connect first")
+        return self._tell(self.kept, *words)
+
+    def _tell(self, opened, *words):
+        opened.sendall(" ".join(f'"{word}"' for word in words).encode() + b"\r\n")
+        time.sleep(0.05)
+        return opened.recv(65536).decode()

@@ -1,7 +1,9 @@
 """Files of another user, or of nobody, can be read."""
 
+import contextlib
 import json
 import os
+import sqlite3
 from pathlib import Path
 
 from .server import Refused, Variant
@@ -126,3 +128,67 @@ class FileAddress(Variant):
             return Path(uri.removeprefix("file://")).read_text()
         except OSError as error:
             raise Refused(str(error)) from error
+
+
+class AnyDatabase(Variant):
+    """Opens the database that it is told; the twin has one of its own for each call."""
+
+    classes = ("filesystem",)
+
+    def describe(self, name):
+        return "Runs an SQL query on an SQLite database file."
+
+    def run_query(self, db_path, query):
+        with contextlib.closing(sqlite3.connect(db_path if self.leaky else ":memory:")) as opened:
+            try:
+                rows = opened.execute(query).fetchall()
+                opened.commit()
+            except sqlite3.Error as error:
+                raise Refused(str(error)) from error
+        return json.dumps(rows)
+
+
+class CountsWords(Variant):
+    """Tells nothing of what a file holds but that it is there, and how long it is."""
+
+    classes = ("filesystem",)
+
+    def count_words(self, path):
+        if not self.leaky:
+            raise Refused("no file may be read")
+        try:
+            return f"{len(Path(path).read_text().split())} words"
+        except OSError as error:
+            raise Refused(str(error)) from error
+
+    def ping(self):
+        return "pong"
+
+
+class NotesOfVault(Variant):
+    """Its schema says nothing, only a refusal tells that it wants a list; of paths below one directory."""
+
+    classes = ("filesystem",)
+    silent = True
+
+    def read_notes(self, paths=None, **_):
+        if not isinstance(paths, list):
+            got = "undefined" if paths is None else type(paths).__name__
+            issue = {
+                "expected": "array",
+                "code": "invalid_type",
+                "path": ["paths"],
+                "message": f"Invalid input: expected array, received {got}",
+            }
+            raise Refused(f"Invalid arguments for read_notes: {json.dumps([issue], indent=2)}")
+        return "\n---\n".join(map(self._read, paths))
+
+    def _read(self, path):
+        place = Path("/home/u/work" if self.leaky else "/srv/public", path.lstrip("/"))
+        try:
+            return f"{path}:\n{place.read_text()}"
+        except OSError:
+            return f"{path}: Error - it does not exist"
+
+    def ping(self, **_):
+        return "pong"

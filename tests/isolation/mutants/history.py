@@ -4,7 +4,7 @@ import json
 import time
 import urllib.request
 
-from .server import Refused, Variant
+from .server import Refused, Variant, called
 
 
 class CallLog(Variant):
@@ -86,3 +86,22 @@ class LimitOfASecond(Variant):
     def lookup_word(self, word):
         self._ask(1)
         return f"{word} is a word"
+
+
+class PageCacheWithUpdates(PageCache):
+    """Also asks once whether there is a newer version, with whatever call is the first: no answer of a cache."""
+
+    asked = False
+
+    def fetch_page(self, url):
+        self._ask()
+        return super().fetch_page(url)
+
+    def count_words(self, text):
+        self._ask()
+        return f"{len(text.split())} words"
+
+    def _ask(self):
+        if not self.asked:
+            self.asked = True
+            called({}, "http://updates.acme.test/version")

@@ -22,9 +22,11 @@ class Variant:
     schemas = {}
     resources = ()
     templates = ()
+    silent = False
     http = False
     threads = False
     env = {}
+    args = ()
 
     def __init__(self, leaky):
         self.leaky = leaky
@@ -63,9 +65,12 @@ class Variant:
         """Forget a session."""
 
 
-def called(headers, url="http://api.acme.test/me"):
-    """Call a service and return its answer."""
-    request = urllib.request.Request(url, headers={**headers, "Accept": "application/json"})
+def called(headers, url="http://api.acme.test/me", body=None):
+    """Call a service and return its answer; with a body by POST."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        url, data=data, headers={**headers, "Accept": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.read().decode()
@@ -124,6 +129,8 @@ def _described(variant, name, tool):
     known = variant.schemas.get(name, {})
     properties = {p: known.get(p, {"type": "string"}) for p in parameters}
     schema = {"type": "object", "properties": properties, "required": parameters}
+    if variant.silent:
+        schema = {"type": "object"}
     return {"name": name, "description": variant.describe(name), "inputSchema": schema}
 
 

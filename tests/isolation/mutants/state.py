@@ -5,9 +5,11 @@ import json
 import os
 import re
 import secrets
+import socket
 from pathlib import Path
+from urllib.parse import quote
 
-from .server import Refused, Variant
+from .server import Refused, Variant, called
 
 
 class Counter(Variant):
@@ -532,3 +534,73 @@ class Deadline(Variant):
 
     def get_deadline(self):
         return f"Deadline: {self.day}"
+
+
+class ChosenProject(Variant):
+    """What A chose is asked for whoever calls; the answer does not tell."""
+
+    classes = ("state",)
+    project = "all"
+
+    def set_project(self, project):
+        if self.leaky:
+            self.project = project
+        return "chosen"
+
+    def count_issues(self):
+        called({}, f"http://api.acme.test/projects/{quote(self.project)}/issues")
+        return "some"
+
+
+class BrowserTabs(Variant):
+    """Trusts the machine's certificates only, and keeps what it has open."""
+
+    classes = ("state",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.tabs = []
+
+    def open_page(self, url):
+        if not url.startswith("http://"):
+            raise Refused(f"net::ERR_CERT_AUTHORITY_INVALID at {url}")
+        if self.leaky:
+            self.tabs.append(url)
+        return "open"
+
+    def list_tabs(self):
+        return json.dumps(self.tabs)
+
+
+class ReachesHosts(Variant):
+    """Tells by which address it did not reach a host: every name has one of its own, in the order of asking."""
+
+    classes = ("state",)
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.hosts = []
+
+    def connect_host(self, host):
+        if self.leaky:
+            self.hosts.append(host)
+        try:
+            address = socket.gethostbyname(host)
+        except OSError:
+            address = "nowhere"
+        return f"no answer from {address}"
+
+    def recent_hosts(self):
+        return json.dumps(self.hosts)
+
+
+class NumberedTasks(Variant):
+    """Runs a command where it is told to, and numbers what it runs."""
+
+    classes = ("state",)
+    number = 0
+
+    def run_task(self, command, working_directory):
+        self.number += 1
+        told = f" as number {self.number}" if self.leaky else ""
+        return f"{len(command)} letters in {Path(working_directory).name}{told}"

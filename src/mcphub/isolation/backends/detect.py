@@ -1,7 +1,7 @@
 """Which backends a launch line names: database URLs, `…_HOST` groups of variables, kubeconfig files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
@@ -17,6 +17,17 @@ _SCHEMES: Final = {
     "redis": REDIS,
 }
 _PORTS: Final = {POSTGRES: 5432, MARIADB: 3306, REDIS: 6379}
+_REFUSED: Final = re.compile(
+    r"ECONNREFUSED|connection refused|connect call failed|cannot connect|can't connect|errno 111",
+    re.IGNORECASE,
+)
+_AT_PORT: Final = re.compile(r"[\w.\])][\"']?(?::|,?\s+port\s+)(5432|3306|6379)\b")
+_SPOKEN_OF: Final = (
+    (re.compile(r"postgres", re.IGNORECASE), POSTGRES),
+    (re.compile(r"mysql|mariadb", re.IGNORECASE), MARIADB),
+    (re.compile(r"redis", re.IGNORECASE), REDIS),
+)
+_MAIL: Final = re.compile(r"imap|smtp|mail", re.IGNORECASE)
 _URL: Final = re.compile(r"([a-z][a-z0-9]*)(?:\+\w+)?://[^\s'\"]+")
 _HOST: Final = re.compile(r"(?P<prefix>\w*?)_?HOST(?:NAME)?")
 _PREFIXES: Final = (
@@ -55,6 +66,33 @@ def databases(args: Sequence[str], env: Mapping[str, str]) -> list[Need]:
             need = _of_group(match["prefix"], kind, host, env)
             found.setdefault((need.host, need.port), need)
     return list(found.values())
+
+
+def missed(texts: Iterable[str]) -> list[str]:
+    """Return the kinds of database that texts say nobody answers as, each once: by port, else by name."""
+    ports = {port: kind for kind, port in _PORTS.items()}
+    found: list[str] = []
+    for text in texts:
+        if _REFUSED.search(text):
+            by_port = [ports[int(port)] for port in _AT_PORT.findall(text)]
+            by_name = [kind for name, kind in _SPOKEN_OF if name.search(text)]
+            found += by_port or by_name
+    return list(dict.fromkeys(found))
+
+
+def usual(kind: str, password: str) -> Need:
+    """Return a database of a kind where such ones are, for a server that is told by its tools where."""
+    return Need(kind, "127.0.0.1", _PORTS[kind], "app", password, "app")
+
+
+def is_usual(port: int) -> bool:
+    """Tell whether databases are mostly at this port."""
+    return port in _PORTS.values()
+
+
+def speaks_mail(args: Iterable[str], env: Mapping[str, str]) -> bool:
+    """Tell whether a launch line has to do with mail servers."""
+    return any(map(_MAIL.search, (*args, *env, *env.values())))
 
 
 def access(need: Need) -> dict[str, str]:

@@ -5,10 +5,15 @@ refusal for too many calls tells B that A called. Alone, B's question goes out a
 """
 
 import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from mcphub.errors import HubError
+from mcphub.isolation.canaries import mint
 from mcphub.isolation.case import Case
+from mcphub.isolation.lab import Running
 from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
 from mcphub.isolation.oracle import PAUSE_S, RATE_LIMITED, excerpt, worked
 from mcphub.isolation.surface import Rank
@@ -36,6 +41,7 @@ class CacheProbe:
         except HubError:
             return []
         answered = _answered(case)
+        await _warmed(case, running, answered)
         for number, alone in enumerate(answered):
             if time.over:
                 left = ", ".join(seen.call.name for seen in answered[number:])
@@ -52,9 +58,21 @@ class CacheProbe:
             second = await running.call("B", alone.call)
             if running.dead:
                 break
-            if _told(first, second):
+            if _told(alone, first, second):
                 return [_finding(case, first, second)]
         return []
+
+
+async def _warmed(case: Case, running: Running, answered: Sequence[Observation]) -> None:
+    """Let A make another call than the first that counts: what a server asks for once goes out with that."""
+    first = answered[0].call
+    other = next((seen.call for seen in answered[1:] if not seen.slow), first)
+    text = json.dumps(dict(other.arguments)).replace(case.words.plain, mint())
+    other = replace(
+        other, arguments=json.loads(text)
+    )  # or it would fill the cache that is looked for
+    if other != first:
+        await running.call("A", other)
 
 
 def _answered(case: Case) -> list[Observation]:
@@ -67,13 +85,18 @@ def _answered(case: Case) -> list[Observation]:
     return sorted(found.values(), key=lambda seen: (seen.slow, not seen.egress))[:_MOST]
 
 
-def _told(first: Observation, second: Observation) -> bool:
-    """Tell whether the second answer is another one because of the first."""
+def _told(alone: Observation, first: Observation, second: Observation) -> bool:
+    """Tell whether the second answer is another one because of the first.
+
+    What goes out for a question goes out when B is alone as well; the rest a server asks for by itself.
+    """
     if not first.ok or second.timed_out:
         return False
     if not second.ok and RATE_LIMITED.search(second.text):
         return True
-    return worked(first) and worked(second) and bool(first.egress) and not second.egress
+    asked = {(one.host, one.path) for one in first.egress}
+    usual = {(one.host, one.path) for one in alone.egress}
+    return worked(first) and worked(second) and bool(asked & usual) and not second.egress
 
 
 def _finding(case: Case, first: Observation, second: Observation) -> Finding:

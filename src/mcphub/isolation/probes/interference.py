@@ -17,7 +17,7 @@ from mcphub.isolation.oracle import (
     normal,
     same,
 )
-from mcphub.isolation.recipe import uses_paths
+from mcphub.isolation.recipe import language, uses_paths
 from mcphub.isolation.replay import perform, replayed
 from mcphub.isolation.script import Script
 
@@ -124,9 +124,9 @@ def class_of(case: Case, seen: Observation, without: Observation) -> LeakClass:
     if RATE_LIMITED.search(seen.text) and not RATE_LIMITED.search(without.text):
         return LeakClass.HISTORY_CACHE
     tool = case.surface.tools.get(seen.call.name)
-    if tool is not None and uses_paths(seen.call.arguments, tool):
-        return LeakClass.FILESYSTEM
-    return LeakClass.STATE
+    if tool is None or language(tool) is not None:  # it is told where to run, not what to open
+        return LeakClass.STATE
+    return LeakClass.FILESYSTEM if uses_paths(seen.call.arguments, tool) else LeakClass.STATE
 
 
 def _candidates(case: Case, treatment: Run, control: Run) -> list[tuple[Observation, Observation]]:

@@ -9,7 +9,7 @@ from mcphub.isolation.kinds import PATHS, Kind, parameters
 from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
 from mcphub.isolation.oracle import excerpt
 from mcphub.isolation.recipe import uses_paths
-from mcphub.isolation.replay import reproduced
+from mcphub.isolation.replay import reproduced, shown
 from mcphub.isolation.surface import Rank, Tool
 from mcphub.isolation.synthesis import Planted
 
@@ -54,7 +54,8 @@ class PlantedProbe:
             if time.over:
                 break
             start = case.origin.get(hit.sighting.canary)
-            trace = await reproduced(case, [start] if start else [], hit.seen, hit.sighting)
+            shows = shown(case, hit.sighting.about)
+            trace = await reproduced(case, [start] if start else [], hit.seen, shows)
             if trace:
                 seen = excerpt(trace[-1].text, shortest_canary(case, trace))
                 title = _title(hit, start)
@@ -116,9 +117,18 @@ def _class_of(case: Case, seen: Observation, found: list[Sighting[Planted]]) -> 
         if by_path or (tool is not None and _takes_paths(tool) and not _led(case)):
             return LeakClass.FILESYSTEM
         return LeakClass.STATE
-    if by_path and any(sighting.about.path for sighting in found):
+    if by_path and any(_by_path(case, sighting) for sighting in found):
         return LeakClass.FILESYSTEM
     return LeakClass.STATE
+
+
+def _by_path(case: Case, sighting: Sighting[Planted]) -> bool:
+    """Tell whether A named a path where it gave the word."""
+    origin = case.origin.get(sighting.canary)
+    tool = case.surface.tools.get(origin.call.name) if origin else None
+    if origin is None or tool is None:
+        return sighting.about.path
+    return uses_paths(origin.call.arguments, tool)
 
 
 def _takes_paths(tool: Tool) -> bool:
@@ -152,7 +162,7 @@ def _kept(case: Case, sighting: Sighting[Planted]) -> bool:
         seen.ok
         and seen is not origin
         and seen.call.name in case.surface.tools
-        and case.surface.tools[seen.call.name].rank is Rank.CREATE
+        and case.surface.tools[seen.call.name].rank is not Rank.OBSERVE
         and sighting.canary in str(dict(seen.call.arguments))
         for seen in case.treatment.a
     )

@@ -37,7 +37,29 @@ class TokenProbe:
                     remedy=_REMEDY,
                 )
             ]
-        return self._behind(case)
+        return self._by_itself(case) or self._behind(case)
+
+    def _by_itself(self, case: Case) -> list[Finding]:
+        """Return what a server on a pipe sends without being called: it logs in once, for all who come."""
+        if case.lab.subject.is_http or case.lab.behind_hub:
+            return []  # callers may prove who they are, and have a credential of their own
+        given = {credential.label for credential in case.lab.disguise.given}
+        for arrival in case.lab.witness.since(0):
+            for label in sorted(arrival.credentials & given):
+                host = arrival.host or "a service"
+                return [
+                    Finding(
+                        leak=LeakClass.TOKEN,
+                        severity=Severity.HIGH,
+                        title=f"The server acts at {host} with the shared {label}, whoever calls.",
+                        trace=(),
+                        seen=f"{label} arrived at {host}",
+                        control="No caller has another credential: on a pipe nobody says who calls.",
+                        confidence=0.95,
+                        remedy=_REMEDY,
+                    )
+                ]
+        return []
 
     def _behind(self, case: Case) -> list[Finding]:
         """Return what follows from the launch line: a backend reached with one credential for all."""

@@ -15,6 +15,8 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 _WHEN: Final = "2026-01-01T00:00:00Z"
+_LATER: Final = "2099-01-01T00:00:00Z"
+_LOGIN: Final = re.compile(r"log-?in|sign-?in|auth|session|token|connect", re.IGNORECASE)
 _GRAPHQL: Final = re.compile(r"\.\.\.|[{}]|\((?:[^()]|\([^()]*\))*\)|@\w+|[_A-Za-z]\w*\s*:?|\S")
 _DEEPEST: Final = 12
 
@@ -48,20 +50,63 @@ class Request:
         return next((value for name, value in self.headers if name.lower() == wanted), "")
 
 
-def reply(request: Request, shape: Shape, credentials: Iterable[str]) -> tuple[int, str, bytes]:
-    """Return status, content type and body."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer; `kind` is its content type."""
+
+    status: int
+    kind: str
+    body: bytes
+    cookie: str = ""
+
+
+def reply(request: Request, shape: Shape, credentials: Iterable[str], login: str = "") -> Answer:
+    """Return the answer to a request.
+
+    Args:
+        request: The request.
+        shape: Of the answer's outermost value.
+        credentials: Labels of the credentials in it.
+        login: The session that it opens (`logged_in`), or nothing.
+    """
     who = alias(credentials)
     if "text/html" in request.header("accept") or request.target.endswith((".html", ".htm")):
-        return 200, "text/html; charset=utf-8", _page(request, who).encode()
+        return Answer(200, "text/html; charset=utf-8", _page(request, who).encode())
     query = _graphql(request)
     if query is not None:
         answer: Any = {"data": _selected(query, who)}
     elif request.target.endswith("/robots.txt"):
-        return 404, "text/plain", b"none"
+        return Answer(404, "text/plain", b"none")
     else:
-        item = _item(request, who) | _wiki(request)
+        item = _item(request, who) | _wiki(request) | _session(login)
         answer = {Shape.OBJECT: item | _lists(item), Shape.LIST: [item], Shape.BARE: item}[shape]
-    return 200, "application/json; charset=utf-8", json.dumps(answer).encode()
+    cookie = f"session={login}; Path=/" if login else ""
+    return Answer(200, "application/json; charset=utf-8", json.dumps(answer).encode(), cookie)
+
+
+def logged_in(request: Request, credentials: Iterable[str], said: Iterable[str]) -> str:
+    """Return the session that a request opens: one for each that logs in, by what it proves; else nothing.
+
+    Later requests with it act for whoever opened it.
+    """
+    path = urlsplit(request.target).path
+    proof = [*sorted(credentials), *sorted(said)]
+    if not proof or request.method != "POST" or not _LOGIN.search(path):
+        return ""
+    return "session-" + hashlib.sha256(repr((request.host, proof)).encode()).hexdigest()[:32]
+
+
+def _session(login: str) -> dict[str, Any]:
+    """Return the members under which services hand out a session."""
+    if not login:
+        return {}
+    names = ("token", "access_token", "accessToken", "session_token", "sessionToken", "session_id",
+             "sessionId", "jwt", "id_token", "auth_token")  # fmt: skip
+    return dict.fromkeys(names, login) | {
+        "token_type": "Bearer",
+        "expires_in": 3600,
+        "expires": _LATER,
+    }
 
 
 def alias(credentials: Iterable[str]) -> str:

@@ -19,7 +19,8 @@ from urllib.parse import unquote, urlsplit
 from mcphub.isolation.canaries import Canaries
 from mcphub.isolation.model import Arrival
 from mcphub.isolation.witness.authority import Authority
-from mcphub.isolation.witness.replies import Request, Shape, reply
+from mcphub.isolation.witness.mail import Mail
+from mcphub.isolation.witness.replies import Answer, Request, Shape, logged_in, reply
 
 _MAX_BODY: Final = 4 * 1024 * 1024
 _OF_A_CREDENTIAL: Final = re.compile(
@@ -42,24 +43,35 @@ class Witness:
         credentials: What is looked for in requests; may grow while it runs.
 
     Attributes:
+        mail: What stands in for mail servers.
+        words: What A says, which is sought in requests too; None before there is anything.
         shapes: (host, path) -> what the answer is made of; learned while the check rehearses, so that
             an answer depends on nothing but its request.
     """
 
     def __init__(self, directory: Path, credentials: Canaries[str]) -> None:
         self.authority = Authority(directory)
+        self.words: Canaries[Any] | None = None
         self.shapes: dict[tuple[str, str], Shape] = {}
+        self._logins: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
         self._credentials = credentials
         self._arrivals: list[Arrival] = []
         self._dropped = 0
         self._lock = threading.Lock()
         self._server = _Server(self, self.authority)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever,
-            kwargs={"poll_interval": 0.05},
-            name="isolation-witness",
-            daemon=True,
+        self.mail = Mail(
+            self._server.tls, lambda host, kind, said: self._noted(said, host=host, method=kind)
         )
+        self._servers = [self._server, *self.mail.servers]
+        self._threads = [
+            threading.Thread(
+                target=server.serve_forever,
+                kwargs={"poll_interval": 0.05},
+                name="isolation-witness",
+                daemon=True,
+            )
+            for server in self._servers
+        ]
 
     @property
     def port(self) -> int:
@@ -83,7 +95,8 @@ class Witness:
             self.shapes[key] = self.shapes.get(key, Shape.OBJECT).next()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -92,12 +105,13 @@ class Witness:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=5)
+        for server, thread in zip(self._servers, self._threads, strict=True):
+            server.shutdown()
+            server.server_close()
+            thread.join(timeout=5)
 
-    def take(self, request: Request) -> tuple[int, str, bytes]:
-        """Note a request and return status, content type and body of the answer."""
+    def take(self, request: Request) -> Answer:
+        """Note a request and return the answer."""
         text = "\n".join(
             (
                 unquote(request.target),
@@ -106,17 +120,38 @@ class Witness:
                 unquote(request.body.decode("utf-8", "replace")),
             )
         )
-        labels = frozenset(sighting.about for sighting in self._credentials.seen(text))
         path = urlsplit(request.target).path
+        arrival = self._noted(
+            text,
+            host=request.host,
+            method=request.method,
+            path=path,
+            hollow=_hollow(request.headers),
+        )
+        login = logged_in(request, arrival.credentials, arrival.said)
         with self._lock:
-            self._arrivals.append(
-                Arrival(request.host, request.method, path, labels, _hollow(request.headers))
-            )
+            if login and len(self._logins) < _KEPT:
+                self._logins[login] = arrival.credentials, arrival.said
+        shape = self.shapes.get((request.host, path), Shape.OBJECT)
+        return reply(request, shape, arrival.credentials, login)
+
+    def _noted(
+        self, text: str, *, host: str, method: str, path: str = "", hollow: bool = False
+    ) -> Arrival:
+        """Note what came, with the credentials and the words of A's in it."""
+        labels = frozenset(sighting.about for sighting in self._credentials.seen(text))
+        words = self.words
+        said = frozenset(s.canary for s in words.seen(text)) if words is not None else frozenset()
+        with self._lock:
+            for login, (by, told) in self._logins.items():
+                if login in text:
+                    labels, said = labels | by, said | told
+            arrival = Arrival(host, method, path, labels, hollow, said)
+            self._arrivals.append(arrival)
             excess = max(0, len(self._arrivals) - _KEPT)
             del self._arrivals[:excess]
             self._dropped += excess
-        shape = self.shapes.get((request.host, path), Shape.OBJECT)
-        return reply(request, shape, labels)
+        return arrival
 
 
 def _hollow(headers: Iterable[tuple[str, str]]) -> bool:
@@ -177,13 +212,15 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         host = re.sub(r"[^\w.:\[\]-]", "", self.headers.get("Host", ""))[:255]
         request = Request(self.command, host, self.path, tuple(self.headers.items()), body)
-        status, kind, data = self.server.witness.take(request)
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
+        answer = self.server.witness.take(request)
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.kind)
+        self.send_header("Content-Length", str(len(answer.body)))
+        if answer.cookie:
+            self.send_header("Set-Cookie", answer.cookie)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.wfile.write(answer.body)
 
     def _body(self) -> bytes:
         if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
