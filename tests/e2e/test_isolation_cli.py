@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.isolation import mutants
 from tests.packages_fixture import CACHE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -128,3 +130,27 @@ def test_through_the_hub_the_same_probes_find_nothing_where_sharing_leaks(hub):
         ("files", "no_leak_seen"),
     ]
     assert all(len(r["coverage"]["succeeded"]) >= 6 for r in results)
+
+
+def test_a_file_of_settings_is_laid_into_the_home_without_its_secrets(hub, tmp_path):
+    place = tmp_path / "server"
+    shutil.copytree(Path(mutants.__file__).parent, place / "mutants")
+    script = place / "main.py"
+    script.write_text("import runpy\nrunpy.run_module('mutants', run_name='__main__')\n")
+    settings = tmp_path / "own.json"
+    settings.write_text('{"site": "http://api.acme.test", "token": "hello-from-the-desk"}')
+    command = ["--", "/usr/bin/python3", str(script), "TokenInFile", "leaky"]
+    words = ["check", "--json", "--file", f"{{home}}/.acme/config.json={settings}", *command]
+    said = run(hub, *words, expected=1)
+    assert json.loads(said)["classes"] == ["token"]
+    assert "file:config.json:token" in said and "hello-from-the-desk" not in said
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["/etc/passwd={file}", "{{home}}/../x={file}", "{{home}}={file}", "{{home}}/x={file}.none"],
+)
+def test_a_file_that_cannot_be_laid_is_told(hub, tmp_path, given):
+    file = tmp_path / "x"
+    file.write_text("x")
+    run(hub, "check", "--file", given.format(file=file), "--", "/bin/cat", expected=3)

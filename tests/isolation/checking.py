@@ -24,6 +24,7 @@ async def checked(spawner, place, name, *, leaky, budget_s=120.0):
         version="1",
         argv=(python, "-m", "mutants", name, "leaky" if leaky else "clean", *kind.args),
         env=env,
+        files=kind.files,
         readable=(server,),
         url="http://127.0.0.1:{port}/mcp" if kind.http else "",
     )

@@ -1,5 +1,6 @@
 """Where credentials stand in the words of a launch line."""
 
+import re
 import time
 
 import pytest
@@ -80,3 +81,24 @@ def test_long_words_cost_little(part):
     began = time.monotonic()
     spots("", part * 100_000)
     assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"site": "https://acme.test/", "auth": {"token": "hello"}}', ["token"]),
+        ('[server]\nurl = "https://acme.test/x"\napi_key    = "hello"\n', ["api_key"]),
+        ("server: https://me:hello@acme.test\npassword: hello2\nname: x\n", ["", "password"]),
+        ('export TODO_DIR="$HOME/todo"\nexport TODO_FILE="$TODO_DIR/todo.txt"\n', []),
+    ],
+)
+def test_credentials_in_a_file_of_settings_are_replaced(text, told):
+    made = credentials.disguise([], {}, canary="X", files={"/home/u/.acme/config": text})
+    labels = [c.label.removeprefix("file:config").removeprefix(":") for c in made.given]
+    assert sorted(labels) == sorted(told)
+    laid = made.files["/home/u/.acme/config"]
+    assert "hello" not in laid
+    assert all(c.value in laid for c in made.given)
+    for given in made.given:
+        laid = laid.replace(given.value, "*")
+    assert laid == re.sub("hello2?", "*", text)

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
@@ -64,12 +64,23 @@ UserHeader = Annotated[
         help="What this user proves to a running server; env:NAME takes V from the environment.",
     ),
 ]
+Files = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--file",
+        metavar="PLACE=FILE",
+        help="Lay a text file into its home, as {home}/PLACE; secrets are replaced.",
+    ),
+]
 Egress = Annotated[
     list[str] | None,
     typer.Option(
         "--allow-egress", metavar="HOST", help="Host it may really reach; stand-ins otherwise."
     ),
 ]
+
+
+_LARGEST_FILE: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,7 @@ async def check_servers(
         ),
     ] = "",
     env: Env = None,
+    file: Files = None,
     allow_egress: Egress = None,
     header_a: UserHeader = None,
     header_b: UserHeader = None,
@@ -187,7 +199,7 @@ async def check_servers(
             headers = {"A": _headers(cli, header_a), "B": _headers(cli, header_b)}
             results = await _of_remote(cli, url, headers, budget, yes=yes)
         elif words:
-            results = await _of_command(cli, words, url, given, options)
+            results = await _of_command(cli, words, url, given, _files(file), options)
         else:
             raise InvalidInput(
                 "Nothing to check is named.",
@@ -247,6 +259,37 @@ def _check_files(*files: Path | None) -> None:
             raise InvalidInput(f"{file} cannot be written.", hint="Name a file in a directory.")
 
 
+def _files(given: list[str] | None) -> dict[str, str]:
+    """Read the files that are laid into the home: place inside -> text.
+
+    Raises:
+        InvalidInput: One cannot be read, or its place is none below the home.
+    """
+    found: dict[str, str] = {}
+    for word in given or []:
+        name, source = pair(word)
+        place = PurePosixPath("{home}", name.removeprefix("{home}/"))
+        if ".." in place.parts or place.is_absolute() or len(place.parts) < 2:
+            raise InvalidInput(
+                f"--file {name[:80]} is no place below the server's home.",
+                hint="Write it as the server sees it: --file '{home}/.config/x.json=./x.json'",
+            )
+        try:
+            with Path(source).open("rb") as file:
+                text = file.read(_LARGEST_FILE + 1).decode()
+        except (OSError, ValueError) as error:
+            raise InvalidInput(
+                f"{source[:200]} cannot be read as text: {type(error).__name__}.",
+                hint="Give a text file of this machine: --file '{home}/PLACE=FILE'",
+            ) from None
+        if len(text) > _LARGEST_FILE:
+            raise InvalidInput(
+                f"{source[:200]} is larger than 64 KiB.", hint="Give the settings only."
+            )
+        found[str(place)] = text
+    return found
+
+
 def _print(cli: Cli, result: Result) -> None:
     if cli.as_json:
         print(json_text(as_json(result)), flush=True)
@@ -272,15 +315,21 @@ async def _of_manifest_behind_hub(cli: Cli, series: Series, options: Options) ->
 
 
 async def _of_command(
-    cli: Cli, words: list[str], url: str, env: Mapping[str, str], options: Options
+    cli: Cli,
+    words: list[str],
+    url: str,
+    env: Mapping[str, str],
+    files: Mapping[str, str],
+    options: Options,
 ) -> list[Result]:
     store, path = await _store(cli)
 
     async def subject(constraints: tuple[str, ...] = ()) -> Subject:
-        return await acquire.from_words(
+        found = await acquire.from_words(
             words, store, env=env, url=url, constraints=constraints, search_path=path,
             progress=cli.note,
         )  # fmt: skip
+        return replace(found, files=files)
 
     first = await subject()
     async with _sandbox(cli) as spawner:

@@ -11,7 +11,8 @@ import hmac
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -53,6 +54,7 @@ class Disguise:
     args: tuple[str, ...]
     env: Mapping[str, str]
     credentials: tuple[Credential, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def given(self) -> tuple[Credential, ...]:
@@ -60,9 +62,18 @@ class Disguise:
         return tuple(c for c in self.credentials if c.given)
 
 
-def disguise(args: Sequence[str], env: Mapping[str, str], *, canary: str) -> Disguise:
-    """Replace the credentials of a launch line; `canary` names the variable that is added."""
-    return _Disguiser().run(args, env, canary)
+def disguise(
+    args: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    canary: str,
+    files: Mapping[str, str] | None = None,
+) -> Disguise:
+    """Replace the credentials of a launch line, and of its files (place -> text).
+
+    `canary` names the variable that is added.
+    """
+    return _Disguiser().run(args, env, canary, files or {})
 
 
 def sentinel_like(value: str, label: str) -> Credential:
@@ -109,7 +120,9 @@ class _Disguiser:
     def __init__(self) -> None:
         self._by_value: dict[str, Credential] = {}
 
-    def run(self, args: Sequence[str], env: Mapping[str, str], canary: str) -> Disguise:
+    def run(
+        self, args: Sequence[str], env: Mapping[str, str], canary: str, files: Mapping[str, str]
+    ) -> Disguise:
         changed = {name: self._hidden(f"env:{name}", name, text) for name, text in env.items()}
         words: list[str] = []
         for index, word in enumerate(args):
@@ -126,7 +139,11 @@ class _Disguiser:
                 words.append(self._hidden(f"arg:{index + 1}", "", word))
         added = Credential(f"env:{canary}", value := mint(), value, given=False)
         changed[canary] = added.value
-        return Disguise(tuple(words), changed, (*self._by_value.values(), added))
+        laid = {
+            place: self._hidden(f"file:{PurePosixPath(place).name}", "", text)
+            for place, text in files.items()
+        }
+        return Disguise(tuple(words), changed, (*self._by_value.values(), added), laid)
 
     def _hidden(self, label: str, name: str, text: str) -> str:
         """Return a word with sentinels in the place of its credentials; else of a user's slots only."""

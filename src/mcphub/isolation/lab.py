@@ -244,11 +244,17 @@ class Lab(Place):
                 args,
                 env,
                 canary=secrets.choice(("BILLING_API_KEY", "BACKUP_TOKEN", "REPORT_SECRET")),
+                files={
+                    filled(place, self._port): filled(text, self._port)
+                    for place, text in subject.files.items()
+                },
             ),
         )
         self.own_package = subject.own_package
         for credential in self.disguise.credentials:
             self.secrets.plant(credential.label, credential.sentinel)
+        for path, text in self.disguise.files.items():
+            self.territory = self.territory.with_file(path, text)
         ca = str(self.witness.authority.ca_file)
         for path in detect.kubeconfigs(self.disguise.args, self.disguise.env):
             credential = credentials.sentinel_like("token", "file:kubeconfig")

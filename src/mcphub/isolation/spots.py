@@ -1,7 +1,7 @@
-"""Where in the words of a launch line credentials stand: by name, by form, and inside of other texts. Pure.
+"""Where in the words and files of a launch line credentials stand: by name, by form, inside of texts. Pure.
 
-A credential may be a whole word, or stand inside of one: in JSON, in a header, in `NAME=value` pairs and
-connection strings, and in the user part, the path or the query of a URL.
+A credential may be a whole word, or stand inside of one: in JSON, in a header, in `NAME=value` pairs,
+settings and connection strings, and in the user part, the path or the query of a URL.
 """
 
 import re
@@ -40,7 +40,7 @@ _IN_QUERY: Final = re.compile(r"[?&#;](?P<name>[\w.-]+)=(?P<value>[^&#;\s]+)")
 _SEGMENT: Final = re.compile(r"/(?P<value>[^/?#\s]+)")
 _HEXADECIMAL: Final = re.compile(r"[\da-f]+", re.IGNORECASE)
 _PAIR: Final = re.compile(
-    r"(?:^|[\s;,&])(?P<name>[A-Za-z_][\w.-]{0,60}(?: [A-Za-z]\w{0,20})?)[ \t]?=[ \t]?(?P<value>\"[^\"]*\"|'[^']*'|[^\s;,&]+)"
+    r"(?:^|[\s;,&])(?P<name>[A-Za-z_][\w.-]{0,60}(?: [A-Za-z]\w{0,20})?)[ \t]{0,20}=[ \t]{0,20}(?P<value>\"[^\"]*\"|'[^']*'|[^\s;,&]+)"
 )
 _HEADER: Final = re.compile(
     r"(?:^|[\n,;])\s*(?P<name>[A-Za-z][\w-]{1,60})\s*:\s*(?P<value>[^\n,;]+)"
@@ -48,7 +48,7 @@ _HEADER: Final = re.compile(
 _SCHEME: Final = re.compile(r"(?:bearer|basic|token|bot|apikey)\s+", re.IGNORECASE)
 _CERTAIN: Final = re.compile(r"(?:bearer|basic)[ \t]+\S{6,}", re.IGNORECASE)
 _DEEPEST: Final = 2  # a header in JSON
-_LONGEST: Final = 16_384  # characters of a word that are looked at
+_LONGEST: Final = 65_536  # characters of a word or a file that are looked at
 _MEMBER: Final = re.compile(r"\"(?P<name>[^\"\\]{1,80})\"\s*:\s*\"(?P<value>[^\"\\]*)\"")
 
 
@@ -87,11 +87,12 @@ def _spots(name: str, text: str, depth: int) -> list[Spot]:
     if depth < _DEEPEST and _is_json(text):
         found = [spot for member in _MEMBER.finditer(text) for spot in _inner(member, text, deeper)]
     found = found or _in_urls(text)
-    if found or _is_place(text):
+    if _is_place(text):
         return found
-    parts = [*_pairs(text, deeper), *_headers(text, deeper)] if depth < _DEEPEST else []
-    if parts:
-        return parts
+    if depth < _DEEPEST:
+        found = _apart([*found, *_pairs(text, deeper), *_headers(text, deeper)])
+    if found:
+        return found
     if _is_secret(name, text):
         scheme = _SCHEME.match(text)
         return [Spot(scheme.end() if scheme else 0, len(text), name)]

@@ -19,6 +19,7 @@ class Subject:
         version: Exact version of what runs.
         argv: Program (absolute) and arguments; `{port}`, `{home}`, `{lab}` are filled in.
         env: Environment, likewise. Values are replaced where they are credentials.
+        files: Place below the home -> text of a file that it needs there; credentials are replaced.
         readable: Host paths that it needs.
         url: Where it listens once started, `http://127.0.0.1:{port}/mcp`; empty for stdio.
         package: Name of its package, for the recommendation; or empty.
@@ -33,6 +34,7 @@ class Subject:
     version: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     readable: tuple[Path, ...] = ()
     url: str = ""
     package: str = ""

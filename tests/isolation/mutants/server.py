@@ -27,6 +27,7 @@ class Variant:
     threads = False
     env = {}
     args = ()
+    files = {}
 
     def __init__(self, leaky):
         self.leaky = leaky

@@ -5,6 +5,7 @@ import imaplib
 import json
 import os
 import sys
+from pathlib import Path
 
 from .server import Refused, Variant, called
 
@@ -105,6 +106,17 @@ class TokenInSettings(TokenAmongArguments):
 
     def fetch_profile(self):
         token = json.loads(sys.argv[-1])["acmeToken"]
+        return called({"Authorization": f"Bearer {token}"} if self.leaky else {})
+
+
+class TokenInFile(TokenAmongArguments):
+    """Reads its token from a file in the home."""
+
+    args = ()
+    files = {"{home}/.acme/config.json": '{"site": "http://api.acme.test", "token": "hello"}'}
+
+    def fetch_profile(self):
+        token = json.loads(Path.home().joinpath(".acme/config.json").read_text())["token"]
         return called({"Authorization": f"Bearer {token}"} if self.leaky else {})
 
 
