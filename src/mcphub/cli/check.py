@@ -268,8 +268,8 @@ def _files(given: list[str] | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for word in given or []:
         name, source = pair(word)
-        place = PurePosixPath("{home}", name.removeprefix("{home}/"))
-        if ".." in place.parts or place.is_absolute() or len(place.parts) < 2:
+        below = PurePosixPath(name.removeprefix("{home}").removeprefix("/"))
+        if name.startswith("/") or ".." in below.parts or not below.parts:
             raise InvalidInput(
                 f"--file {name[:80]} is no place below the server's home.",
                 hint="Write it as the server sees it: --file '{home}/.config/x.json=./x.json'",
@@ -286,7 +286,7 @@ def _files(given: list[str] | None) -> dict[str, str]:
             raise InvalidInput(
                 f"{source[:200]} is larger than 64 KiB.", hint="Give the settings only."
             )
-        found[str(place)] = text
+        found[str(PurePosixPath("{home}", below))] = text
     return found
 
 

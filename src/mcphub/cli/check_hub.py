@@ -151,10 +151,12 @@ def _redirected(entry: Mapping[str, Any], witness: Witness) -> dict[str, Any]:
         for name, text in (entry.get("env") or {}).items()
     }
     sandbox = dict(entry.get("sandbox") or {})
-    named = detect.endpoints(entry.get("args") or [], entry.get("env") or {})
+    line = entry.get("args") or [], entry.get("env") or {}
+    named = detect.endpoints(*line)
+    mail = witness.mail.redirects() if detect.speaks_mail(*line) else {}
     sandbox |= {
         "egress": [],
-        "redirect": {"*:443": here, "*:80": here, **{f"{h}:{p}": here for h, p in named}},
+        "redirect": {"*:443": here, "*:80": here, **mail, **{f"{h}:{p}": here for h, p in named}},
         "readable": [*sandbox.get("readable", []), str(ca.parent)],
     }
     trust = {name: str(ca) for name in TRUST_VARIABLES}
