@@ -62,13 +62,13 @@ def _posted(path, body, *headers):
 def test_a_session_that_a_service_gives_acts_for_who_opened_it(tmp_path):
     words, secrets = Canaries(), Canaries()
     word, secret = words.plant("said", mint()), secrets.plant("env:TOKEN", mint())
-    witness = Witness(tmp_path, secrets)
-    witness.words = words
-    first = json.loads(witness.take(_posted("/login", f"{word} {secret}".encode())).body)
-    other = json.loads(witness.take(_posted("/login", b"nobody")).body)
-    assert "token" not in other
-    witness.take(_posted("/things", b"", ("Cookie", f"session={first['token']}")))
-    *_, last = witness.since(0)
+    with Witness(tmp_path, secrets) as witness:
+        witness.words = words
+        first = json.loads(witness.take(_posted("/login", f"{word} {secret}".encode())).body)
+        other = json.loads(witness.take(_posted("/login", b"nobody")).body)
+        assert "token" not in other
+        witness.take(_posted("/things", b"", ("Cookie", f"session={first['token']}")))
+        *_, last = witness.since(0)
     assert (last.said, last.credentials) == (frozenset([word]), frozenset(["env:TOKEN"]))
     assert isinstance(last, Arrival)
     assert word not in json.dumps(first) and secret not in json.dumps(first)

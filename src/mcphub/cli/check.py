@@ -33,7 +33,8 @@ from mcphub.cli.values import clean, json_text, pair
 from mcphub.cli.verdicts import spec_of
 from mcphub.errors import HubError, InvalidInput, Unavailable
 from mcphub.isolation import acquire
-from mcphub.isolation.check import BUDGET_S, Options, check
+from mcphub.isolation.budget import USUAL_S
+from mcphub.isolation.check import Options, check
 from mcphub.isolation.manifest import Entry, subject
 from mcphub.isolation.model import Result, Verdict
 from mcphub.isolation.page import page
@@ -172,7 +173,7 @@ async def check_servers(
             min=20,
             help="Time for one server; what was not done until then is told.",
         ),
-    ] = BUDGET_S,
+    ] = USUAL_S,
 ) -> None:
     """Check whether users can share a server: two synthetic users, canaries, a credential witness.
 

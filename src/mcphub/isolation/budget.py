@@ -5,6 +5,10 @@ finding, a check that left such a thing undone is inconclusive and never clean.
 """
 
 from time import monotonic
+from typing import Final
+
+USUAL_S: Final = 150.0
+"""Seconds of a check for which the limits of its phases are made."""
 
 
 class Budget:
@@ -19,6 +23,7 @@ class Budget:
 
     def __init__(self, seconds: float) -> None:
         self._end = monotonic() + seconds
+        self._more = max(1.0, seconds / USUAL_S)
         self.undone: list[str] = []
 
     @property
@@ -27,8 +32,11 @@ class Budget:
         return max(0.0, self._end - monotonic())
 
     def slice(self, most_s: float, share: float = 1.0) -> "Slice":
-        """Return the time of one phase: at most `most_s`, and at most a share of what is left."""
-        return Slice(min(most_s, self.left * share))
+        """Return the time of one phase: at most a share of what is left, and at most `most_s`.
+
+        Who gives a check more than the usual time gives it to its phases.
+        """
+        return Slice(min(most_s * self._more, self.left * share))
 
     def leave(self, what: str) -> None:
         """Note that something which could have shown a leak is left undone."""

@@ -16,7 +16,7 @@ from mcphub.catalog.older_sdk import needs_older_sdk
 from mcphub.errors import HubError, UpstreamFailed
 from mcphub.isolation import identity
 from mcphub.isolation.backends import detect
-from mcphub.isolation.budget import Budget
+from mcphub.isolation.budget import USUAL_S, Budget
 from mcphub.isolation.case import Case
 from mcphub.isolation.discovery import discover
 from mcphub.isolation.lab import Lab, Running, Sandbox
@@ -44,7 +44,6 @@ _MOST_STARTS: Final = 3
 _MOST_CONDITIONS: Final = 2  # an own package and services; a server could ask for more without end
 _ASKED: Final = 40
 _SHORTEN_S: Final = 45.0
-BUDGET_S: Final = 150.0
 
 
 def reading(planted: PlantedProbe) -> list[Probe]:
@@ -75,7 +74,7 @@ class Options:
     """
 
     real_egress: tuple[str, ...] = ()
-    budget_s: float = BUDGET_S
+    budget_s: float = USUAL_S
 
 
 async def check(
