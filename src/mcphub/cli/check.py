@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -24,6 +24,7 @@ from mcphub.catalog.settings_file import read_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.toolchain import find_toolchain
 from mcphub.cli import check_evidence
+from mcphub.cli.check_files import Files, files
 from mcphub.cli.check_hub import copied_of
 from mcphub.cli.check_manifest import Series, behind_hub, go_through, not_installed, pins
 from mcphub.cli.check_told import told
@@ -65,23 +66,12 @@ UserHeader = Annotated[
         help="What this user proves to a running server; env:NAME takes V from the environment.",
     ),
 ]
-Files = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--file",
-        metavar="PLACE=FILE",
-        help="Lay a text file into its home, as {home}/PLACE; secrets are replaced.",
-    ),
-]
 Egress = Annotated[
     list[str] | None,
     typer.Option(
         "--allow-egress", metavar="HOST", help="Host it may really reach; stand-ins otherwise."
     ),
 ]
-
-
-_LARGEST_FILE: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +190,7 @@ async def check_servers(
             headers = {"A": _headers(cli, header_a), "B": _headers(cli, header_b)}
             results = await _of_remote(cli, url, headers, budget, yes=yes)
         elif words:
-            results = await _of_command(cli, words, url, given, _files(file), options)
+            results = await _of_command(cli, words, url, given, files(file), options)
         else:
             raise InvalidInput(
                 "Nothing to check is named.",
@@ -258,37 +248,6 @@ def _check_files(*files: Path | None) -> None:
     for file in files:
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
             raise InvalidInput(f"{file} cannot be written.", hint="Name a file in a directory.")
-
-
-def _files(given: list[str] | None) -> dict[str, str]:
-    """Read the files that are laid into the home: place inside -> text.
-
-    Raises:
-        InvalidInput: One cannot be read, or its place is none below the home.
-    """
-    found: dict[str, str] = {}
-    for word in given or []:
-        name, source = pair(word)
-        below = PurePosixPath(name.removeprefix("{home}").removeprefix("/"))
-        if name.startswith("/") or ".." in below.parts or not below.parts:
-            raise InvalidInput(
-                f"--file {name[:80]} is no place below the server's home.",
-                hint="Write it as the server sees it: --file '{home}/.config/x.json=./x.json'",
-            )
-        try:
-            with Path(source).open("rb") as file:
-                text = file.read(_LARGEST_FILE + 1).decode()
-        except (OSError, ValueError) as error:
-            raise InvalidInput(
-                f"{source[:200]} cannot be read as text: {type(error).__name__}.",
-                hint="Give a text file of this machine: --file '{home}/PLACE=FILE'",
-            ) from None
-        if len(text) > _LARGEST_FILE:
-            raise InvalidInput(
-                f"{source[:200]} is larger than 64 KiB.", hint="Give the settings only."
-            )
-        found[str(PurePosixPath("{home}", below))] = text
-    return found
 
 
 def _print(cli: Cli, result: Result) -> None:
