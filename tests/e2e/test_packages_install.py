@@ -202,17 +202,6 @@ async def test_a_program_that_the_package_lacks_is_named_with_those_it_has(
     assert "mcp-server-time" in caught.value.hint
 
 
-async def test_a_newer_version_is_reported_for_an_open_requirement_only(
-    package_store: PackageStore,
-) -> None:
-    pin = dataclasses.replace(await pin_of(package_store, *TIME), version="2025.1.1")
-    open_ended = package_store.requirement("uvx", ["mcp-server-time"])
-    exact = package_store.requirement("uvx", ["mcp-server-time==2025.1.1"])
-    assert open_ended is not None
-    assert exact is not None
-    assert await package_store.update_available(open_ended, pin) not in (None, "2025.1.1")
-
-
 async def test_two_processes_installing_at_once_make_one_directory(
     package_store: PackageStore, fresh_root: Path
 ) -> None:

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcphub.catalog.exporting import client_config, clients
 from mcphub.catalog.importing import import_client_file, import_client_text
 from mcphub.catalog.jsonc import parse
 from mcphub.catalog.merging import merge_entries
 from mcphub.catalog.settings_file import SettingsError, parse_settings
-from mcphub.errors import Conflict, InvalidInput, NotFound
+from mcphub.errors import Conflict, InvalidInput
 
 CLAUDE_DESKTOP = """{
   "globalShortcut": "",
@@ -232,37 +231,6 @@ def test_adding_keeps_the_document_however_it_is_laid_out(
     text = f'{s[5]}{{{s[6]}"mcpServers":{s[7]}{{{inner}{s[8]}}}}}{s[5]}'
     new = parse(merge_entries(text, {"z": {"command": "é\n"}}))
     assert new == {"mcpServers": {**({} if empty else {"a": {}}), "z": {"command": "é\n"}}}
-
-
-URL = "https://hub.example/mcp"
-
-
-@pytest.mark.parametrize("client", clients())
-def test_a_clients_snippet_is_json_names_the_hub_and_holds_no_key(client: str) -> None:
-    config = client_config(client, URL)
-    text = json.dumps(config.content)
-    assert URL in text
-    assert "mcphub_" not in text
-    assert config.steps
-
-
-def test_clients_take_the_key_from_where_each_keeps_secrets() -> None:
-    desktop = client_config("claude-desktop", URL).content["mcpServers"]["mcphub"]
-    assert desktop == {"command": "mcphub", "args": ["connect", "--url", URL]}
-    code = client_config("claude-code", URL, name="hub").content["mcpServers"]["hub"]
-    assert code["headers"] == {"Authorization": "Bearer ${MCPHUB_KEY}"}
-    cursor = client_config("cursor", URL).content["mcpServers"]["mcphub"]
-    assert cursor["headers"] == {"Authorization": "Bearer ${env:MCPHUB_KEY}"}
-    vscode = client_config("vscode", URL).content
-    assert vscode["inputs"][0]["password"] is True
-    assert vscode["servers"]["mcphub"]["headers"] == {"Authorization": "Bearer ${input:mcphub-key}"}
-
-
-def test_an_unknown_client_is_told_the_known_ones() -> None:
-    with pytest.raises(NotFound, match="claude-desktop, claude-code, cursor, vscode"):
-        client_config("emacs", URL)
-    with pytest.raises(InvalidInput):
-        client_config("vscode", URL, name="a b")
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,6 @@ SERVER_PINNED: Final = "server:pinned"
 SERVER_ACKNOWLEDGED: Final = "server:acknowledged"
 SERVER_CHECKED: Final = "server:checked"
 EGRESS_USED: Final = "egress:used"
-SETTINGS_RELOADED: Final = "settings:reloaded"
-HUB_STARTED: Final = "hub:started"
-HUB_STOPPED: Final = "hub:stopped"
 
 _DETAIL_BYTES: Final = 16 * 1024
 _BATCH: Final = 1_000

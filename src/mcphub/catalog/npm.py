@@ -125,10 +125,6 @@ class Npm:
             return True
         return native.abi(self.toolchain.node) in ("", manifest["native"]["abi"])
 
-    async def newest(self, requirement: Requirement, work: Path) -> str:
-        """Return the newest version that `requirement` allows."""
-        return (await self.resolve(requirement, work, 0.0)).version
-
     async def _build_native(
         self, work: Path, label: str, progress: Callable[[str], None]
     ) -> dict[str, Any]:

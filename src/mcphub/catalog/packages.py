@@ -93,7 +93,6 @@ class PackageStore:
         runs: RunBuild | None = None,
     ) -> None:
         self._root = Path(os.path.abspath(root)).resolve()  # noqa: PTH100  may not exist yet
-        self._toolchain = toolchain
         self._clock = clock
         env = tool_environment(environment, self._root / "cache")
         self._npm = Npm(toolchain, env, runs)
@@ -169,12 +168,6 @@ class PackageStore:
         """
         manifest = self._manifest(pin)
         return None if manifest is None else self._described(pin, requirement, manifest)
-
-    async def update_available(self, requirement: Requirement, pin: Pin) -> str | None:
-        """Return the version that `requirement` would resolve to now, if it is not the pin's."""
-        with self._scratch() as work:
-            newest = await self._tool(requirement.ecosystem).newest(requirement, work)
-        return None if newest == pin.version else newest
 
     def _tool(self, ecosystem: str) -> Npm | Pypi:
         return self._npm if ecosystem == NPM else self._pypi

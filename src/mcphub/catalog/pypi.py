@@ -103,10 +103,6 @@ class Pypi:
             "readable": [str(path) for path in await self._readable(python, work)],
         }
 
-    async def newest(self, requirement: Requirement, work: Path) -> str:
-        """Return the newest version that `requirement` allows."""
-        return (await self.resolve(requirement, work, 0.0)).version
-
     async def _lock_tree(
         self,
         wanted: Sequence[str],

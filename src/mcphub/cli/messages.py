@@ -142,7 +142,6 @@ class SseReader:
         self._scanned = 0
         self._data: list[bytes] = []
         self._size = 0
-        self.last_id = ""
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the data of each event that the chunk completes; comments and empty events vanish.
@@ -185,5 +184,3 @@ class SseReader:
         if name == b"data":
             self._data.append(value)
             self._size += len(value)
-        elif name == b"id" and b"\0" not in value:
-            self.last_id = value.decode("utf-8", "replace")

@@ -87,11 +87,6 @@ class Message:
         """A method and an id."""
         return bool(self.method and self.id)
 
-    @property
-    def is_notification(self) -> bool:
-        """A method and no id."""
-        return bool(self.method) and not self.id
-
 
 def parse(data: bytes | bytearray | memoryview | msgspec.Raw) -> Message:
     """Read one message.

@@ -43,11 +43,6 @@ class Connection:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    @property
-    def protocol(self) -> str:
-        """The negotiated protocol version."""
-        return self._client.protocol_version
-
     async def call(self, tool: str, arguments: Mapping[str, Any] | None = None) -> Answer:
         """Call a tool; a JSON-RPC error is an answer too.
 
