@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from mcphub.offboarding import destroy
 from mcphub.secret import OAUTH_SLOT
+from mcphub.testing.hub import write_servers
 from tests.interaction.accounts import REMOTE, Browser, connect, protected
 from tests.interaction.clients import connected, raw_client, request, text_of
 from tests.polling import until
@@ -157,3 +158,25 @@ async def test_an_authorization_and_its_audit_event_are_made_and_deleted_togethe
     assert sorted(told) == [
         ("bob", "bob", f"credential:{what}", OAUTH_SLOT) for what in ("deleted", "revoked", "set")
     ]
+
+
+async def test_an_authorization_of_another_issuer_than_the_settings_name_counts_no_more(
+    hub, server
+):
+    for user in ("alice", "bob"):
+        assert (await connect(hub, user)).status_code == 204
+
+    async def name_issuer(url):
+        entry = protected(server, groups=["team"], oauth={"issuer": url})
+        write_servers(hub.hub.ground.settings.dir, {REMOTE: entry})
+        await hub.hub.reload()
+
+    for user in ("alice", "bob"):
+        await name_issuer(server.authority.url)
+        async with connected(hub, user, REMOTE) as client:
+            assert await text_of(client, "recall") == f"you are {user}@example"
+        await name_issuer("https://another.example")
+        seen = len(server.requests)
+        async with raw_client(hub, user, REMOTE) as client:
+            assert "not connected" in (await client.open()).text
+        assert len(server.requests) == seen

@@ -96,12 +96,12 @@ class GrantStore:
         """Return the grant of exactly the permit's user for its server, and the text that was sealed.
 
         Raises:
-            MissingSlots: There is none, or none for the URL that the server has now.
+            MissingSlots: There is none, or none for the URL and the issuer that the server has now.
         """
         kept = await self.vault.open_for(permit, (OAUTH_SLOT,))
         text = kept[OAUTH_SLOT]
         grant, spec = Grant.opened(text), self.spec(permit.server)
-        if grant is None or spec is None or not covers(grant.resource, spec.url):
+        if grant is None or spec is None or not _is_for(grant, spec):
             raise MissingSlots(permit.server, (OAUTH_SLOT,))
         return grant, text
 
@@ -168,3 +168,9 @@ class GrantStore:
 def _of(server: str) -> dict[str, str]:
     """Return what an audit event says of a grant."""
     return {"server": server, "slot": OAUTH_SLOT}
+
+
+def _is_for(grant: Grant, spec: ServerSpec) -> bool:
+    """Whether a grant is for a server as it is set up now."""
+    issuer = spec.oauth.issuer if spec.oauth is not None else ""
+    return covers(grant.resource, spec.url) and (not issuer or grant.issuer == issuer)
