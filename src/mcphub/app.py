@@ -348,7 +348,7 @@ def _oauth_services(hub: Hub) -> OAuthServices:
     flows = Flows(
         hub.connections,
         own,
-        may=hub.access.stands,
+        may=lambda permit: hub.access.renewed(permit) is not None,
     )
     return OAuthServices(
         authenticate=hub.access.authenticate,

@@ -1,12 +1,14 @@
 """What a user loses is lost at once, also where something of theirs is open: streams and instances."""
 
+import json
 import time
 
 import anyio
 import pytest
 
 from mcphub.policy.model import EVERYONE
-from tests.interaction.clients import plain, raw_client, request
+from mcphub.testing.hub import write_servers
+from tests.interaction.clients import plain, raw_client, request, scripted, tools
 from tests.polling import until
 
 pytestmark = pytest.mark.anyio
@@ -117,3 +119,55 @@ async def test_an_instance_ends_when_its_users_membership_expires(hub):
         assert "result" in (await alice.modern("tools/call", {"name": "echo"})).json()
         assert await of(hub, "alice", "plain")
         await until(lambda: not hub.hub.pool.instances(), 30)
+
+
+SLOW = {"tools": tools("touch", "counts"), "start_delay_s": 1.5}
+
+
+async def revoke_key(hub):
+    directory = hub.hub.ground.directory
+    for key in await directory.keys((await directory.user("alice")).id):
+        if hub.keys["alice"].startswith(key.prefix):
+            await directory.revoke_key(key.id)
+    await hub.hub.refresh()
+
+
+async def deny_tool(hub):
+    entry = scripted(SLOW, groups=["engineering", "data"], tools={"deny": ["touch"]})
+    write_servers(hub.hub.ground.settings.dir, {"slow": entry})
+    await hub.hub.reload()
+
+
+@pytest.mark.parametrize("progress", [True, False])
+@pytest.mark.parametrize("withdraw", [revoke_key, leave, deny_tool])
+async def test_a_call_that_waits_for_a_start_goes_no_further_once_it_is_not_permitted(
+    hub_of, withdraw, progress
+):
+    async with hub_of({"slow": scripted(SLOW, groups=["engineering", "data"])}) as hub:
+        directory = hub.hub.ground.directory
+        second = (await directory.create_key("alice")).key.reveal()
+        await hub.hub.refresh()
+        meta = {"progressToken": "p"} if progress else {}
+        answers = {}
+
+        async def call(user):
+            async with raw_client(hub, user, "slow") as client:
+                answers[user] = (
+                    await client.modern("tools/call", {"name": "touch"}, meta=meta)
+                ).text
+
+        async with anyio.create_task_group() as group:
+            for user in ("alice", "bob"):
+                group.start_soon(call, user)
+                with anyio.fail_after(20):
+                    while not await of(hub, user, "slow"):  # noqa: ASYNC110
+                        await anyio.sleep(0.01)
+            await withdraw(hub)
+        assert "error" in answers["alice"]
+        assert ("error" in answers["bob"]) is (withdraw is deny_tool)
+        if withdraw is revoke_key:  # the instance lives on for the other key
+            async with raw_client(hub, "alice", "slow") as alice:
+                alice.http.headers["Authorization"] = f"Bearer {second}"
+                told = (await alice.modern("tools/call", {"name": "counts"})).json()
+            counts = json.loads(told["result"]["content"][0]["text"])
+            assert counts["tools/call"] == 1, counts

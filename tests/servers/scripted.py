@@ -1,7 +1,7 @@
 """A legacy MCP server that plays what its first argument says, a JSON object; no dependencies.
 
 Members: `tools`, `prompts`, `resources`, `templates` (definitions), `capabilities` (more of them),
-`list_delay_s`, `fail_list`, `page` (items of one page), `repeat` (how often it lists each item), `modern` (it speaks 2026-07-28 only). Every tool can be called; some names mean something:
+`start_delay_s`, `list_delay_s`, `fail_list`, `page` (items of one page), `repeat` (how often it lists each item), `modern` (it speaks 2026-07-28 only). Every tool can be called; some names mean something:
 
 - `line`: gives back the request as it came, byte for byte.
 - `verbatim`: answers with the text in the argument `result`, whatever it is, as its result.
@@ -103,6 +103,7 @@ def answer(method, params, line):
     if method == "initialize" and SCRIPT.get("modern"):
         raise LookupError("no such method")
     if method == "initialize":
+        time.sleep(SCRIPT.get("start_delay_s", 0))
         return opening(params)
     if method in LISTS:
         return listed(method, params)

@@ -171,14 +171,15 @@ class Access:
             return self._now.specs[server], verdict
         raise refusal(server, verdict)
 
-    def stands(self, permit: Permit) -> bool:
-        """Whether a permit would be given now: its key still counts, and may use the server.
+    def renewed(self, permit: Permit) -> Permit | None:
+        """Return the permit as it would be given now; None when its key counts no more, or may not use the server.
 
-        For what takes longer than a call, and ends by other means than the key.
+        For what takes longer than a moment between the question and the deed.
         """
         was = permit.principal
         now = self._now.principals.holder_of(was.user_id, was.key_id, self._clock())
-        return now is not None and isinstance(self.verdict(now, permit.server), Permit)
+        verdict = self.verdict(now, permit.server) if now is not None else None
+        return verdict if isinstance(verdict, Permit) else None
 
     def permitted(self, principal: Principal, group: str = "") -> list[tuple[ServerSpec, Permit]]:
         """Return all servers that a principal may use, by name; only those of `group` when given."""

@@ -175,6 +175,20 @@ def route(plane: DataPlane, call: Call) -> Route:
     return Route(spec, permit)
 
 
+def check_tool(permit: Permit, tool: str) -> None:
+    """Refuse a tool that is filtered for the caller.
+
+    Raises:
+        Denied: It is.
+    """
+    if not permit.allows_tool(tool):
+        raise Denied(
+            f"Tool '{tool[:128]}' of server '{permit.server}' is not allowed here.",
+            hint="An administrator sets tools.allow and tools.deny.",
+            code="tool-denied",
+        )
+
+
 def session_part(call: Call, permit: Permit) -> str:
     """Return the session part of an instance key: only for `isolation: session`, only in the legacy era."""
     if permit.isolation is Isolation.SESSION and call.session is not None:
@@ -218,12 +232,8 @@ def _by_name(plane: DataPlane, call: Call, kind: Kind, name: str) -> Route:
     else:
         spec, permit, own = _split(plane, call, kind, name)
         rename = ("name", own)
-    if kind is TOOLS and not permit.allows_tool(own):
-        raise Denied(
-            f"Tool '{own[:128]}' of server '{spec.name}' is not allowed here.",
-            hint="An administrator sets tools.allow and tools.deny.",
-            code="tool-denied",
-        )
+    if kind is TOOLS:
+        check_tool(permit, own)
     if kind is TOOLS and call.modern is not None:
         _check_headers(plane, call, spec, permit, own)
     return Route(spec, permit, own, rename)

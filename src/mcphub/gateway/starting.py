@@ -1,4 +1,6 @@
-"""Tells a caller who waits for a server to start that it is being started.
+"""Waits with a caller for a server to start, and tells that it is being started.
+
+A start takes seconds, and what the call was permitted by may end meanwhile: then it goes no further.
 
 Only a caller that wants progress is told, and only when the start takes longer than `PATIENCE_S`. The
 numbers stay far below 1, so that what the server itself reports later still increases (MCP
@@ -11,8 +13,9 @@ from typing import Final
 import msgspec
 
 from mcphub.catalog.spec import ServerSpec
+from mcphub.errors import NotFound
 from mcphub.gateway.calls import Call
-from mcphub.gateway.plane import DataPlane, lease, ready_instance
+from mcphub.gateway.plane import DataPlane, check_tool, lease, ready_instance
 from mcphub.policy.model import Permit
 from mcphub.spawn.instance import Instance
 from mcphub.wire import envelope
@@ -23,7 +26,39 @@ _STEP: Final = 1e-6
 
 
 async def leased(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit) -> Instance:
-    """Return the caller's instance as `plane.lease` does, with progress while it is being started."""
+    """Return the caller's instance as `plane.lease` does, with progress while it is being started.
+
+    Raises:
+        HubError: As `plane.lease`, or the call is permitted no more.
+    """
+    known = plane.access.generation
+    instance = await _leased(plane, call, spec, permit)
+    if known != plane.access.generation:
+        try:
+            _check(plane, call, permit)
+        except BaseException:
+            plane.pool.release(instance)
+            raise
+    return instance
+
+
+def _check(plane: DataPlane, call: Call, permit: Permit) -> None:
+    """Refuse a call whose permit would not be given any more.
+
+    Raises:
+        NotFound, Denied: As for a call that comes now.
+    """
+    now = plane.access.renewed(permit)
+    if now is None:
+        raise NotFound(
+            f"You may not use server '{permit.server}' any more.",
+            hint="Your API key, your groups or the hub's settings have changed meanwhile.",
+        )
+    if call.method == "tools/call":
+        check_tool(now, call.name)
+
+
+async def _leased(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit) -> Instance:
     if not call.progress_token or ready_instance(plane, call, spec, permit) is not None:
         return await lease(plane, call, spec, permit)
     waiting = asyncio.ensure_future(lease(plane, call, spec, permit))
