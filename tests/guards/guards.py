@@ -171,6 +171,26 @@ GUARDS: Final = (
         "security/test_rules_identity.py::test_two_credentials_in_one_request_are_refused",
     ),
     Guard(
+        "R6", "who lost a right while a body arrived has lost it", "gateway/intake.py",
+        "if known != plane.access.generation:",
+        "if False:",
+        "interaction/test_withdrawn.py"
+        "::test_a_request_whose_body_comes_after_its_caller_lost_the_right_is_refused",
+    ),
+    Guard(
+        "R6", "who lost a right while a server started has lost it", "gateway/starting.py",
+        "if known != plane.access.generation:",
+        "if False:",
+        "interaction/test_withdrawn.py"
+        "::test_a_call_that_waits_for_a_start_goes_no_further_once_it_is_not_permitted",
+    ),
+    Guard(
+        "R15", "a flow ends with the key that it was begun with", "oauth/flows.py",
+        "        if not self._may(flow.permit) or store.spec(flow.server) is None:",
+        "        if store.spec(flow.server) is None:",
+        "interaction/test_oauth_withdrawn.py::test_a_flow_ends_with_what_it_was_begun_with",
+    ),
+    Guard(
         "R7", "what nobody classified is critical", "policy/decide.py",
         "return server.risk in (None, RiskLevel.CRITICAL)",
         "return server.risk is RiskLevel.CRITICAL",
@@ -305,7 +325,7 @@ GUARDS: Final = (
     ),
     Guard(
         "R15", "a token is sent to the resource that it is for", "oauth/keeping.py",
-        "or not covers(grant.resource, spec.url)",
+        "or not _is_for(grant, spec)",
         "",
         "interaction/test_oauth.py::test_a_token_goes_to_no_other_server_than_the_one_it_is_for",
     ),

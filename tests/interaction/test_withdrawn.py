@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -10,6 +11,7 @@ from mcphub.policy.model import EVERYONE
 from mcphub.testing.hub import write_servers
 from tests.interaction.clients import plain, raw_client, request, scripted, tools
 from tests.polling import until
+from tests.security import raw_http
 
 pytestmark = pytest.mark.anyio
 
@@ -171,3 +173,81 @@ async def test_a_call_that_waits_for_a_start_goes_no_further_once_it_is_not_perm
                 told = (await alice.modern("tools/call", {"name": "counts"})).json()
             counts = json.loads(told["result"]["content"][0]["text"])
             assert counts["tools/call"] == 1, counts
+
+
+def in_two_parts(hub, user, path, message, method="POST", **headers):
+    """The bytes of a request, its body cut in two; `headers` with `_` for `-`."""
+    body = json.dumps(message).encode()
+    given = {"Host": hub.url.removeprefix("http://"), **hub.headers(user)}
+    given |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    given |= {"Accept": "application/json, text/event-stream", "Connection": "close"}
+    given |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body[:9], body[9:]
+
+
+@pytest.mark.parametrize("withdraw", [revoke_key, leave])
+async def test_a_request_whose_body_comes_after_its_caller_lost_the_right_is_refused(
+    hub_of, withdraw
+):
+    entry = plain(groups=["engineering", "data"], env={"T": "${USER_T}"})
+    async with hub_of({"plain": entry}) as hub:
+        place = "/api/me/credentials/plain/T"
+        for user in ("alice", "bob"):
+            first, rest = in_two_parts(hub, user, place, {"value": f"of {user}"}, "PUT")
+            assert raw_http.status_of(await raw_http.exchange(hub.url, first, rest)) == 204
+        told = {}
+
+        async with raw_client(hub, "alice") as alice, raw_client(hub, "bob") as bob:
+            sessions = {}
+            for user, client in (("alice", alice), ("bob", bob)):
+                await client.open()
+                sessions[user] = client.headers
+                warm = await client.post(request("tools/call", {"name": "recall", "arguments": {}}))
+                assert "result" in warm.json()
+
+        async def late(user, name, first, rest):
+            host, _, port = hub.url.removeprefix("http://").rpartition(":")
+            async with await anyio.connect_tcp(host, int(port)) as stream:
+                await stream.send(first)
+                under_way[user, name].set()
+                await gone.wait()
+                await stream.send(rest)
+                received = b""
+                with suppress(anyio.EndOfStream):
+                    while True:
+                        received += await stream.receive()
+                told[user, name] = received
+
+        call = {"name": "recall", "arguments": {}, "_meta": LISTEN["params"]["_meta"]}
+        modern = MODERN | {"Mcp-Method": "tools/call", "Mcp-Name": "recall"}
+        requests = {
+            "modern": lambda user: in_two_parts(
+                hub, user, "/mcp/plain", request("tools/call", call), **modern
+            ),
+            "legacy": lambda user: in_two_parts(
+                hub,
+                user,
+                "/mcp/plain",
+                request("tools/call", call | {"_meta": {}}),
+                **sessions[user],
+            ),
+            "credential": lambda user: in_two_parts(hub, user, place, {"value": "late"}, "PUT"),
+        }
+        under_way = {(user, name): anyio.Event() for user in sessions for name in requests}
+        gone = anyio.Event()
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                for user, name in under_way:
+                    group.start_soon(late, user, name, *requests[name](user))
+                for event in under_way.values():
+                    await event.wait()
+                await anyio.sleep(0.3)  # the heads are read, and nothing says so
+                await withdraw(hub)
+                gone.set()
+        for name in requests:
+            assert b"error" in told["alice", name] or b"message" in told["alice", name], name
+            assert b'"result"' not in told["alice", name], name
+        assert raw_http.status_of(told["alice", "credential"]) in {401, 404}
+        assert b'"result"' in told["bob", "modern"] and b'"result"' in told["bob", "legacy"]
+        assert raw_http.status_of(told["bob", "credential"]) == 204

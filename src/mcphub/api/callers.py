@@ -4,11 +4,27 @@ from collections.abc import Callable
 
 from starlette.requests import Request
 
+from mcphub.api.replies import read_body
 from mcphub.errors import InvalidInput, Unauthenticated
 from mcphub.policy.model import Principal
 
+Authenticate = Callable[[str], Principal | None]
 
-def caller_of(request: Request, authenticate: Callable[[str], Principal | None]) -> Principal:
+
+async def caller_and_body(
+    request: Request, authenticate: Authenticate, limit: int
+) -> tuple[Principal, bytes]:
+    """Return who calls, as of when the body was there, and the body: a key may end while it arrives.
+
+    Raises:
+        InvalidInput, Unauthenticated: As `caller_of`; the body is larger than `limit` bytes.
+    """
+    caller_of(request, authenticate)  # nobody else's body is read
+    body = await read_body(request, limit)
+    return caller_of(request, authenticate), body
+
+
+def caller_of(request: Request, authenticate: Authenticate) -> Principal:
     """Return who calls. One header decides; two of them are refused (rule R6).
 
     Raises:

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from mcphub.api.callers import caller_of
+from mcphub.api.callers import caller_and_body
 from mcphub.api.replies import Endpoint, guarded, read_body, reply, status_of
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import Denied, HubError, InvalidInput, NotFound
@@ -125,17 +125,17 @@ class _ConnectionApi:
 
     async def begin(self, request: Request) -> Response:
         """Begin a flow; the page to open is the hub's own."""
-        caller = caller_of(request, self._services.authenticate)
+        caller, body = await caller_and_body(request, self._services.authenticate, _FORM_LIMIT)
         spec, permit = self._services.permitted(caller, request.path_params["server"])
-        wanted = _decoded(await read_body(request, _FORM_LIMIT), _Begin)
+        wanted = _decoded(body, _Begin)
         flow = await self._services.flows.begin(permit, spec, return_to=wanted.return_to)
         url = f"{self._services.own().hub_url.rstrip('/')}/oauth/start/{flow.id}"
         return reply({"url": url, "host": flow.host, "scopes": flow.asks, "expires_in": LIVES_S})
 
     async def confirm(self, request: Request) -> Response:
         """End a flow of the caller with what the browser was handed."""
-        caller = caller_of(request, self._services.authenticate)
-        given = _decoded(await read_body(request, _FORM_LIMIT), _Confirm)
+        caller, body = await caller_and_body(request, self._services.authenticate, _FORM_LIMIT)
+        given = _decoded(body, _Confirm)
         server = request.path_params["server"]
         await self._services.flows.confirm(caller.user_id, server, given.confirmation)
         return Response(status_code=204)

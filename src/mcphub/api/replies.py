@@ -3,6 +3,7 @@
 Who calls: `api.user` and `api.control`. The numbers of the MCP endpoint are in `gateway.replies`.
 """
 
+import asyncio
 import math
 import traceback
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ from mcphub.errors import (
 )
 
 _log = structlog.get_logger()
+_BODY_S: Final = 60.0
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -83,13 +85,17 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Return the request's body.
 
     Raises:
-        InvalidInput: It is larger than `limit` bytes.
+        InvalidInput: It is larger than `limit` bytes, or does not arrive.
     """
     parts: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise InvalidInput(f"The body is larger than {limit} bytes.", code="too_large")
-        parts.append(chunk)
+    try:
+        async with asyncio.timeout(_BODY_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise InvalidInput(f"The body is larger than {limit} bytes.", code="too_large")
+                parts.append(chunk)
+    except TimeoutError:
+        raise InvalidInput("The body did not arrive.", hint="Send it again.") from None
     return b"".join(parts)

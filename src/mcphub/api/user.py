@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mcphub.api.callers import caller_of
-from mcphub.api.replies import guarded, read_body, reply
+from mcphub.api.callers import caller_and_body, caller_of
+from mcphub.api.replies import guarded, reply
 from mcphub.api.turns import Turns
 from mcphub.audit.log import CREDENTIAL_DELETED, CREDENTIAL_SET
 from mcphub.catalog.spec import ServerSpec
@@ -174,10 +174,10 @@ class _UserApi:
 
     async def set_credential(self, request: Request) -> Response:
         """Store a value; it takes effect with the caller's next call."""
-        caller = self._caller(request)
+        caller, body = await caller_and_body(request, self._services.authenticate, _BODY_LIMIT)
         spec = self._permitted(caller, request.path_params["server"])
         slot = settable_slot(spec, request.path_params["slot"])
-        value = Secret(_value(request, await read_body(request, _BODY_LIMIT)))
+        value = Secret(_value(request, body))
         self._services.turns.take(caller.user_id)
         detail = {"server": spec.name, "slot": slot}
         async with self._services.together():

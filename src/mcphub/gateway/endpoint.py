@@ -73,7 +73,7 @@ class McpEndpoint:
         body = await intake.body_of(self._plane, inbound, receive)
         if body is None:
             return
-        message, size = body
+        inbound, message, size = body
         if isinstance(message, Message):
             await self._message(inbound, message, size)
         else:

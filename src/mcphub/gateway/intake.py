@@ -7,7 +7,7 @@ Sources: MCP 2025-11-25 transports, 2026-07-28 streamable-http and versioning.
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -91,20 +91,30 @@ def is_json(headers: Mapping[str, str]) -> bool:
 
 async def body_of(
     plane: DataPlane, inbound: Inbound, receive: Receive
-) -> tuple[Message | list[msgspec.Raw], int] | None:
-    """Return the message or the raw batch of a POST and its size; None when it was refused."""
+) -> tuple[Inbound, Message | list[msgspec.Raw], int] | None:
+    """Return the request with its caller as of now, the message or the raw batch of a POST, and its size.
+
+    None when it was refused. A body may take its time, and its caller's rights may end meanwhile.
+    """
     reply, headers = inbound.reply, inbound.headers
     declared, limit = headers.get("content-length", ""), plane.limits.body_bytes
+    known = plane.access.generation
     try:
         with plane.uploads.of(inbound.principal.user_id) as upload:
             body = await read_body(receive, declared, limit, upload)
+        if known != plane.access.generation:
+            principal = authenticated(plane, headers)
+            if principal is None:
+                await unauthenticated(reply)
+                return None
+            inbound = replace(inbound, principal=principal)
         if not is_json(headers):
             await refuse(reply, 415, "The body must be application/json.")
             return None
         if len(body) > LARGE:
             await asyncio.sleep(0)
         batch = envelope.split_batch(body)
-        return (batch if batch is not None else envelope.parse(body)), len(body)
+        return inbound, (batch if batch is not None else envelope.parse(body)), len(body)
     except TooLarge:
         await refuse(reply, 413, f"The body is over {plane.limits.body_bytes} bytes.")
     except Malformed as error:

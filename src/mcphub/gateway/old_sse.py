@@ -125,7 +125,8 @@ class SseEndpoint:
             return
         self._posts[user_id] += 1
         try:
-            await self._take(inbound, session, out, *body)
+            inbound, message, size = body
+            await self._take(inbound, session, out, message, size)
         finally:
             self._posts[user_id] -= 1
             if not self._posts[user_id]:
