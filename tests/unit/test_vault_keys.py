@@ -1,6 +1,7 @@
 """Where the vault's keys come from: one contract for all three providers, and the key file's own."""
 
 import base64
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -157,3 +158,24 @@ def test_a_key_command_is_not_a_shell_line() -> None:
 def test_an_environment_value_may_hold_several_keys_in_one_line() -> None:
     ring = KeyRing.load(EnvironmentKeys(f"new:{FIRST}, old:{SECOND}"))
     assert repr(ring) == "KeyRing(new, old)"
+
+
+def test_what_a_crash_left_beside_the_file_goes_with_the_next_change(tmp_path: Path) -> None:
+    keys = FileKeys(tmp_path / "vault.keys")
+    (old,) = keys.keys()
+    killed = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from mcphub.vault.keys import FileKeys\n"
+        "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "FileKeys(Path(sys.argv[1])).rotate()\n"
+    )
+    argv = [sys.executable, "-c", killed, str(tmp_path / "vault.keys")]
+    assert subprocess.run(argv, check=False).returncode == -9
+    assert keys.keys() == (old,)
+    assert len(list(tmp_path.iterdir())) == 2
+    new = keys.rotate()
+    keys.retire(old.id)
+    assert [path.name for path in tmp_path.iterdir()] == ["vault.keys"]
+    (left,) = keys.keys()
+    assert left.id == new

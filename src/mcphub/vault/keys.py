@@ -148,8 +148,13 @@ class FileKeys:
             return parse_keys(file.read(_MAX_TEXT + 1), f"The key file of {self._owner}")
 
     def _replace(self, keys: tuple[Key, ...]) -> None:
-        """Write all or nothing: a crash leaves the old file or the new one."""
-        new = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
+        """Write all or nothing: a crash leaves the old file or the new one. Only while the lock is held.
+
+        What a crash leaves beside it has one name, and goes with the next change: it holds keys that may be
+        retired by then.
+        """
+        new = self._path.with_name(f".{self._path.name}.new")
+        new.unlink(missing_ok=True)
         try:
             with open(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:  # noqa: PTH123
                 file.write(f"# Keys of {self._owner}. The first one is used, all count. Secret.\n")
