@@ -51,7 +51,7 @@ from mcphub.gateway.sessions import Sessions
 from mcphub.gateway.shares import SHARES, Uploads
 from mcphub.gateway.states import States
 from mcphub.gateway.watching import Watches
-from mcphub.ground import ground, replaceable, take_directory, the_only_hub
+from mcphub.ground import Ground, ground, replaceable, take_directory, the_only_hub
 from mcphub.hub import Hub
 from mcphub.ids import Clock, LateClock, system_clock
 from mcphub.listening import (
@@ -80,6 +80,7 @@ from mcphub.spawn.launching import Launcher
 from mcphub.spawn.modes import Prover
 from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import InstancePool
+from mcphub.spawn.programs import Programs
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Spawner
 from mcphub.spawn.starts import PoolLimits, starts_at_once
@@ -120,19 +121,9 @@ async def running(settings: HubSettings, clock: Clock, stopping: Stopping) -> As
             hub_url=lambda: hub.url,
             changed=lambda: hub.refresh(),  # noqa: PLW0108  made below
         )
-        launcher = Launcher(
-            homes=settings.homes,
-            packages=services.packages,
-            states=services.states,
-            vault=services.vault,
-            signer=services.signer,
-            home_inside=spawner.home_inside,
-            search_path=settings.operator_env.get("PATH", ""),
-            prover=Prover(spawner, Findings(settings.starts)),
-            bearers=connections.bearer,
-        )
+        launcher = _launcher(settings, services, spawner, connections)
         limits = settings.limits
-        dialects = Dialects(services.states, launcher)
+        dialects = Dialects(services.states, launcher.programs)
         pool = _pool(spawner, launcher, dialects, limits, stopping.hurry)
         access = Access(
             services.directory, services.vault, services.states, services.live, host, clock,
@@ -141,7 +132,7 @@ async def running(settings: HubSettings, clock: Clock, stopping: Stopping) -> As
         late = LateClock(clock)
         outlets = Outlets()
         watches = Watches()
-        catalogs = Catalogs(pool, launcher, services.states, clock, tasks, outlets.changed)
+        catalogs = Catalogs(pool, launcher.programs, services.states, clock, tasks, outlets.changed)
         sessions = Sessions(
             per_user=limits.sessions_per_user,
             total=limits.sessions,
@@ -211,6 +202,26 @@ async def running(settings: HubSettings, clock: Clock, stopping: Stopping) -> As
         yield hub
         outlets.close_all()
         await stopping.during("instances", recorder.flush_early)
+
+
+def _launcher(
+    settings: HubSettings, services: Ground, spawner: Spawner, connections: Connections
+) -> Launcher:
+    programs = Programs(
+        homes=settings.homes,
+        packages=services.packages,
+        states=services.states,
+        search_path=settings.operator_env.get("PATH", ""),
+        prover=Prover(spawner, Findings(settings.starts)),
+    )
+    return Launcher(
+        homes=settings.homes,
+        programs=programs,
+        vault=services.vault,
+        signer=services.signer,
+        home_inside=spawner.home_inside,
+        bearers=connections.bearer,
+    )
 
 
 def _pool(

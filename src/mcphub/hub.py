@@ -211,10 +211,9 @@ class Hub:
         )
         if what == "started":
             self.tasks.start("watches.restore", self.plane.watches.restore(instance))
-        if what == "started" and self.launcher.is_unproven(instance.server):
-            spec = self.access.specs.get(instance.server)
-            if spec is not None:
-                self.tasks.start("start.prove", self.launcher.prove(spec))
+        spec = self.access.specs.get(instance.server)
+        if what == "started" and spec is not None and self.launcher.programs.is_unproven(spec):
+            self.tasks.start("start.prove", self.launcher.prove(spec))
         if what == "stopped":
             self.egress.forget(instance.id)
             self.catalogs.forget_instance(instance)
@@ -341,7 +340,7 @@ class Hub:
         await self.ground.db.close()
 
     def _changed(self, name: str) -> None:
-        self.launcher.forget(name)
+        self.launcher.programs.forget(name)
         self.catalogs.forget(name)
         self.pool.advice.forget(name)
         self.outlets.changed(name)

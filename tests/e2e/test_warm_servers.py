@@ -138,7 +138,10 @@ async def test_a_hub_finds_the_way_by_itself_and_each_user_gets_an_own_worker(tm
         assert isinstance(spawner, WarmSpawner)
         async with team.connected("alice", "everything") as alice:
             assert "own-of-alice" in await must(alice, "get-env")  # started plainly
-        await until(lambda: not team.hub.launcher.is_unproven("everything"), 300)
+        await until(
+            lambda: not team.hub.launcher.programs.is_unproven(team.hub.access.specs["everything"]),
+            300,
+        )
         team.hub.pool.drain(lambda _: True, at_once=True)
         async with team.connected("alice", "everything") as alice:
             assert "own-of-alice" in await must(alice, "get-env")

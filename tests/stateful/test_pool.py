@@ -25,6 +25,7 @@ from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import Instance, InstancePool, PoolLimits, State
+from mcphub.spawn.programs import Programs
 from mcphub.store.database import Database
 from mcphub.testing.spawners import (
     CrashingSpawner,
@@ -99,21 +100,25 @@ class Pool(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         db = Database.at(f"sqlite:///{self.folder / 'hub.db'}")
-        launcher = Launcher(
+        programs = Programs(
             homes=self.folder / "homes",
             packages=PackageStore(self.folder / "packages", TOOLCHAIN, {}),
             states=ServerStates(db, system_clock),
+            search_path="/usr/bin:/bin",
+        )
+        launcher = Launcher(
+            homes=self.folder / "homes",
+            programs=programs,
             vault=Vault(db, KeyRing.load(FileKeys(self.folder / "keys")), system_clock),
             signer=nobodys_signer(),
             home_inside=str,
-            search_path="/usr/bin:/bin",
         )
 
         async def start() -> None:
             never = NeverReadySpawner()
             others = {BAD: CrashingSpawner(), **dict.fromkeys(HANGING, never)}
             self.spawner = SpawnerByServer(ThreadSpawner(), others)
-            dialects = Dialects(ServerStates(db, system_clock), launcher)
+            dialects = Dialects(ServerStates(db, system_clock), programs)
             opener = Opener(self.spawner, dialects, line_bytes=100_000, timeout_s=40)
             self.pool = InstancePool(opener, launcher, LIMITS)
             self.over = asyncio.Event()

@@ -27,6 +27,7 @@ from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.launching import Launcher
 from mcphub.spawn.opening import Opener
 from mcphub.spawn.pool import Instance, InstancePool, PoolLimits, State
+from mcphub.spawn.programs import Programs
 from mcphub.spawn.starts import starts_at_once
 from mcphub.store.database import Database
 from mcphub.testing.spawners import (
@@ -88,19 +89,23 @@ async def pool_of(
 ) -> AsyncIterator[InstancePool]:
     """The real pool and launcher on a fake spawner; at the end nothing may run any more."""
     db = Database.at(f"sqlite:///{tmp_path / 'hub.db'}")
-    launcher = Launcher(
+    programs = Programs(
         homes=tmp_path / "homes",
         packages=PackageStore(tmp_path / "packages", find_toolchain("/usr/bin:/bin"), {}),
         states=ServerStates(db, system_clock),
+        search_path="/usr/bin:/bin",
+    )
+    launcher = Launcher(
+        homes=tmp_path / "homes",
+        programs=programs,
         vault=Vault(db, KeyRing.load(FileKeys(tmp_path / "keys")), system_clock),
         signer=nobodys_signer(),
         home_inside=str,
-        search_path="/usr/bin:/bin",
     )
     timeout_s = limits.pop("start_timeout_s", 30)
     opener = Opener(
         spawner,
-        Dialects(ServerStates(db, system_clock), launcher),
+        Dialects(ServerStates(db, system_clock), programs),
         line_bytes=10**6,
         timeout_s=timeout_s,
     )
@@ -304,8 +309,8 @@ async def test_an_installation_holds_no_start_slot(tmp_path):
     """A package that takes minutes to install must not stop everybody else's start."""
     installing = anyio.Event()
     async with pool_of(tmp_path, ThreadSpawner(), starts_at_once=1) as pool:
-        launcher = pool._launcher
-        resolve = launcher._resolve
+        programs = pool._launcher.programs
+        resolve = programs._resolve
 
         async def slowly(server):
             if server.name == "big":
@@ -313,7 +318,7 @@ async def test_an_installation_holds_no_start_slot(tmp_path):
                 await anyio.sleep(60)
             return await resolve(server)
 
-        launcher._resolve = slowly
+        programs._resolve = slowly
         async with anyio.create_task_group() as group:
             group.start_soon(lease, pool, "alice", spec("big"))
             await installing.wait()

@@ -69,7 +69,7 @@ class Copy:
     async def check(self, server: str, seconds: float, progress: Callable[[str], None]) -> Result:
         """Check one server of the copy."""
         spec = self.hub.ground.live.current.specs[server]
-        version = await self.hub.launcher.version(spec)
+        version = await self.hub.launcher.programs.version(spec)
         subject = Subject(
             id=server,
             version=version,

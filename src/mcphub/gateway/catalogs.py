@@ -22,8 +22,8 @@ from mcphub.errors import HubError, Unavailable, UpstreamFailed
 from mcphub.ids import Clock
 from mcphub.policy.model import Transport
 from mcphub.spawn.instance import Instance
-from mcphub.spawn.launching import Launcher
 from mcphub.spawn.pool import InstancePool
+from mcphub.spawn.programs import Programs
 from mcphub.tasks import Tasks
 from mcphub.upstream.outgoing import Outgoing, Tell
 from mcphub.upstream.upstream import Upstream
@@ -136,7 +136,7 @@ class Catalogs:
 
     Args:
         pool: Runs neutral instances.
-        launcher: Says which exact version a spec runs.
+        programs: Says which exact version a spec runs.
         states: Keeps catalogs across restarts.
         clock: Wall clock.
         tasks: Where catalogs are learned; a caller that waits no longer stops nothing.
@@ -149,13 +149,13 @@ class Catalogs:
     def __init__(
         self,
         pool: InstancePool,
-        launcher: Launcher,
+        programs: Programs,
         states: ServerStates,
         clock: Clock,
         tasks: Tasks,
         on_late: Callable[[str], None],
     ) -> None:
-        self._pool, self._launcher, self._states, self._clock = pool, launcher, states, clock
+        self._pool, self._programs, self._states, self._clock = pool, programs, states, clock
         self._tasks, self._on_late = tasks, on_late
         self._offers: dict[tuple[str, str], Offer] = {}
         self._own: dict[tuple[str, str], tuple[Item, ...]] = {}
@@ -274,7 +274,7 @@ class Catalogs:
                 pending.exception()
 
     async def _load(self, spec: ServerSpec) -> Offer:
-        version = await self._launcher.version(spec)
+        version = await self._programs.version(spec)
         key = kept_as(spec, version)
         stored = await self._states.catalog(spec.name, key)
         if stored is None or (stored.per_user and self._clock() - stored.at > _AGAIN_S):
@@ -290,7 +290,7 @@ class Catalogs:
         try:
             return await self._asked(spec)
         except HubError as error:
-            if await self._launcher.pin_older_sdk(spec, error):
+            if await self._programs.pin_older_sdk(spec, error):
                 return await self._discover(spec)
             _log.info("catalog.per_user", server=spec.name, reason=error.code)
             return StoredCatalog(initialize=b"{}", at=self._clock(), per_user=True, **_columns({}))

@@ -177,7 +177,7 @@ class InstancePool:
     @contextlib.asynccontextmanager
     async def neutral(self, spec: ServerSpec) -> AsyncIterator[Instance]:
         """Run an instance that belongs to nobody for the time of the block (catalog discovery)."""
-        await self._launcher.prepare(spec)
+        await self._launcher.programs.prepare(spec)
         async with self._slots.held_by(NEUTRAL):
             launch = await self._launcher.neutral(spec, instance_id())
             instance = self._new(launch.instance_id, NEUTRAL, spec, ("", 0), "")
@@ -249,7 +249,7 @@ class InstancePool:
     ) -> None:
         instance: Instance | None = None
         try:
-            await self._launcher.prepare(spec)  # may install for minutes: before the slot
+            await self._launcher.programs.prepare(spec)  # may install for minutes: before the slot
             async with self._slots.held_by(key[0]):
                 launch = await self._launcher.launch(permit, spec, instance_id())
                 instance = self._new(launch.instance_id, launch.owner, spec, revision, session)
@@ -318,7 +318,7 @@ class InstancePool:
             id=new_id, owner=owner, server=spec.name, session=session, revision=revision,
             idle_s=spec.sandbox.idle_s, started_at=now, last_used=now,
             pauses=spec.sandbox.pause and spec.transport is Transport.STDIO,
-            home_bytes=spec.sandbox.home_mb * 2**20, code=self._launcher.fixed_code(spec),
+            home_bytes=spec.sandbox.home_mb * 2**20, code=self._launcher.programs.fixed_code(spec),
         )  # fmt: skip
         self._all[instance.id] = instance
         return instance
