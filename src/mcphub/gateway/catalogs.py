@@ -216,7 +216,7 @@ class Catalogs:
     def listed(self, spec: ServerSpec, instance: Instance | None, kind: Kind) -> tuple[Item, ...]:
         """Return what is known of a list without asking: the instance's own, else the neutral one."""
         if instance is not None:
-            own = self.own(instance, kind)
+            own = self._own.get((instance.id, kind.method))  # as `own`, in every warm call
             if own is not None:
                 return own
             # of an earlier instance: a call that needs headers must not ask for the list
