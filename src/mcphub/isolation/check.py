@@ -280,8 +280,8 @@ async def _joined(case: Case, running: Running) -> None:
         try:
             await case.join(running)
             tools = await discover(running, "A")
-            if not tools.tools:
-                raise UpstreamFailed("The server lists no tools.")
+            if not (tools.tools or tools.resources or tools.templates or tools.prompts):
+                raise UpstreamFailed("The server lists no tools, resources or prompts.")
         except UpstreamFailed as error:
             problem = problem or error
             for user in ways:

@@ -12,7 +12,7 @@ from mcphub.isolation.actor import Actor, ordered
 from mcphub.isolation.budget import Slice
 from mcphub.isolation.case import Run
 from mcphub.isolation.deeds import apart
-from mcphub.isolation.model import Observation
+from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.offers import heeded
 from mcphub.isolation.oracle import NO_TRUST, TOLD, missing, worked
 from mcphub.isolation.recipe import (
@@ -27,6 +27,7 @@ from mcphub.isolation.surface import Rank, Tool, looks_destructive
 from mcphub.isolation.synthesis import Writer
 
 _RESOURCES: Final = 20
+_PROMPTS: Final = 6
 _EXPLORE_S: Final = 30.0
 _TOOL_S: Final = 3.0  # for the further ways of one tool, however many tools there are
 _KEPT: Final = 3  # ways of a tool that are learned
@@ -53,6 +54,7 @@ class Exploration:
         if isinstance(offered, dict) and offered.get("subscribe"):
             for uri in self._actor.case.surface.resources[:_RESOURCES]:
                 await self._actor.running.raw("A", "resources/subscribe", {"uri": uri})
+        await self._reads(run, writer)
         for number, tool in enumerate(tools):
             ways = recipes(tool, "A")
             if not await self._try(
@@ -73,6 +75,22 @@ class Exploration:
         tools = ordered(self._actor.case)  # some turned out to be several
         await self._after_what_came_late(run, writer, tools, early, time)
         await self._handles_for_creators(run, tools, time)
+
+    async def _reads(self, run: Run, writer: Writer) -> None:
+        """Let A read what is listed: a server may remember who read what, and some have no tools at all."""
+        case = self._actor.case
+        calls = [Call("resources/read", uri) for uri in case.surface.resources[:_RESOURCES]]
+        for name, arguments in list(case.surface.prompts.items())[:_PROMPTS]:
+            calls.append(
+                Call("prompts/get", name, {one: writer.asked(name, one) for one in arguments})
+            )
+        for call in calls:
+            planted = [s.canary for s in case.canaries.seen(str(dict(call.arguments)))]
+            observation = await self._actor.call("A", call)
+            case.origin.update(dict.fromkeys(planted, observation))
+            run.a.append(observation)
+            if observation.died:
+                return
 
     async def _after_what_came_late(
         self, run: Run, writer: Writer, tools: Sequence[Tool], early: set[str], time: Slice

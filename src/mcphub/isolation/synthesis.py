@@ -131,6 +131,10 @@ class Writer:
         self.planted.append(canary)
         return canary
 
+    def asked(self, prompt: str, argument: str) -> str:
+        """Return a word for an argument of a prompt, which promises to read only."""
+        return self.plant(Planted(prompt, argument, Kind.QUERY.value, handle=True, reads=True))
+
     @property
     def words(self) -> Words:
         """What both know."""

@@ -49,14 +49,22 @@ def _verdict(
     return (
         Verdict.NO_LEAK_SEEN,
         True if case.lab.starts_anew else None,  # a fresh process may show more
-        f"No leak was seen in {coverage.calls} calls; {len(coverage.succeeded)} of "
-        f"{coverage.tools} tools were called with success.",
+        f"No leak was seen in {coverage.calls} calls; {_told(coverage)}.",
+    )
+
+
+def _told(coverage: Coverage) -> str:
+    """Return how much was tried; of a server without tools, what was read."""
+    if coverage.tools:
+        return f"{len(coverage.succeeded)} of {coverage.tools} tools were called with success"
+    return (
+        f"it has no tools, {coverage.resources} resources and {coverage.prompts} prompts were read"
     )
 
 
 def _doubt(case: Case, coverage: Coverage) -> str:
     """Return why what was tried is too little to say that there is nothing, or an empty text."""
-    if not coverage.succeeded and not coverage.resources:
+    if not (coverage.succeeded or coverage.resources or coverage.prompts):
         return f"No call succeeded, so nothing could be seen.{_said(case)}"
     if _thin(coverage):
         return (
@@ -166,7 +174,8 @@ def _unmade(case: Case, coverage: Coverage) -> tuple[str, str] | None:
 
 
 def _thin(coverage: Coverage) -> bool:
-    return coverage.share < _ENOUGH and not (coverage.resources and not coverage.tools)
+    read = coverage.resources or coverage.prompts
+    return coverage.share < _ENOUGH and not (read and not coverage.tools)
 
 
 def _identity(case: Case) -> str:

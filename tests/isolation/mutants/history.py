@@ -105,3 +105,37 @@ class PageCacheWithUpdates(PageCache):
         if not self.asked:
             self.asked = True
             called({}, "http://updates.acme.test/version")
+
+
+class RemembersPrompts(Variant):
+    """Has prompts only, and one of them shows what the others were asked for."""
+
+    classes = ("history-cache",)
+    prompts = {"summary": ["topic"], "again": []}
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.topics = []
+
+    def prompt(self, name, arguments):
+        if name == "again":
+            return f"As before: {', '.join(self.topics)}"
+        if self.leaky:
+            self.topics.append(arguments["topic"])
+        return f"Sum up {arguments['topic']}."
+
+
+class RemembersPromptsServed(RemembersPrompts):
+    http = True
+
+
+class CountsReaders(Variant):
+    """Has a resource only, which says how often it was read."""
+
+    classes = ("state",)
+    resources = ("page://news",)
+    readers = 0
+
+    def read(self, uri):
+        self.readers += 1
+        return f"read {self.readers} times" if self.leaky else "news"

@@ -22,6 +22,7 @@ class Variant:
     schemas = {}
     resources = ()
     templates = ()
+    prompts = {}
     silent = False
     http = False
     threads = False
@@ -58,6 +59,9 @@ class Variant:
 
     def listed(self):
         return list(self.resources)
+
+    def prompt(self, name, arguments):
+        raise Refused(f"no prompt {name}")
 
     def joined(self):
         """Take a new session, or refuse it."""
@@ -101,7 +105,12 @@ def answer(variant, message):
         variant.joined()
         return {
             "protocolVersion": "2025-06-18",
-            "capabilities": {"tools": {}, "resources": {"subscribe": True}, "logging": {}},
+            "capabilities": {
+                **({"tools": {}} if tools else {}),
+                **({"prompts": {}} if variant.prompts else {}),
+                "resources": {"subscribe": True},
+                "logging": {},
+            },
             "serverInfo": {"name": "mutant", "version": "1"},
         }
     if method == "tools/list":
@@ -120,6 +129,17 @@ def answer(variant, message):
         }
     if method == "resources/read":
         return {"contents": [{"uri": params["uri"], "text": variant.read(params["uri"])}]}
+    if method == "prompts/list":
+        listed = variant.prompts.items()
+        return {
+            "prompts": [
+                {"name": name, "arguments": [{"name": one, "required": True} for one in names]}
+                for name, names in listed
+            ]
+        }
+    if method == "prompts/get":
+        text = variant.prompt(params["name"], params.get("arguments") or {})
+        return {"messages": [{"role": "user", "content": {"type": "text", "text": text}}]}
     if method == "resources/subscribe" and hasattr(variant, "subscribe"):
         variant.subscribe(params["uri"])
     return {}
