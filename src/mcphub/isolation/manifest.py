@@ -26,6 +26,7 @@ _NPM: Final = re.compile(r"(?P<name>(?:@[\w.~-]+/)?[\w.~-]+)(?:@(?P<version>.+))
 _PYPI: Final = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*)(?P<features>\[[\w,.-]+\])?(?P<version>\s*(?:[=<>!~]=?|===).+)?"
 )
+_LAUNCHERS: Final = frozenset(["npx", "uvx"])
 _IN_PACKAGE: Final = "node_modules/"
 
 
@@ -166,7 +167,12 @@ def _in_home(text: str) -> str:
 
 
 def requirement(entry: Entry) -> tuple[Requirement | None, tuple[str, ...]]:
-    """Return the package that an entry's install line names, and what of the line is left out."""
+    """Return the package that an entry's install line names, and what of the line is left out.
+
+    A command that is a launcher names its package itself.
+    """
+    if entry.command in _LAUNCHERS:
+        return None, ()
     found: Requirement | None = None
     notes: list[str] = []
     python = ""

@@ -9,8 +9,8 @@ from mcphub.isolation.case import Case
 from mcphub.isolation.model import Coverage, Finding, LeakClass, Result, Severity, Verdict
 from mcphub.isolation.oracle import worked
 from mcphub.isolation.probes.token import aware
-from mcphub.isolation.spots import is_secret_name
 from mcphub.isolation.surface import Rank
+from mcphub.isolation.territory import INSIDE
 
 _QUOTED: Final = 200
 _HOST: Final = re.compile(r"[\w.:\[\]-]+")
@@ -214,14 +214,23 @@ def _recommended(case: Case, findings: Sequence[Finding], safe: bool | None) -> 
         }
     if _identity(case) != "none":
         patch |= {"userAware": LeakClass.TOKEN not in leaks}
-    slots = {
-        name: f"${{USER_{name.upper()}}}"
-        for name, value in case.lab.subject.env.items()
-        if is_secret_name(name) and safe is not True and "${USER_" not in value
-    }
+    slots = _slots(case) if safe is not True else {}
     if slots:
         patch["env"] = slots
     box: dict[str, Any] = {"egress": hosts[:20]} if hosts else {}
     if case.lab.own_package:
         box["ownPackage"] = True
     return {**patch, "sandbox": box} if box else patch
+
+
+def _slots(case: Case) -> dict[str, str]:
+    """Return the variables that hold credentials, with slots of each user in their place."""
+    found: dict[str, str] = {}
+    for name, value in case.lab.subject.env.items():
+        text = case.lab.disguise.env.get(name, value)
+        for credential in () if "${USER_" in value else case.lab.disguise.given:
+            if credential.value in text:
+                slot = re.sub(r"\W+", "_", credential.label.removeprefix("env:")).upper()
+                text = text.replace(credential.value, f"${{USER_{slot}}}")
+                found[name] = text.replace(str(INSIDE), "${USER_HOME}")
+    return found

@@ -109,6 +109,16 @@ class TokenInSettings(TokenAmongArguments):
         return called({"Authorization": f"Bearer {token}"} if self.leaky else {})
 
 
+class TokenInVariable(TokenAmongArguments):
+    """Is told headers by a variable whose name says nothing of a credential."""
+
+    args = ()
+    env = {"ACME_HEADERS": '{"Authorization": "Bearer hello", "X-Team": "5"}'}
+
+    def fetch_profile(self):
+        return called(json.loads(os.environ["ACME_HEADERS"]) if self.leaky else {})
+
+
 class TokenInFile(TokenAmongArguments):
     """Reads its token from a file in the home."""
 
