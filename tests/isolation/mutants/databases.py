@@ -102,3 +102,26 @@ class ToldWhichDatabase(Variant):
         opened.sendall(" ".join(f'"{word}"' for word in words).encode() + b"\r\n")
         time.sleep(0.05)
         return opened.recv(65536).decode()
+
+
+class AbortedTransaction(Variant):
+    """One connection for all, of which a failed statement leaves nothing to use; many tools speak to it."""
+
+    classes = ("state",)
+    aborted = False
+
+    def run_sql_of_sales(self, sql):
+        if self.aborted:
+            raise Refused("current transaction is aborted, commands are ignored")
+        try:
+            return json.dumps(sqlite3.connect(":memory:").execute(sql).fetchall())
+        except sqlite3.Error as error:
+            self.aborted = self.leaky
+            raise Refused(str(error)) from error
+
+    run_sql_of_stock = run_sql_of_staff = run_sql_of_sites = run_sql_of_ships = run_sql_of_sales
+
+    def list_tables(self):
+        if self.aborted:
+            raise Refused("current transaction is aborted, commands are ignored")
+        return "[]"

@@ -24,7 +24,8 @@ from mcphub.isolation.script import Script
 _ALONE: Final = 3
 _EXPLAIN_S: Final = 45.0
 _MOST_STEPS: Final = 7
-_REPLAYED: Final = 80  # calls of A that are all repeated; of more only what worked
+_REPLAYED: Final = 80  # calls of A that are all repeated, or more that took no longer together than
+_REPLAYED_S: Final = 8.0  # else only what worked: what failed may have left something, too
 _LEAST_S: Final = 15.0
 _SHRINK_S: Final = 30.0
 _REMEDY: Final = "Run an instance for each user: set riskLevel critical or requiresUserIsolation."
@@ -94,7 +95,7 @@ async def _seen_again(
     async with case.lab.start(with_a=True) as running:
         await case.join(running)
         script = Script(case, running)
-        if len(case.treatment.a) <= _REPLAYED:
+        if _all_again(case):
             again = case.renamed([seen.call for seen in case.treatment.a])
             await perform(running, "A", again, treatment.a)
         else:
@@ -105,6 +106,12 @@ async def _seen_again(
         for seen, without in steady
         if (other := _at(treatment.b, without)) is not None and not same(other, without)
     ]
+
+
+def _all_again(case: Case) -> bool:
+    """Tell whether A's calls are few or quick enough to be repeated all."""
+    calls = case.treatment.a
+    return len(calls) <= _REPLAYED or sum(seen.seconds for seen in calls) <= _REPLAYED_S
 
 
 def _leave(case: Case, seen: Observation) -> None:
@@ -197,8 +204,8 @@ async def _shortest(case: Case, seen: Observation, without: Observation) -> tupl
     if not alone or not same(alone[0], without):
         _leave(case, seen)  # it depends on what B did before
         return ()
-    few = len(case.treatment.a) <= _REPLAYED
-    calls = [a.call for a in case.treatment.a if a.ok or few]
+    every = _all_again(case)
+    calls = [a.call for a in case.treatment.a if a.ok or every]
     trace = await replayed(case, calls, [seen.call])
     if not _differs(trace, without):
         _leave(case, seen)

@@ -64,9 +64,8 @@ class TokenProbe:
     def _behind(self, case: Case) -> list[Finding]:
         """Return what follows from the launch line: a backend reached with one credential for all."""
         for backend in case.lab.backends:
-            used = next(
-                (b for b in case.treatment.b if b.ok and b.call.method == "tools/call"), None
-            )
+            calls = (*case.treatment.b, *case.control.b)  # what A did may keep B's from working
+            used = next((b for b in calls if b.ok and b.call.method == "tools/call"), None)
             if backend.credential and used is not None and backend.reached:
                 return [
                     Finding(
