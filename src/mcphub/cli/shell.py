@@ -7,6 +7,7 @@ and an example in its help. Exit statuses: 0 done, 1 failed, 2 wrong usage.
 import asyncio
 import inspect
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 CLI = "cli"
 """Who acts on the command line, for the audit log."""
 
+_PARSER = re.compile(r"Value error, |, unable to parse string as an? \w+")
+"""What pydantic says of itself in a message."""
 _PIPE_WIDTH = 240  # of tables that no terminal shows: wide enough not to fold ids
 
 
@@ -280,7 +283,7 @@ def execute(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 
 def _usage(error: typer.TyperException, arguments: Sequence[str], *, as_json: bool) -> int:
-    message = error.format_message().replace("Value error, ", "")
+    message = _PARSER.sub("", error.format_message()).replace("Input should be", "it should be")
     if type(error).__name__ == "NoArgsIsHelpError":
         print(message, file=sys.stderr)
         return 2
