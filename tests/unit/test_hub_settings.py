@@ -50,6 +50,22 @@ def test_a_misspelled_variable_of_the_environment_is_refused(tmp_path: Path, nam
     assert "listen.port" in found.value.hint
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("LISTEN__PORT", "x", "listen.port (environment): it should be a valid integer."),
+        ("LISTEN__SSE", "perhaps", "listen.sse (environment): it should be a valid boolean."),
+        ("KEYS__SOURCE", "x", "it should be 'file', 'environment' or 'command'."),
+    ],
+)
+def test_a_wrong_value_is_told_without_the_words_of_the_parser(
+    tmp_path: Path, name: str, value: str, told: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load(tmp_path, environ={f"MCPHUB_{name}": value})
+    assert caught.value.message.endswith(told)
+
+
 def test_variables_that_are_no_settings_are_left_alone(tmp_path: Path) -> None:
     load(
         tmp_path, environ={"MCPHUB_KEY": "x", "MCPHUB_PORT": "tcp://10.0.0.1:80", "MCPHUB_DIR": "/"}

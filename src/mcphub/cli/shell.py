@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CLI = "cli"
 """Who acts on the command line, for the audit log."""
 
-_PARSER = re.compile(r"Value error, |, unable to parse string as an? \w+")
+_PARSER = re.compile(r"Value error, |, unable to [a-z ]+")
 """What pydantic says of itself in a message."""
 _PIPE_WIDTH = 240  # of tables that no terminal shows: wide enough not to fold ids
 

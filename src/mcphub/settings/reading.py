@@ -82,7 +82,7 @@ def _problem(error: ValidationError, origins: Mapping[str, str]) -> InvalidInput
             hint=f"Write [{where}] and the settings below it, or {where}.NAME = VALUE.",
         )
     said = first["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
-    said = said.partition(", unable to parse")[0]
+    said = said.partition(", unable to")[0]
     return InvalidInput(f"Setting {where} ({origin}): {said}." if where else f"{said}.", hint=hint)
 
 
