@@ -192,7 +192,7 @@ class FastLane(BoundedProtocol):
         exchange = sent.begun.exchange
         self._sent = exchange.on_wake = None
         try:
-            if exchange.answered and exchange.quiet:
+            if exchange.is_over():
                 answer, status, more = sent.complete(self._plane)
                 if not self._lost:
                     self._answer(sent, answer, status, more)

@@ -39,19 +39,16 @@ class Exchange:
         refused: What the server asked in vain, since the client cannot be asked that; or "".
     """
 
-    # what most calls never need is the class's, and costs an exchange nothing
-    done = False
+    # what most calls never look at is the class's, and costs an exchange nothing
     armed = False
     asked = 0
     refused = ""
     dropped = 0
-    failure: Exception | None = None
     plain: PlainResult | None = None
     on_wake: Callable[[], None] | None = None
     questions: frozenset[bytes] = frozenset()
     _arguments: msgspec.Raw | None = None
     _answer: Message | None = None
-    _events: deque[Message] | None = None
     _held = 0
     _wake: asyncio.Future[None] | None = None
 
@@ -71,6 +68,9 @@ class Exchange:
         self.started = started
         self.deadline = started + outgoing.timeout_s
         self.progress_token = outgoing.progress_token
+        self.done = False
+        self.failure: Exception | None = None
+        self._events: deque[Message] | None = None
 
     @property
     def params(self) -> Members:
@@ -95,10 +95,9 @@ class Exchange:
             self._answer = envelope.parse(self.plain.line)
         return self._answer
 
-    @property
-    def quiet(self) -> bool:
-        """Whether nothing waits to be returned by `next()` before the answer."""
-        return not self._events
+    def is_over(self) -> bool:
+        """Whether the answer is here, and nothing waits to be returned by `next()` before it."""
+        return self.done and self.failure is None and not self._events
 
     def question(self, message: Message) -> bool:
         """Keep a question for the caller, as long as few enough are open and the bound is kept."""

@@ -29,6 +29,7 @@ _LARGE: Final = 128 * 1024
 """Bytes of a message for which a pipe is made wider."""
 _WIDE: Final = 1024 * 1024
 """What a pipe holds while a large message goes through: the most that Linux gives without a privilege."""
+_LF: Final = ord("\n")
 _VECTORS: Final = 64
 _MOST_OWED: Final = 1024
 _HIGH_WATER: Final = 1024 * 1024
@@ -158,7 +159,7 @@ class LinePipe:
             self._loop.call_soon(self._flush)
         self._queue += (line, b"\n")
         self._queued += len(line) + 1
-        if _METHOD in line[:_START]:  # to an answer of the hub's nothing is owed
+        if line.find(_METHOD, 0, _START) > 0:  # to an answer of the hub's nothing is owed
             self._owed = min(self._owed + 1, _MOST_OWED)
         elif self._queued > _MOST_QUEUED:
             self.close(NotRead())
@@ -244,7 +245,7 @@ class LinePipe:
 
     def _split(self, data: bytes) -> list[bytes]:
         """Take what was read; returns the lines that it has ended."""
-        if b"\n" not in data:
+        if _LF not in data:
             self._keep(data)
             return []
         *whole, rest = data.split(b"\n")

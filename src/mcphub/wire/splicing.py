@@ -20,6 +20,7 @@ _FIRST: Final = re.compile(rb'\{"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15}), ?"res
 _LAST: Final = re.compile(rb'\}, ?"jsonrpc": ?"2\.0", ?"id": ?([0-9]{1,15})\}')
 _LAST_SIZE: Final = 64
 _LARGE: Final = 64 * 1024
+_CR: Final = ord("\r")
 _SECOND: Final = re.compile(rb'\{"result": ?(?=\{["}])')
 _BULK: Final = frozenset({"content", "structuredContent"})
 """Members of a result in which nothing tells the hub anything: only those of the result itself do."""
@@ -124,7 +125,7 @@ def _told(line: bytes, start: int, end: int) -> Told | None:
     anywhere in it would end it for a reader of an event stream. A member of another type than the
     specification gives it is read as a message.
     """
-    if b"\r" in line:
+    if _CR in line:
         return None
     try:
         if len(line) < _LARGE:

@@ -31,7 +31,10 @@ class _Call(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 _CALL: Final = msgspec.json.Decoder(_Call)
-_METHOD: Final = b'"tools/call"'
+_LF: Final = ord("\n")
+_CR: Final = ord(
+    "\r"
+)  # a byte is looked for as a number: for bytes Python makes an exception first
 
 
 def tool_call(body: bytes) -> tuple[bytes, Params] | None:
@@ -39,7 +42,7 @@ def tool_call(body: bytes) -> tuple[bytes, Params] | None:
 
     A call whose body has a line break is none: its arguments cannot go on as they are.
     """
-    if _METHOD not in body or b"\n" in body or b"\r" in body:
+    if _LF in body or _CR in body:
         return None
     try:
         if not body.isascii():
