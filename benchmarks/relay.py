@@ -27,7 +27,6 @@ from load import LEGACY, MODERN, Broken, Client, measure
 from processes import cpu_s, machine_busy_s, pss_mb
 
 WARM_UP_S = 0.3
-QUIET_CORES = 0.15
 MB = 1_000_000
 OURS = ("direct", "nginx", "hub")
 EVERYBODY = (*OURS, "fastmcp", "mcp-proxy (PyPI)", "mcp-proxy (npm)", "supergateway")
@@ -188,7 +187,7 @@ class Bench:
             }
             samples = self.samples.get(cell, [])
             if samples:
-                quiet = [one for one in samples if one["foreign_cores"] <= QUIET_CORES]
+                quiet = [one for one in samples if one["foreign_cores"] <= report.QUIET_CORES]
                 best = quiet or [min(samples, key=lambda one: one["foreign_cores"])]
                 row |= {what: statistics.median(one[what] for one in best) for what in best[0]}
                 # CPU per call stays true under foreign load, caches aside: all rounds count
