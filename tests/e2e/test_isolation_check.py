@@ -27,7 +27,13 @@ async def sandbox():
 async def checked(store, tmp_path, *words, env=None, url=""):
     found = await install(store, *words)
     subject = Subject(
-        "it", found.version, found.argv, env or {}, found.readable, url, source=found.source
+        "it",
+        found.version,
+        found.argv,
+        env=env or {},
+        readable=found.readable,
+        url=url,
+        source=found.source,
     )
     uid = 200_003 if os.geteuid() == 0 else os.geteuid()
     async with sandbox() as spawner:
