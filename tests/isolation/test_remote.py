@@ -72,3 +72,4 @@ async def test_a_server_that_nobody_answers_for_is_inconclusive(tmp_path):
     result = await check_through(RemoteLab(subject, tmp_path, NOBODY), 30, lambda _: None)
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "where it runs" in result.reason
+    assert "does not answer: Connection refused." in result.reason

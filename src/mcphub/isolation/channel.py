@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Protocol
@@ -209,7 +210,7 @@ class HttpChannel:
                     self.session_id = response.headers.get("Mcp-Session-Id", "")
                 return await self._answer(response, number)
         except aiohttp.ClientError as error:
-            raise Ended(f"the server does not answer ({type(error).__name__})") from None
+            raise Ended(_why(error)) from None
 
     async def notify(self, method: str) -> None:
         """Send a notification, and listen to the server once the session is open."""
@@ -332,3 +333,13 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, A
             data = []
             if message is not None:
                 yield message
+
+
+def _why(error: aiohttp.ClientError) -> str:
+    """Return why a request came to nothing, in words that are not the library's."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is not valid here"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name is not known"
+    number = error.errno if isinstance(error, aiohttp.ClientOSError) else None
+    return os.strerror(number) if number else "the connection broke off"
