@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
@@ -16,7 +17,7 @@ from mcphub.audit.log import KEY_REVOKED, USER_CREATED, AuditLog
 from mcphub.audit.recorder import Recorder
 from mcphub.audit.records import Outcome, RequestRecord
 from mcphub.audit.requests import RequestLog, Seen
-from mcphub.errors import InvalidInput
+from mcphub.errors import HubError, InvalidInput
 from mcphub.secret import Secret
 from mcphub.store.database import Database
 from mcphub.store.tables import audit_events, meta, request_series
@@ -166,6 +167,23 @@ async def test_the_buffer_is_bounded(
     assert (recorder.waiting, recorder.dropped) == (5, 3)
     await recorder.aclose()
     assert await stored(db) == 5
+
+
+async def test_what_was_tried_counts_to_the_bound_of_the_buffer(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, db: Database
+) -> None:
+    monkeypatch.setattr(recorder_module, "KEPT", 5)
+    await hide_table(db, hidden=True)
+    for n in range(4):
+        recorder.add(record(n))
+    with pytest.raises((HubError, SQLAlchemyError)):
+        await recorder.flush()
+    for n in range(4, 8):
+        recorder.add(record(n))
+    assert (recorder.waiting, recorder.dropped) == (5, 3)
+    await hide_table(db, hidden=False)
+    await recorder.flush()
+    assert (await stored(db), recorder.waiting) == (5, 0)
 
 
 async def test_what_clients_send_never_stops_the_writing(

@@ -42,8 +42,8 @@ _RETENTION_S: Final = 3600.0
 class Recorder:
     """Buffer and flusher. `run` in a task group for as long as the hub lives, then `aclose`.
 
-    When the database fails, records are kept (`KEPT` at most beside a batch, then new ones are dropped
-    and counted) and tried again with growing pauses; the log says so once, and once when it works again. A record
+    When the database fails, records are kept (`KEPT` at most, then new ones are dropped and counted)
+    and tried again with growing pauses; the log says so once, and once when it works again. A record
     is written once, also if the database took a batch and the answer was lost.
     """
 
@@ -61,7 +61,7 @@ class Recorder:
         self._retention_s = retention_days * 86_400
         self._flush_s = flush_s
         self._buffer: dict[Alike, list[Own]] = {}
-        self._buffered = 0
+        self._waiting = 0
         self._batch: dict[Alike, list[Own]] = {}
         self._dropped = 0
         self._statement = ""
@@ -73,7 +73,7 @@ class Recorder:
     @property
     def waiting(self) -> int:
         """How many records are not written yet."""
-        return self._buffered + sum(map(len, self._batch.values()))
+        return self._waiting
 
     @property
     def dropped(self) -> int:
@@ -86,10 +86,10 @@ class Recorder:
 
     def add_parts(self, call: Own, common: Alike) -> None:
         """Take a finished record as `own` and `alike` give it. Never blocks, never raises."""
-        if self._buffered >= KEPT:
+        if self._waiting >= KEPT:
             self._dropped += 1
             return
-        self._buffered += 1
+        self._waiting += 1
         calls = self._buffer.get(common)
         if calls is None:
             self._buffer[common] = [call]
@@ -133,7 +133,7 @@ class Recorder:
                 # It was broken off, and is tried again as it was, with nothing in it that came since:
                 # a database that took it without saying so then finds the very same series.
                 await self._write()
-            self._batch, self._buffer, self._buffered = self._buffer, {}, 0
+            self._batch, self._buffer = self._buffer, {}
             if self._batch:
                 await self._write()
 
@@ -142,6 +142,7 @@ class Recorder:
         rows = await self._rows()
         async with self._db.write() as conn:
             await self._insert(conn, rows)
+        self._waiting -= sum(map(len, self._batch.values()))
         self._batch = {}
 
     async def _rows(self) -> list[tuple[Any, ...]]:
