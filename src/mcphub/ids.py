@@ -6,7 +6,7 @@ and API keys have 256 bits from the operating system's generator (rule R3).
 
 import secrets
 import time
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32: no i, l, o, u
 
@@ -29,24 +29,37 @@ def steady_clock() -> float:
 
 
 class LateClock:
-    """A wall clock for what cannot be undone: a jump forward does not count, one backward does.
+    """A wall clock for what cannot be undone: a jump forward counts after a day, one backward at once.
 
     It says the earlier of what the wall clock says now and what it said at the beginning, plus the time
     that really went by. So what is destroyed at a date may be destroyed late, and never early, as long
-    as this process runs.
+    as this process runs. A wall clock that keeps its lead for `TRUSTED_S` was wrong before, as that of a
+    machine that asked for the time only after the hub had started: it is followed then, or nothing would
+    ever be due.
 
     Args:
         wall: The wall clock.
         steady: Goes on evenly.
     """
 
+    TRUSTED_S: ClassVar[float] = 86_400.0
+    _SLACK_S: ClassVar[float] = 1.0
+
     def __init__(self, wall: Clock, steady: Clock = steady_clock) -> None:
         self._wall, self._steady = wall, steady
         self._ahead = wall() - steady()
+        self._leads_since: float | None = None
 
     def __call__(self) -> float:
         """Return the time in seconds since the epoch (UTC)."""
-        return min(self._wall(), self._ahead + self._steady())
+        wall, steady = self._wall(), self._steady()
+        if wall <= self._ahead + steady + self._SLACK_S:
+            self._leads_since = None
+        elif self._leads_since is None:
+            self._leads_since = steady
+        elif steady - self._leads_since >= self.TRUSTED_S:
+            self._ahead, self._leads_since = wall - steady, None
+        return min(wall, self._ahead + steady)
 
 
 def opaque(prefix: str) -> str:

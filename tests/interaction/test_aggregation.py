@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import anyio
 import pytest
@@ -210,9 +209,8 @@ async def test_a_slow_server_delays_a_list_by_its_budget_only_and_is_named(hub_o
 async def test_a_server_that_failed_is_tried_again_by_no_list_until_it_is_another_or_time_has_passed(
     hub_of, tmp_path
 ):
-    late = LateClock()
     async with (
-        hub_of({"dead": plain(command="/bin/false", args=[])}, clock=late) as hub,
+        hub_of({"dead": plain(command="/bin/false", args=[])}) as hub,
         raw_client(hub, "alice", "") as alice,
         raw_client(hub, "bob", "") as bob,
     ):
@@ -229,7 +227,8 @@ async def test_a_server_that_failed_is_tried_again_by_no_list_until_it_is_anothe
             assert await listed(alice) == ([], why)
         assert [failures.count for failures in starts._failures.values()] == [1]
         await listed(bob)
-        late.ahead_s = 61
+        steady = hub.hub.catalogs.steady
+        hub.hub.catalogs.steady = lambda: steady() + 61
         assert (await listed(alice))[1]
         assert sorted(failures.count for failures in starts._failures.values()) == [1, 2]
         # what its administrator mends counts at once
@@ -239,15 +238,6 @@ async def test_a_server_that_failed_is_tried_again_by_no_list_until_it_is_anothe
         await hub.hub.reload()
         assert await listed(alice) == (["dead__a"], "")
         assert await listed(bob) == (["dead__a"], "")
-
-
-class LateClock:
-    """The wall clock, some seconds ahead."""
-
-    ahead_s = 0.0
-
-    def __call__(self):
-        return time.time() + self.ahead_s
 
 
 async def test_clients_are_told_when_a_list_that_was_not_waited_for_is_there(hub_of):

@@ -7,7 +7,16 @@ import pytest
 
 from mcphub.ids import LateClock, system_clock
 from mcphub.testing.clock import MovableClock
-from tests.interaction.clients import MODERN, connected, plain, raw_client, request, text_of
+from tests.interaction.clients import (
+    MODERN,
+    PYTHON,
+    SERVERS,
+    connected,
+    plain,
+    raw_client,
+    request,
+    text_of,
+)
 from tests.interaction.test_translation import FORM, accepted, call, modern
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +71,37 @@ async def test_what_a_client_carries_lives_an_hour_by_no_wall_clock(hub_of):
         assert answer.json()["error"]["code"] == -32602
 
 
+async def test_a_server_that_failed_is_listed_again_however_far_the_wall_clock_went_back(
+    hub_of, tmp_path
+):
+    """Its administrator's disk or network was at fault: nothing in the settings changes."""
+    clock = MovableClock(system_clock())
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    script = f"test -e {shown}/ready && exec {PYTHON} {SERVERS / 'plain.py'}"
+    sandbox = {"readable": [str(shown), str(SERVERS)]}
+    servers = {"late": plain(command="/bin/sh", args=["-c", script], sandbox=sandbox)}
+    async with (
+        hub_of(servers, clock=clock) as hub,
+        raw_client(hub, "alice", "") as alice,
+        raw_client(hub, "bob", "") as bob,
+    ):
+
+        async def listed(client):
+            result = (await client.modern("tools/list", {})).json()["result"]
+            return any(tool["name"] == "late__recall" for tool in result["tools"])
+
+        assert not await listed(alice) and not await listed(bob)
+        (shown / "ready").touch()
+        clock.now -= 365 * DAY
+        steady = hub.hub.catalogs.steady
+        hub.hub.catalogs.steady = lambda: steady() + 61
+        with anyio.fail_after(30):
+            while not (await listed(alice) and await listed(bob)):  # learned beside the lists
+                await anyio.sleep(0.2)
+                hub.hub.catalogs.steady = lambda: steady() + 122
+
+
 async def test_a_jump_forward_removes_no_user_whose_grace_is_not_over(hub_of):
     clock = MovableClock(system_clock())
     async with hub_of({"plain": plain()}, clock=clock) as hub:
@@ -85,6 +125,27 @@ async def test_a_late_clock_goes_on_with_time_that_went_by_and_back_with_the_wal
     assert late() == 1_000_070.0
     wall.now -= 2 * DAY
     assert late() == wall.now
+
+
+async def test_a_late_clock_follows_a_wall_clock_that_was_wrong_before_after_a_day():
+    """A machine without a battery: its clock says 1970 until it has asked for the time."""
+    wall, steady = MovableClock(30.0), MovableClock(30.0)
+    late = LateClock(wall, steady)
+
+    def pass_by(seconds):
+        for clock in (wall, steady):
+            clock.now += seconds
+        return late()
+
+    wall.now += 20_000 * DAY
+    assert late() == 30.0
+    assert pass_by(DAY - 1) == DAY + 29
+    wall.now -= 20_000 * DAY  # it was no more than a jump: its day begins anew
+    assert late() == DAY + 29
+    wall.now += 20_000 * DAY
+    assert pass_by(DAY - 1) == 2 * DAY + 28
+    assert pass_by(DAY - 1) == 3 * DAY + 27
+    assert pass_by(1) == wall.now
 
 
 async def test_disabling_a_user_ends_the_sessions_and_streams_of_that_user_only(hub_of):

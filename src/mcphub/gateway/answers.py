@@ -195,7 +195,7 @@ async def _lists(
 
     async def one(spec: ServerSpec, permit: Permit) -> tuple[Item, ...] | str:
         before = _failed_before(plane, call, spec, permit)
-        if before is not None and plane.clock() - before.at < _AGAIN_S:
+        if before is not None and plane.catalogs.steady() - before.at < _AGAIN_S:
             return before.reason
         budget_s = plane.limits.list_budget_s if before is None else _BRIEFLY_S
         try:

@@ -19,7 +19,7 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerStates, StoredCatalog
 from mcphub.catalog.versions import kept_as
 from mcphub.errors import HubError, Unavailable, UpstreamFailed
-from mcphub.ids import Clock
+from mcphub.ids import Clock, steady_clock
 from mcphub.policy.model import Transport
 from mcphub.spawn.instance import Instance
 from mcphub.spawn.pool import InstancePool
@@ -123,7 +123,7 @@ class Missing:
     Attributes:
         reason: A sentence.
         revision: What the user's instance was, or would have been, started with.
-        at: When it was found, seconds since the epoch.
+        at: When it was found, seconds of a clock that goes on evenly.
     """
 
     reason: str
@@ -138,12 +138,13 @@ class Catalogs:
         pool: Runs neutral instances.
         programs: Says which exact version a spec runs.
         states: Keeps catalogs across restarts.
-        clock: Wall clock.
+        clock: Wall clock: when a catalog was found, which outlives this process.
         tasks: Where catalogs are learned; a caller that waits no longer stops nothing.
         on_late: Told the name of a server whose catalog came when somebody had given up waiting.
 
     Attributes:
         failures: Why a server's lists are missing, by server and user id or "" for everybody.
+        steady: Goes on evenly: how long ago a list failed is no matter of the wall clock.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class Catalogs:
         self._learning: dict[tuple[str, str], asyncio.Future[Offer]] = {}
         self._given_up: set[str] = set()
         self.failures: dict[tuple[str, str], Missing] = {}
+        self.steady: Clock = steady_clock
 
     def known(self, spec: ServerSpec) -> Offer | None:
         """Return the neutral catalog when it is in memory."""
@@ -211,7 +213,7 @@ class Catalogs:
         if not problem:
             self.failures.pop(key, None)
         elif key in self.failures or len(self.failures) < _MAX_FAILURES:
-            self.failures[key] = Missing(problem, revision, self._clock())
+            self.failures[key] = Missing(problem, revision, self.steady())
 
     def listed(self, spec: ServerSpec, instance: Instance | None, kind: Kind) -> tuple[Item, ...]:
         """Return what is known of a list without asking: the instance's own, else the neutral one."""
@@ -277,8 +279,10 @@ class Catalogs:
         version = await self._programs.version(spec)
         key = kept_as(spec, version)
         stored = await self._states.catalog(spec.name, key)
-        if stored is None or (stored.per_user and self._clock() - stored.at > _AGAIN_S):
-            # nobody's instance may have failed for a reason that is gone: a busy machine, an older SDK
+        age_s = 0.0 if stored is None else self._clock() - stored.at
+        if stored is None or (stored.per_user and not 0 <= age_s <= _AGAIN_S):
+            # nobody's instance may have failed for a reason that is gone: a busy machine, an older SDK;
+            # what is of a time to come was kept while the wall clock was wrong
             stored = await self._discover(spec)
             await self._states.save_catalog(spec.name, key, stored)
         return _offer(stored)

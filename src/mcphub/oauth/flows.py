@@ -24,6 +24,7 @@ from urllib.parse import urlencode, urlsplit
 
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import InvalidInput, LimitExceeded, MissingCredential, NotFound
+from mcphub.ids import Clock, steady_clock
 from mcphub.oauth import grants
 from mcphub.oauth.clients import Client, OwnAddress, client_for
 from mcphub.oauth.connections import Connections
@@ -55,7 +56,7 @@ class Flow:
         iss_required: The answer must name its issuer (RFC 9207).
         return_to: Where the browser goes on for the confirmation; "" to show it.
         browser: Digest of the cookie that the browser must have; b"" when the key confirms.
-        ends_at: Epoch seconds.
+        ends_at: Seconds of `Flows.clock`.
         code: The authorization code, once the browser has brought it.
     """
 
@@ -105,6 +106,9 @@ class Flows:
         connections: What a flow ends in.
         own: Where the hub is.
         may: Whether what a flow was begun with would be permitted now.
+
+    Attributes:
+        clock: Goes on evenly: how long a flow lives is no matter of the wall clock.
     """
 
     def __init__(
@@ -114,7 +118,7 @@ class Flows:
         may: Callable[[Permit], bool],
     ) -> None:
         self._connections, self.own, self._may = connections, own, may
-        self._clock = connections.store.clock
+        self.clock: Clock = steady_clock
         self._flows: dict[str, Flow] = {}  # by the digest of each secret that leads to one
         self._beginning: Counter[str] = Counter()
 
@@ -176,7 +180,7 @@ class Flows:
             iss_required=bool(found.metadata.authorization_response_iss_parameter_supported),
             return_to=return_to,
             browser=_digest(browser) if browser else b"",
-            ends_at=self._clock() + LIVES_S,
+            ends_at=self.clock() + LIVES_S,
         )
         self._keep(("page", flow.id), flow)
         self._keep(("state", state), flow)
@@ -243,7 +247,7 @@ class Flows:
             raise _unknown()
         secret = store.secret(flow.server, flow.grant.client)
         grant = await grants.exchanged(
-            store.fetcher(flow.server), flow.grant, flow.code, flow.verifier, secret, self._clock()
+            store.fetcher(flow.server), flow.grant, flow.code, flow.verifier, secret, store.clock()
         )
         try:
             if not self._may(flow.permit):
@@ -265,7 +269,7 @@ class Flows:
     # ------------------------------------------------------------------ what is in memory
 
     def _admit(self, user_id: str) -> None:
-        now = self._clock()
+        now = self.clock()
         for old in [name for name, each in self._flows.items() if each.ends_at < now]:
             del self._flows[old]
         mine = {each.id: each.ends_at for each in self._flows.values() if each.user_id == user_id}
@@ -282,7 +286,7 @@ class Flows:
 
     def _found(self, key: tuple[str, str]) -> Flow:
         flow = self._flows.get(_name(key))
-        if flow is None or flow.ends_at < self._clock():
+        if flow is None or flow.ends_at < self.clock():
             raise _unknown()
         return flow
 

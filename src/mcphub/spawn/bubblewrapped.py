@@ -22,7 +22,7 @@ from mcphub.spawn.process import children
 from mcphub.spawn.staging import Staging
 
 _PROGRAMS: Final = ("bwrap", "setpriv", "unshare", "nsenter", "sh", "mount", "prlimit")
-_BLOCKS_PER_MIB: Final = 2048
+_BLOCK: Final = 512
 _SHELL: Final = "mcphub-sandbox"  # what the script calls itself: a server may be a script of `sh`
 # $1 hub pid, $2 open files, $3 largest file in 512 bytes, $4 descriptor of the staging table or empty, then cgroup files up to
 # `--`, then the rest of the chain. Dying with the hub is armed before; a hub that died even earlier
@@ -69,7 +69,7 @@ class Bubblewrapped:
     def build(self, order: Order, fds: contextlib.ExitStack) -> Start:
         """Return the chain."""
         launch = order.launch
-        command, script = bubblewrap.command(launch.argv, most_processes=order.processes)
+        command, script = bubblewrap.command(launch.argv, most_processes=order.most_processes)
         mounts, table = self._mounts(order)
         seccomp_fd = owned(fds, seccomp.filter_fd())
         script_fd = None if script is None else memory_file(fds, script)
@@ -115,7 +115,7 @@ class Bubblewrapped:
             chain += ["unshare", "--mount", "--propagation", "private", "--"]
         table = "" if table_fd is None else str(table_fd)
         files = str(order.files)
-        largest = str(order.launch.sandbox.home_mb * _BLOCKS_PER_MIB)
+        largest = str(order.file_bytes // _BLOCK)
         chain += ["sh", "-c", _SCRIPT, _SHELL, str(os.getpid()), files, largest, table]
         chain += [*order.join_files, "--"]
         chain += order.network.enter(with_user=order.uid is None)

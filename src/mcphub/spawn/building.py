@@ -58,9 +58,25 @@ class Order:
     @property
     def files(self) -> int:
         """Most open files of one process: as in its settings, but never more than the hub's own hard limit."""
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = self.launch.sandbox.files
-        return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        return _within(resource.RLIMIT_NOFILE, self.launch.sandbox.files)
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the largest file: that of a whole home, but never more than the hub's own hard limit."""
+        return _within(resource.RLIMIT_FSIZE, self.launch.sandbox.home_mb * 2**20)
+
+    @property
+    def most_processes(self) -> int | None:
+        """Most processes, where no control group limits them, and never more than the hub's own hard limit."""
+        if self.processes is None:
+            return None
+        return _within(resource.RLIMIT_NPROC, self.processes)
+
+
+def _within(limit: int, wanted: int) -> int:
+    """Return what may be set of a limit: one that the hub itself has can be lowered only."""
+    _, hard = resource.getrlimit(limit)
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,8 +121,8 @@ class Confined:
             cgroups=tuple(order.join_files),
             tmp_bytes=order.launch.sandbox.tmp_mb * _MIB,
             files=order.files,
-            file_bytes=order.launch.sandbox.home_mb * _MIB,
-            processes=order.processes or 0,
+            file_bytes=order.file_bytes,
+            processes=order.most_processes or 0,
             seccomp=seccomp.program(),
             # A second fence behind the mounts: a hole in one of them is not a hole in both.
             readable=("/",) if self._landlock else (),
@@ -138,9 +138,9 @@ class Confined:
             uid=order.uid,
             cgroups=tuple(order.join_files),
             files=order.files,
-            file_bytes=order.launch.sandbox.home_mb * _MIB,
+            file_bytes=order.file_bytes,
             # Counted over all processes of a uid: only for a uid that is the user's own.
-            processes=order.processes or 0 if order.uid is not None else 0,
+            processes=order.most_processes or 0 if order.uid is not None else 0,
             seccomp=seccomp.program(alone=True),
             readable=(
                 "/usr",
