@@ -1,6 +1,10 @@
-"""What a hub inherits from whoever starts it: closed descriptors, blocked signals, small limits. Two users each time."""
+"""What a hub finds around it: closed descriptors, blocked signals, small limits, read-only files. Two users each time.
+
+`systemd` gives a service such surroundings by its settings (`ProtectSystem=strict`, `LimitFSIZE=`).
+"""
 
 import json
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -15,10 +19,15 @@ BLOCKED = (
     "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals)); "
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
+READ_ONLY = (
+    'mount --make-rprivate / && mount --bind "$MCPHUB_DIR" "$MCPHUB_DIR" && '
+    'mount -o remount,ro,bind / && ! touch /tmp/x /var/tmp/x 2>/dev/null && exec "$@"'
+)
 WAYS = {
     "standard descriptors are closed": ["sh", "-c", CLOSED, "sh"],
     "signals are blocked": [sys.executable, "-c", BLOCKED],
     "files may be small only": ["prlimit", "--fsize=50000000:50000000", "--"],
+    "nothing but its directory can be written": ["unshare", "-m", "sh", "-c", READ_ONLY, "sh"],
 }
 
 
@@ -35,7 +44,7 @@ def served(tmp_path: Path, prefix: list[str]):
     hub = HubProcess(tmp_path / "hub")
     hub.init({"quiet": server}, ["alice", "bob"])
     hub._command = [*prefix, *hub._command]
-    ready = tmp_path / "ready"
+    ready = hub.directory / "ready"
     process = hub._process = hub.popen("serve", "--port", "0", "--ready-file", str(ready))
     try:
         until = time.monotonic() + 60
@@ -53,7 +62,9 @@ def served(tmp_path: Path, prefix: list[str]):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whatever_a_hub_inherits_it_serves_two_users_apart_and_stops_well(tmp_path, way):
+def test_whatever_is_around_a_hub_it_serves_two_users_apart_and_stops_well(tmp_path, way):
+    if WAYS[way][0] == "unshare" and os.geteuid() != 0:
+        pytest.skip("run the tests as root to make directories read-only")
     with served(tmp_path, WAYS[way]) as hub:
         for user in hub.keys:
             hub.call(user, "quiet", "remember", value=f"of {user}")

@@ -23,6 +23,14 @@ def test_an_error_of_the_system_names_the_path_and_the_next_step(number: int) ->
     assert found.hint and "bug" not in found.hint
 
 
+def test_a_machine_without_a_directory_for_temporary_files_is_told_so() -> None:
+    found = explained(
+        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    )
+    assert found.message == "No usable temporary directory found in ['/tmp']."
+    assert "TMPDIR" in found.hint
+
+
 def test_a_full_disk_under_the_database_is_no_bug() -> None:
     raw = sqlite3.OperationalError("database or disk is full")
     found = explained(OperationalError("COMMIT", {}, raw))

@@ -178,7 +178,7 @@ async def run(
         Unavailable: It took longer than `timeout_s`, or could not be started.
     """
     tied = (str(toolchain.setpriv), "--pdeathsig", "KILL") if toolchain.setpriv else ()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with tempfile.TemporaryFile(dir=cwd) as out, tempfile.TemporaryFile(dir=cwd) as err:
         try:
             process = await asyncio.create_subprocess_exec(
                 *tied,

@@ -88,6 +88,11 @@ def _known(error: BaseException) -> HubError | None:
         what = f"{name}: {error.strerror}." if name else f"{error.strerror}."
         return InvalidInput(what, hint=_HINTS[error.errno])
     if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        if not isinstance(
+            error.filename, str
+        ):  # `tempfile` found no directory, and names those it tried
+            text = f"{_reason(error)}."
+            return InvalidInput(text, hint="Make one of them writable, or set TMPDIR.")
         return InvalidInput(f"{error.filename}: {error.strerror}.", hint="Correct the path.")
     return None
 

@@ -54,7 +54,7 @@ class Staging:
             return cls(False, slots)
         _, table = cls(True, slots).plan(Path("/usr"), Path("/usr"), [])
         argv = ("unshare", "--mount", "--propagation", "private", "--", "mount", "-a", "-T")
-        with tempfile.NamedTemporaryFile() as file:
+        with tempfile.NamedTemporaryFile(dir=slots) as file:
             file.write(table.encode())
             file.flush()
             tried = subprocess.run(
