@@ -39,6 +39,16 @@ _EARLY_S: Final = 1.0
 _RETENTION_S: Final = 3600.0
 
 
+class Series:
+    """Records that have `common` alike and wait to be written; of one recorder. Who adds many keeps it."""
+
+    __slots__ = ("calls", "common")
+
+    def __init__(self, common: Alike) -> None:
+        self.common = common
+        self.calls: list[Own] = []
+
+
 class Recorder:
     """Buffer and flusher. `run` in a task group for as long as the hub lives, then `aclose`.
 
@@ -60,9 +70,10 @@ class Recorder:
         self._clock = clock
         self._retention_s = retention_days * 86_400
         self._flush_s = flush_s
-        self._buffer: dict[Alike, list[Own]] = {}
+        self._buffer: list[Series] = []
+        self._known: dict[Alike, Series] = {}
         self._waiting = 0
-        self._batch: dict[Alike, list[Own]] = {}
+        self._batch: list[tuple[Alike, list[Own]]] = []
         self._dropped = 0
         self._statement = ""
         self._failing = False
@@ -82,19 +93,21 @@ class Recorder:
 
     def add(self, record: RequestRecord) -> None:
         """Take a finished record. Never blocks, never raises."""
-        self.add_parts(own(record), alike(record))
+        common = alike(record)
+        series = self._known.get(common)
+        if series is None:
+            series = self._known[common] = Series(common)
+        self.add_to(series, own(record))
 
-    def add_parts(self, call: Own, common: Alike) -> None:
-        """Take a finished record as `own` and `alike` give it. Never blocks, never raises."""
+    def add_to(self, series: Series, call: Own) -> None:
+        """Take a finished record as `own` gives it. Never blocks, never raises."""
         if self._waiting >= KEPT:
             self._dropped += 1
             return
         self._waiting += 1
-        calls = self._buffer.get(common)
-        if calls is None:
-            self._buffer[common] = [call]
-        else:
-            calls.append(call)
+        if not series.calls:
+            self._buffer.append(series)
+        series.calls.append(call)
 
     async def run(self) -> None:
         """Write until `aclose` or until cancelled; returns after `aclose` was called."""
@@ -133,23 +146,30 @@ class Recorder:
                 # It was broken off, and is tried again as it was, with nothing in it that came since:
                 # a database that took it without saying so then finds the very same series.
                 await self._write()
-            self._batch, self._buffer = self._buffer, {}
+            self._take()
             if self._batch:
                 await self._write()
+
+    def _take(self) -> None:
+        """Make what is there the batch."""
+        self._batch = [(series.common, series.calls) for series in self._buffer]
+        for series in self._buffer:
+            series.calls = []
+        self._buffer, self._known = [], {}
 
     async def _write(self) -> None:
         """Write the batch in one transaction, which costs as much as a thousand records."""
         rows = await self._rows()
         async with self._db.write() as conn:
             await self._insert(conn, rows)
-        self._waiting -= sum(map(len, self._batch.values()))
-        self._batch = {}
+        self._waiting -= sum(len(calls) for _, calls in self._batch)
+        self._batch = []
 
     async def _rows(self) -> list[tuple[Any, ...]]:
         """Return the rows of the batch, as the values of `_COLUMNS`; the same ones whenever it is asked."""
         rows: list[tuple[Any, ...]] = []
         made = 0
-        for common, calls in self._batch.items():
+        for common, calls in self._batch:
             for start in range(0, len(calls), _STEP):
                 part = calls[start : start + _STEP]
                 until = max(map(ended_at, part))

@@ -64,10 +64,16 @@ class BoundedProtocol(HttpToolsProtocol):
         given: What uvicorn gives.
     """
 
+    __slots__ = (  # what calls look at lies together: of many connections, each finds its own cold in the caches
+        "_all_unread", "_between", "_body", "_crowd", "_deadline", "_framing", "_stalled", "_timer",
+        "_timer_at", "_unread_of", "_written_for", "owner", "recent",
+    )  # fmt: skip
+
     def __init__(self, unread: Unread, crowd: Crowd, **given: Any) -> None:
         super().__init__(**given)
         self._all_unread, self._crowd = unread, crowd
         self.owner: str | None = None
+        self.recent = False
         self._deadline = self._timer_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._written_for = self._unread_of = ""

@@ -17,9 +17,11 @@ class Connection(Protocol):
 
     Attributes:
         owner: Id of the user whose last request it carried, `NOBODY`, or None when it is not counted.
+        recent: It carried a request of its owner since the crowd looked last who is silent.
     """
 
     owner: str | None
+    recent: bool
 
     @property
     def idle(self) -> bool:
@@ -33,6 +35,8 @@ class Connection(Protocol):
 
 class Crowd:
     """All connections of clients, those first in each user's that have been silent for longest.
+
+    A request only marks its connection, and the order is mended when one has to end ("second chance").
 
     Args:
         total: Connections in all.
@@ -61,13 +65,11 @@ class Crowd:
         """
         owner = connection.owner
         if owner == user_id:
-            own = self._of[user_id]
-            del own[connection]
-            own[connection] = None
+            connection.recent = True
         elif owner is not None:
             own = self._of.get(user_id, {})
             if len(own) >= self._per_user:
-                idle = next((one for one in own if one.idle), None)
+                idle = _longest_idle(own)
                 if idle is None:
                     raise LimitExceeded(
                         "You have as many connections open as you may.",
@@ -90,15 +92,30 @@ class Crowd:
             self._count -= 1
 
     def _put(self, connection: Connection, owner: str) -> None:
-        connection.owner = owner
+        connection.owner, connection.recent = owner, False
         self._of.setdefault(owner, {})[connection] = None
         self._count += 1
 
     def _end_one(self) -> None:
         """End one of the user who has most; strangers count as one user."""
         most = max(self._of.values(), key=len)
-        self._end(next((one for one in most if one.idle), next(iter(most))))
+        self._end(_longest_idle(most) or next(iter(most)))
 
     def _end(self, connection: Connection) -> None:
         self.leave(connection)
         connection.end()
+
+
+def _longest_idle(own: dict[Connection, None]) -> Connection | None:
+    """Return the one of a user's that nobody waits for and that is silent for longest; recent ones go behind the others."""
+    first = None
+    for one in list(own):
+        if not one.idle:
+            continue
+        if not one.recent:
+            return one
+        first = first or one
+        one.recent = False
+        del own[one]
+        own[one] = None
+    return first

@@ -53,6 +53,11 @@ class FastLane(BoundedProtocol):
         given: What uvicorn gives.
     """
 
+    __slots__ = (
+        "_fast", "_head", "_head_bytes", "_heads", "_inside", "_known", "_leaving", "_lost", "_parts",
+        "_plane", "_sent", "_size", "_wanted",
+    )  # fmt: skip
+
     def __init__(self, heads: Heads, *, fast: bool, **given: Any) -> None:
         super().__init__(heads.plane.unread, heads.plane.crowd, **given)
         self._plane, self._heads, self._fast = heads.plane, heads, fast
@@ -95,8 +100,9 @@ class FastLane(BoundedProtocol):
 
     def _is_uvicorns(self) -> bool:
         """Whether uvicorn's parser is in the middle of a message or has a request to answer."""
-        busy = self.cycle is not None and not self.cycle.response_complete
-        return busy or self._inside or bool(self.pipeline)
+        if self.cycle is None:
+            return self._inside
+        return not self.cycle.response_complete or self._inside or bool(self.pipeline)
 
     def _begin(self, data: bytes) -> None:
         """Read a request from its first byte."""
@@ -129,7 +135,7 @@ class FastLane(BoundedProtocol):
     def _take(self, head: Head, data: bytes, cut: int, size: int) -> None:
         """Take a request whose head is understood, and whose body begins at `cut`."""
         try:
-            self._crowd.claim(self, head.inbound.principal.user_id)
+            self._crowd.claim(self, head.user_id)
         except LimitExceeded:
             self._to_uvicorn(data)  # the ASGI door says so
             return
@@ -137,7 +143,7 @@ class FastLane(BoundedProtocol):
             if not self._send(head, data[cut:]):
                 self._to_uvicorn(data)
         elif size > min(self._plane.limits.body_bytes, LARGE) or not self._plane.uploads.take(
-            head.inbound.principal.user_id, size
+            head.user_id, size
         ):
             self._to_uvicorn(data)
         else:
@@ -159,7 +165,7 @@ class FastLane(BoundedProtocol):
         if head is None:
             self._begin(data)
             return
-        self._plane.uploads.give(head.inbound.principal.user_id, self._wanted)
+        self._plane.uploads.give(head.user_id, self._wanted)
         rest = data[self._wanted :]
         if not self._send(head, data[: self._wanted] if rest else data):
             self._to_uvicorn(before)
@@ -173,7 +179,7 @@ class FastLane(BoundedProtocol):
 
     def _send(self, head: Head, body: bytes) -> bool:
         """Send a warm call to its server; False when it is none."""
-        if self.flow.write_paused:
+        if self._stalled is not None:
             return False
         sent = head.ways.send(self._plane, head.inbound, body)
         if sent is None:
@@ -181,7 +187,7 @@ class FastLane(BoundedProtocol):
         self._unset_keepalive_if_required()
         self._deadline = 0.0
         self._sent, self._size = sent, 0
-        sent.begun.exchange.on_wake = self._woken
+        sent.exchange.on_wake = self._woken
         return True
 
     def _woken(self) -> None:
@@ -189,7 +195,7 @@ class FastLane(BoundedProtocol):
         sent = self._sent
         if sent is None:
             return
-        exchange = sent.begun.exchange
+        exchange = sent.exchange
         self._sent = exchange.on_wake = None
         try:
             if exchange.is_over():
@@ -292,10 +298,9 @@ class FastLane(BoundedProtocol):
         self._lost = True
         self._parts = []
         if self._head is not None:
-            self._plane.uploads.give(self._head.inbound.principal.user_id, self._wanted)
+            self._plane.uploads.give(self._head.user_id, self._wanted)
             self._head = None
         super().connection_lost(exc)
-        if self._sent is not None and self._sent.is_modern:
-            begun = self._sent.begun
-            begun.instance.upstream.cancel(begun.exchange)
-            begun.exchange.fail(Cancelled("The caller closed the connection."))
+        if (sent := self._sent) is not None and sent.is_modern:
+            sent.instance.upstream.cancel(sent.exchange)
+            sent.exchange.fail(Cancelled("The caller closed the connection."))

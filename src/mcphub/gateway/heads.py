@@ -53,13 +53,17 @@ class Head:
         before, after: Its bytes around the digits of Content-Length, to its end.
         inbound: What it says.
         ways: Of its caller's calls.
+        noted: Where the use of its key was noted last.
     """
 
     before: bytes = field(repr=False)
     after: bytes = field(repr=False)
     inbound: Inbound = field(repr=False)
+    user_id: str
+    valid_until: float | None
     generation: int
     ways: Ways = field(default_factory=Ways, repr=False)
+    noted: dict[str, float] | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
@@ -95,18 +99,22 @@ class Heads:
             return None
         if len(self._known) >= _MAX_HEADS:
             self._known.clear()
-        head = self._known[raw] = Head(before, after, inbound, self.plane.access.generation)
+        whose, generation = inbound.principal, self.plane.access.generation
+        head = self._known[raw] = Head(
+            before, after, inbound, whose.user_id, whose.valid_until, generation
+        )
         return head
 
     def counts(self, head: Head) -> bool:
         """Whether a head that was read before is still its caller's."""
-        if head.generation != self.plane.access.generation:
+        plane = self.plane
+        if head.generation != plane.access.generation:
             return False
-        principal = head.inbound.principal
-        now = self.plane.clock()
-        if principal.valid_until is not None and now >= principal.valid_until:
+        if head.valid_until is not None and plane.clock() >= head.valid_until:
             return False
-        self.plane.seen_keys[principal.key_id] = now
+        if head.noted is not plane.seen_keys:  # once each time that they are written to the store
+            head.noted = plane.seen_keys
+            head.noted[head.inbound.principal.key_id] = plane.clock()
         return True
 
     def _understood(self, before: bytes, after: bytes) -> Inbound | None:

@@ -9,13 +9,15 @@ What was decided for a caller's call of a tool is remembered (`Way`) and counts 
 long as nothing that it was decided by has changed.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Final
 from weakref import ReferenceType, ref
 
 import msgspec
 
-from mcphub.audit.records import Alike, Outcome, alike
+from mcphub.audit.recorder import Series
+from mcphub.audit.records import Outcome, alike
 from mcphub.errors import HubError
 from mcphub.gateway import answers, intake
 from mcphub.gateway.calls import Call
@@ -26,14 +28,16 @@ from mcphub.gateway.onward import outgoing
 from mcphub.gateway.plane import DataPlane, Route, ready_instance, route
 from mcphub.gateway.relay import Begun, answered, ended, record_of, refused
 from mcphub.gateway.replies import status_of
+from mcphub.gateway.sessions import Session
 from mcphub.gateway.shaping import spliced
 from mcphub.gateway.watching import LISTEN, SUBSCRIBE, UNSUBSCRIBE
 from mcphub.policy.model import Transport
 from mcphub.spawn.instance import Instance, State
+from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.upstream import Form
 from mcphub.wire import envelope, eras
 from mcphub.wire.envelope import Message
-from mcphub.wire.toolcall import tool_call
+from mcphub.wire.toolcall import Params, tool_call
 
 _NEVER: Final = frozenset({*answers.LOCAL, SUBSCRIBE, UNSUBSCRIBE, LISTEN})
 """Methods that are not a request to one server and its answer."""
@@ -87,30 +91,39 @@ class Sent(msgspec.Struct):
     """A warm call that its server has.
 
     Attributes:
-        user_id: The caller's.
         request_id: The hub's id of it.
-        begun: Where it went.
+        to, instance: Where it went.
         way: By which it went, or None.
         raw_id: The caller's id of it, where it went by a way.
         body: Of the request, where it went by a way.
     """
 
-    user_id: str
     request_id: str
-    begun: Begun
-    _call: Call | None
+    to: Route
+    instance: Instance
+    exchange: Exchange
     way: "Way | None" = None
     raw_id: bytes = b""
     body: bytes = b""
+    _call: Call | None = None
 
     def __repr__(self) -> str:
         return f"Sent({self.request_id})"  # the rest is the caller's
 
     @property
+    def user_id(self) -> str:
+        """The caller's id."""
+        return self.call.principal.user_id if self.way is None else self.way.user_id
+
+    @property
     def is_modern(self) -> bool:
         """Whether the caller is of the modern era."""
-        call = self._call if self.way is None else self.way.call
-        return call is not None and call.modern is not None
+        return self.call.modern is not None if self.way is None else self.way.is_modern
+
+    @property
+    def begun(self) -> Begun:
+        """The same, as `relay` goes on with it."""
+        return Begun(self.to, self.instance, self.exchange)
 
     @property
     def call(self) -> Call:
@@ -124,16 +137,15 @@ class Sent(msgspec.Struct):
                 message=message,
                 params=envelope.object_of(message.members.get("params")),
                 bytes_in=len(self.body),
-                started=self.begun.exchange.started,
+                started=self.exchange.started,
             )
         return self._call
 
     def complete(self, plane: DataPlane) -> tuple[bytes, int, list[tuple[bytes, bytes]]]:
         """Return the answer, its HTTP status and headers, once the exchange has one and nothing before it."""
-        way, plain = self.way, self.begun.exchange.plain
+        way, plain = self.way, self.exchange.plain
         if way is not None and plain is not None:
-            modern = way.call.modern is not None
-            answer = spliced(self.raw_id, self.begun.instance, plain, modern=modern)
+            answer = spliced(self.raw_id, self.instance, plain, modern=way.is_modern)
             if answer is not None:
                 self._ended(plane, way, len(answer))
                 return answer, 200, []
@@ -142,16 +154,16 @@ class Sent(msgspec.Struct):
 
     def _ended(self, plane: DataPlane, way: "Way", bytes_out: int) -> None:
         """Count a call that went its way as over, and keep its record."""
-        session, instance = way.call.session, self.begun.instance
+        session, instance, bytes_in = way.session, self.instance, len(self.body)
         if session is not None:
             session.calls.pop(self.raw_id, None)
         plane.pool.release(instance)
-        plane.leave(self.user_id, len(self.body))
-        duration_s = instance.last_used - self.begun.exchange.started
+        plane.leave(way.user_id, bytes_in)
+        duration_s = instance.last_used - self.exchange.started
         way.tally.ended(_OK, duration_s)
-        at, bytes_in = plane.clock() - duration_s, len(self.body)
+        at = plane.clock() - duration_s
         own = (self.request_id, at, duration_s * 1000, _OK, None, bytes_in, bytes_out)
-        plane.recorder.add_parts(own, way.alike)
+        plane.recorder.add_to(way.series, own)
 
 
 @dataclass(slots=True, eq=False)
@@ -165,30 +177,49 @@ class Way:
     that are told who their user is, for calls that have a span, for progress, for arguments that are
     repeated in headers.
 
+    What each use looks at lies in it, and not in the objects that it is from: of many callers, each
+    finds its own cold in the processor's caches.
+
     Attributes:
-        call: The call that it was learned from, without its message.
+        name, meta, has_arguments: What of a call is more than its arguments: the tool, and raw `_meta`.
+        user_id, session, is_modern: Whose.
+        level: What the session wanted to hear.
         to, instance: Where they go; an instance that is gone is not kept for it.
         form: How it was written.
-        level: What the session wanted to hear.
         listed: The list of tools that the name was found in; None where no list counts.
-        alike: What the records of all of them have alike.
         tally: Where they are counted.
+        series: Where their records are put.
+        call: The call that it was learned from, without its message.
     """
 
-    call: Call
+    name: str
+    meta: bytes
+    has_arguments: bool
+    user_id: str
+    session: Session | None
+    is_modern: bool
+    level: str
     to: Route
     instance: ReferenceType[Instance]
     form: Form
-    level: str
     listed: tuple[Item, ...] | None
-    alike: Alike
     tally: Tally
+    series: Series
+    call: Call
+
+    def is_of(self, params: Params) -> bool:
+        """Whether it is the way of a call with these parameters."""
+        return (
+            params.name == self.name
+            and bytes(params.meta) == self.meta
+            and bool(params.arguments) is self.has_arguments
+        )
 
     def send(
         self, plane: DataPlane, raw_id: bytes, arguments: msgspec.Raw, body: bytes
     ) -> Sent | None:
         """Send a call; None when it has to be decided anew, and nothing was done."""
-        instance, session, user = self.instance(), self.call.session, self.call.principal.user_id
+        instance, session, user = self.instance(), self.session, self.user_id
         if (
             instance is None
             or instance.state is not _READY
@@ -208,8 +239,7 @@ class Way:
         if session is not None:
             session.last_seen = exchange.started
             session.calls[raw_id] = (instance, exchange)
-        begun = Begun(self.to, instance, exchange)
-        return Sent(user, plane.ids.new(), begun, None, self, raw_id, body)
+        return Sent(plane.ids.new(), self.to, instance, exchange, self, raw_id, body)
 
     def _listed(self, plane: DataPlane, instance: Instance) -> tuple[Item, ...]:
         return plane.catalogs.listed(self.to.spec, instance, TOOLS)
@@ -222,10 +252,11 @@ _Key = tuple[str, bytes, bool]
 class Ways:
     """The ways of the caller of one request head, by what of a call is more than its arguments."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_last")
 
     def __init__(self) -> None:
         self._known: dict[_Key, Way | None] = {}
+        self._last: Way | None = None
 
     def send(self, plane: DataPlane, inbound: Inbound, body: bytes) -> Sent | None:
         """Send a request to its server at once; None when it is none of the fast lane's, and nothing was done."""
@@ -233,8 +264,9 @@ class Ways:
         if given is None:
             return _decided(plane, inbound, body)
         raw_id, params = given
-        key = params.name, bytes(params.meta), bool(params.arguments)
-        way = self._known.get(key)
+        way = self._last
+        if way is None or not way.is_of(params):
+            way = self._last = self._known.get(_key(params))
         chosen = way is not None and plane.traces is not None and plane.traces.by_chance()
         sent = (
             way.send(plane, raw_id, params.arguments, body)
@@ -246,17 +278,22 @@ class Ways:
             return sent
         sent = _decided(plane, inbound, body, chosen=chosen)
         if sent is not None and not chosen:
-            self._learn(plane, sent, key)
+            self._learn(plane, sent, params)
         return sent
 
-    def _learn(self, plane: DataPlane, sent: Sent, key: _Key) -> None:
+    def _learn(self, plane: DataPlane, sent: Sent, params: Params) -> None:
         """Remember a way when it is gone for the second time: a `_meta` of one call never comes again."""
+        key = _key(params)
         if key in self._known:
-            self._known[key] = _way(plane, sent.call, sent.begun)
+            self._last = self._known[key] = _way(plane, sent.call, sent.begun, key)
         elif len(key[0]) + len(key[1]) <= _MAX_KEY:
             if len(self._known) >= _MAX_WAYS:
                 self._known.clear()
             self._known[key] = None
+
+
+def _key(params: Params) -> _Key:
+    return params.name, bytes(params.meta), bool(params.arguments)
 
 
 def _decided(
@@ -274,10 +311,12 @@ def _decided(
     except (envelope.Malformed, eras.Refused, HubError):
         return None
     begun = begin(plane, call)
-    return Sent(call.principal.user_id, request_id, begun, call) if begun is not None else None
+    if begun is None:
+        return None
+    return Sent(request_id, begun.to, begun.instance, begun.exchange, _call=call)
 
 
-def _way(plane: DataPlane, call: Call, begun: Begun) -> Way | None:
+def _way(plane: DataPlane, call: Call, begun: Begun, key: _Key) -> Way | None:
     """Return the way of a call that was sent; None when the next one may have another."""
     to, instance = begun.to, begun.instance
     if call.trace is not None:
@@ -298,13 +337,20 @@ def _way(plane: DataPlane, call: Call, begun: Begun) -> Way | None:
     if form is None:
         return None
     record = record_of(plane, call, Outcome.OK, None, 0)
+    name, meta, has_arguments = key
     return Way(
-        call=replace(call, message=Message({}, b"", call.method), params={}),
+        name=sys.intern(name),
+        meta=meta,
+        has_arguments=has_arguments,
+        user_id=call.principal.user_id,
+        session=call.session,
+        is_modern=call.modern is not None,
+        level=call.session.log_level if call.session is not None else "",
         to=to,
         instance=ref(instance),
         form=form,
-        level=call.session.log_level if call.session is not None else "",
         listed=listed,
-        alike=alike(record),
         tally=plane.metrics.of(call.server, call.method),
+        series=Series(alike(record)),
+        call=replace(call, message=Message({}, b"", call.method), params={}),
     )

@@ -40,6 +40,7 @@ _ID: Final = re.compile(rb'"id"\s*:\s*([0-9]{1,18})\s*[,}]')
 _BEFORE_ID: Final = b'{"jsonrpc":"2.0","id":'
 _GAP: Final = msgspec.Raw(b"\x00")
 """Stands where the arguments come; JSON has no such byte."""
+_MOST_FORMS: Final = 64
 _ENDS: Final = 256
 """Bytes at both ends of a message that cannot be read in which its id is looked for."""
 
@@ -124,6 +125,7 @@ class Upstream(ABC):
         self._asks_next: Message | None = None  # a question that waits for the next call
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, Exchange] = {}
+        self._forms: dict[bytes, Form] = {}
         self._last_id = first_id - 1
         self._ended: Exception | None = None
         self._on_notification = on_notification
@@ -212,7 +214,14 @@ class Upstream(ABC):
         body, headers = self._written(Exchange(outgoing, given, 0, 0.0), given)
         line = envelope.request(0, outgoing.method, body)
         before, _, after = line[len(_BEFORE_ID) + 1 :].partition(bytes(_GAP))
-        return Form(outgoing, kept, before, after, headers)
+        form = Form(outgoing, kept, before, after, headers)
+        known = self._forms.get(before)
+        if known == form:
+            return known  # of another caller: one for all of them stays in the processor's caches
+        if len(self._forms) >= _MOST_FORMS:
+            self._forms.clear()
+        self._forms[before] = form
+        return form
 
     def fill(self, form: Form, arguments: msgspec.Raw) -> Exchange | None:
         """Send a call as `send_now` does that would be written as `form` was; never raises.
