@@ -57,7 +57,7 @@ GUARDS: Final = (
     ),
     Guard(
         "R1", "a remembered head ends with its generation", "gateway/heads.py",
-        "        if head.generation != self.plane.access.generation:\n            return False\n",
+        "        if head.generation != plane.access.generation:\n            return False\n",
         "",
         "interaction/test_ways.py::test_a_revoked_key_is_refused_on_the_next_call_of_a_known_way",
     ),

@@ -93,6 +93,20 @@ async def test_of_a_users_connections_too_many_the_longest_idle_end(hub_of):
         assert len(hub.hub.plane.crowd) == 5
 
 
+async def test_a_connection_used_again_lately_stays(hub_of):
+    async with (
+        hub_of({"plain": plain()}, overrides=limits(connections_per_user=4)) as hub,
+        lines(hub, 6) as alices,
+    ):
+        for line in (*alices[:4], *alices[:2]):
+            assert (await line.asked(hub, "alice"))[0] == 200
+        for newer, older in ((4, 2), (5, 3)):
+            assert (await alices[newer].asked(hub, "alice"))[0] == 200
+            assert await alices[older].ended()
+        for line in (*alices[:2], *alices[4:]):
+            assert (await line.asked(hub, "alice"))[0] == 200
+
+
 async def test_a_user_whose_connections_are_all_in_use_gets_429_and_others_get_in(hub_of):
     async with (
         hub_of({"plain": plain()}, overrides=limits(connections_per_user=4)) as hub,
