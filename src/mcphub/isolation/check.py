@@ -104,7 +104,7 @@ async def check(
             case = Case(lab, budget, progress)
             return await checked(case, began)
     except HubError as error:
-        wanted = needs_older_sdk(error.hint) and not subject.older_sdk
+        wanted = needs_older_sdk(error.message) and not subject.older_sdk
         older = " It may need an older SDK: `mcp<2` beside it." if wanted else ""
         return Result(
             id=subject.id,

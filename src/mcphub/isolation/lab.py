@@ -27,6 +27,7 @@ from mcphub.isolation.backends.kubeconfig import kubeconfig
 from mcphub.isolation.backends.starting import started
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.channel import Channel, Ended, HttpChannel, StdioChannel, opened
+from mcphub.isolation.last_words import unready
 from mcphub.isolation.model import Call, Observation
 from mcphub.isolation.place import Place
 from mcphub.isolation.subject import Subject, filled, mentioned_paths
@@ -122,11 +123,8 @@ class Running:
                 self.initialized = await opened(channel, _START_S)
             except (TimeoutError, Ended) as error:
                 await channel.gone()
-                said = " / ".join(self.stderr[-3:])
-                raise UpstreamFailed(
-                    f"The server does not get ready: {str(error) or 'time limit'}.",
-                    hint=f"It said: {said[:600]}" if said else "",
-                ) from None
+                why = f"The server does not get ready: {str(error) or 'time limit'}."
+                raise unready(why, self.stderr) from None
             except UpstreamFailed:
                 await channel.gone()
                 raise
@@ -419,10 +417,7 @@ class Lab(Place):
                     await asyncio.sleep(_SETTLE_S)
         except TimeoutError:
             pass
-        said = " / ".join(process.stderr.lines()[-3:])
-        raise UpstreamFailed(
-            "The server does not listen on its port.", hint=f"It said: {said[:600]}" if said else ""
-        )
+        raise unready("The server does not listen on its port.", process.stderr.lines())
 
 
 def told(answer: Mapping[str, Any]) -> tuple[bool, str]:
