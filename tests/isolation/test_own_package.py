@@ -59,10 +59,13 @@ for line in sys.stdin:
 """
 
 
-async def checked(tmp_path, *, source, env=None):
+async def checked(tmp_path, *, source, env=None, beside_bytes=0):
     server = tmp_path / "server"
     server.mkdir()
     (server / "notes.py").write_text(NOTES)
+    if beside_bytes:
+        with (server / "model.bin").open("wb") as beside:
+            beside.truncate(beside_bytes)
     lab = tmp_path / "lab"
     lab.mkdir()
     python = shutil.which("python3", path="/usr/bin") or sys.executable
@@ -106,3 +109,11 @@ async def test_a_server_whose_lists_alone_say_that_it_cannot_write_gets_a_copy(t
     assert result.verdict is Verdict.LEAK
     assert result.classes == (LeakClass.STATE,)
     assert result.recommendation["sandbox"] == {"ownPackage": True}
+
+
+async def test_a_package_that_is_too_large_for_a_copy_is_checked_without_one(tmp_path):
+    result = await checked(tmp_path, source=True, beside_bytes=200 * 2**20)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "could not write where it keeps its data (add_note)" in result.reason
+    assert any("too large for a copy" in note and "where to write" in note for note in result.notes)
+    assert "ownPackage" not in str(result.recommendation)

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Final
 
 from mcphub.catalog.older_sdk import needs_older_sdk
-from mcphub.errors import HubError, UpstreamFailed
+from mcphub.errors import HubError, InvalidInput, UpstreamFailed
 from mcphub.isolation import identity
 from mcphub.isolation.backends import detect
 from mcphub.isolation.budget import USUAL_S, Budget
@@ -97,11 +97,12 @@ async def check(
         progress: Told each step in a few words.
     """
     began, budget = monotonic(), Budget(options.budget_s)
+    notes: list[str] = []
     try:
         async with Lab(
             subject, sandbox, directory, uid=uid, real_egress=options.real_egress
         ) as lab:
-            case = Case(lab, budget, progress)
+            case = Case(lab, budget, progress, notes=notes)
             return await checked(case, began)
     except HubError as error:
         wanted = needs_older_sdk(error.message) and not subject.older_sdk
@@ -113,7 +114,7 @@ async def check(
             safe_to_share=None,
             reason=f"It could not be started: {error.message} {error.hint}{older}".strip(),
             seconds=round(monotonic() - began, 1),
-            notes=subject.notes,
+            notes=(*subject.notes, *dict.fromkeys(notes)),
         )
 
 
@@ -178,6 +179,14 @@ async def _rehearse(case: Case) -> None:
         except UpstreamFailed as failure:
             if not (changes and await _adapted(case, f"{failure.message} {failure.hint}")):
                 raise
+            met = False
+        except InvalidInput as refusal:
+            if not case.lab.close_package():
+                raise
+            case.notes.append(
+                f"It writes into its package's directory. {refusal.message} "
+                "Tell it by its settings or its working directory where to write."
+            )
             met = False
         if met:
             break

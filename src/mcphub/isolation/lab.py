@@ -249,6 +249,7 @@ class Lab(Place):
             ),
         )
         self.own_package = subject.own_package
+        self._copied_in_vain = False
         for credential in self.disguise.credentials:
             self.secrets.plant(credential.label, credential.sentinel)
         for path, text in self.disguise.files.items():
@@ -329,9 +330,16 @@ class Lab(Place):
 
     def open_package(self) -> bool:
         """Let later starts write beside the server's code; returns whether that is anything new."""
-        new = not self.own_package and self.subject.source is not None
+        new = not (self.own_package or self._copied_in_vain) and self.subject.source is not None
         self.own_package |= new
         return new
+
+    def close_package(self) -> bool:
+        """Do without a copy that cannot be made; returns whether one was opened by `open_package`."""
+        opened_here = self.own_package and not self.subject.own_package
+        self.own_package &= not opened_here
+        self._copied_in_vain |= opened_here
+        return opened_here
 
     def stand_in(self, host: str, port: int) -> bool:
         """Let later starts find the stand-in at a local address; returns whether that is anything new."""

@@ -65,6 +65,10 @@ class Place:
         """Let later starts write beside the server's code; returns whether that is anything new."""
         return False
 
+    def close_package(self) -> bool:
+        """Do without a copy that cannot be made; returns whether one was opened by `open_package`."""
+        return False
+
     def stand_in(self, host: str, port: int) -> bool:  # noqa: ARG002  for those that can
         """Let later starts find the stand-in at a local address; returns whether that is anything new."""
         return False
