@@ -7,7 +7,7 @@ from mcphub.isolation.deeds import apart
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.model import Call
 from mcphub.isolation.offers import heeded, offered, shown
-from mcphub.isolation.surface import Rank, Tool
+from mcphub.isolation.surface import Rank, Tool, tools_of
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,15 @@ def test_a_deed_may_be_chosen_inside_of_an_object_that_is_referred_to():
     assert inner["properties"]["op"]["enum"] == ["get"]
 
 
+def test_what_an_object_chooses_that_may_be_left_out_is_no_deed_of_the_tool():
+    setup = {"type": "object", "properties": {"action": {"enum": ["get", "set"]}}}
+    code = {"type": "string"}
+    tool = _tool("send", python=code, setup=setup)
+    assert apart([tool]) == {"send": tool}
+    needed = Tool("send", "", {**tool.schema, "required": ["setup"]})
+    assert apart([needed]).keys() == {"send[get]", "send[set]"}
+
+
 def test_an_enumeration_that_chooses_no_deed_is_left_whole():
     tool = _tool("paint", mode={"type": "string", "enum": ["plain", "loud"]})
     assert apart([tool]) == {"paint": tool}
@@ -131,3 +140,10 @@ def test_an_address_is_made_from_a_template(template, needed, uri):
     values = {"id": "a/b", "path": "/x/y", "year": "2026"}
     assert templates.variables(template) == needed
     assert templates.filled(template, values) == uri
+
+
+def test_an_optional_text_of_rust_is_a_text():
+    listed = {"python": {"type": ["string", "null"]}, "n": {"type": ["integer", "string"]}}
+    raw = {"name": "send", "inputSchema": {"type": "object", "properties": listed}}
+    (tool,) = tools_of({"tools": [raw]})
+    assert tool.schema["properties"] == {"python": {"type": "string"}, "n": listed["n"]}

@@ -59,16 +59,24 @@ def _verbs(values: Sequence[str]) -> bool:
 
 
 def _parameters(tool: Tool) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Yield path and schema of the parameters, level by level; not those of the things in lists."""
+    """Yield path and schema of the parameters, level by level; not those of the things in lists.
+
+    Nor those of an object that may be left out beside others: without it the tool does something else.
+    """
     level: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [((), tool.schema)]
     for _ in range(_DEEPEST):
         below: list[tuple[tuple[str, ...], Mapping[str, Any]]] = []
+        inside: list[tuple[tuple[str, ...], Mapping[str, Any]]] = []
         for path, schema in level:
-            own = schema.get("properties")
-            for name, raw in own.items() if isinstance(own, dict) else ():
-                below.append(((*path, str(name)), _plain(tool, raw)))
+            given, needed = schema.get("properties"), schema.get("required")
+            own = given if isinstance(given, dict) else {}
+            for name, raw in own.items():
+                found = ((*path, str(name)), _plain(tool, raw))
+                below.append(found)
+                if len(own) == 1 or (isinstance(needed, list) and name in needed):
+                    inside.append(found)
         yield from below
-        level = below
+        level = inside
 
 
 def _narrowed(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Final
 
+_DEEPEST: Final = 40
 _WORD: Final = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 _CREATE: Final = frozenset(
     [
@@ -296,10 +297,24 @@ def tools_of(result: Mapping[str, Any]) -> list[Tool]:
                 Tool(
                     name,
                     description if isinstance(description, str) else "",
-                    schema if isinstance(schema, dict) else {},
+                    _without_null(schema) if isinstance(schema, dict) else {},
                 )
             )
     return found
+
+
+def _without_null(schema: Any, depth: int = 0) -> Any:
+    """Return a schema that says `"type": "string"` for `["string", "null"]`, as Rust writes what is optional."""
+    if depth > _DEEPEST:
+        return schema
+    if isinstance(schema, list):
+        return [_without_null(one, depth + 1) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    told = {key: _without_null(inner, depth + 1) for key, inner in schema.items()}
+    kinds = schema.get("type")
+    others = [kind for kind in kinds if kind != "null"] if isinstance(kinds, list) else []
+    return {**told, "type": others[0]} if len(others) == 1 else told
 
 
 def names_of(result: Mapping[str, Any], key: str, name: str) -> list[str]:
