@@ -117,3 +117,11 @@ async def test_a_package_that_is_too_large_for_a_copy_is_checked_without_one(tmp
     assert "could not write where it keeps its data (add_note)" in result.reason
     assert any("too large for a copy" in note and "where to write" in note for note in result.notes)
     assert "ownPackage" not in str(result.recommendation)
+
+
+async def test_a_server_that_wrote_nothing_beside_its_code_is_not_said_to(tmp_path):
+    env = {"KEEP": "/srv/nowhere"}
+    result = await checked(tmp_path, source=True, env=env)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert not any("package's directory" in note for note in result.notes)
+    assert "ownPackage" not in str(result.recommendation)

@@ -191,8 +191,6 @@ async def _rehearse(case: Case) -> None:
         if met:
             break
         case.start_over()
-    if case.lab.own_package:
-        case.notes.append("It keeps data in its package's directory: it was given an own copy.")
 
 
 async def _rehearsed(case: Case, *, adapt: bool) -> bool:

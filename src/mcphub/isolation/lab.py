@@ -325,6 +325,8 @@ class Lab(Place):
                 await running.aclose()
             else:
                 await process.stop(0)
+            if self.own_package and not self.wrote_package:
+                self.wrote_package = await asyncio.to_thread(_written, launch)
             for place in (home, copies.beside(home)):
                 await asyncio.to_thread(discard, place)
 
@@ -468,6 +470,23 @@ def _same(structured: object, parts: list[str]) -> bool:
 
 def _flat(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _written(launch: Launch) -> bool:
+    """Tell whether a file in a copy is new, or another than in the package; compiled code is no data."""
+    return any(
+        path.is_file() and "__pycache__" not in path.parts and _is_other(path, source / place)
+        for copy, source in copies.of(launch)
+        for path in copy.rglob("*")
+        for place in [path.relative_to(copy)]
+    )
+
+
+def _is_other(path: Path, like: Path) -> bool:
+    if not like.is_file():
+        return True
+    own, theirs = path.stat(), like.stat()
+    return (own.st_size, own.st_mtime_ns) != (theirs.st_size, theirs.st_mtime_ns)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -37,6 +37,7 @@ class Place:
         calls: Calls so far, of all processes that have ended.
         served: Databases that the launch line does not name, which a tool can be told of.
         own_package: Each start has a fresh copy of the package's directory that it may write to.
+        wrote_package: It did write there.
     """
 
     behind_hub = False
@@ -58,6 +59,7 @@ class Place:
         self.served: list[Need] = []
         self.starts = self.calls = 0
         self.own_package = False
+        self.wrote_package = False
         self._tasks = Tasks()
         self._stack = contextlib.AsyncExitStack()
 
