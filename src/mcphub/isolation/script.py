@@ -281,7 +281,9 @@ class Script:
                 self._case.failing.get(tool.name, Recipe(tool.name))
             ]
             for recipe in ways[:_PLAIN]:
-                yield tool, recipe
+                # a word of A's that a refusal quoted: what B named itself would prove nothing
+                theirs = self._case.canaries.seen(str(dict(recipe.fixed)))
+                yield tool, replace(recipe, fixed={}) if theirs else recipe
 
     async def _lists_and_resources(self, user: str) -> list[Observation]:
         seen: list[Observation] = []

@@ -2,7 +2,7 @@
 
 import json
 
-from .server import Variant
+from .server import Refused, Variant
 from .state import Memory
 
 
@@ -53,3 +53,31 @@ class SessionReuse(Variant):
 
     def recall(self):
         return json.dumps(self._mine())
+
+
+class QuotesNames(Variant):
+    """Over HTTP: refuses a name at first, quotes it, and takes it the next time, from whomever."""
+
+    classes = ("state",)
+    http = True
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.announced = set()
+        self.by_session = {}
+
+    def _mine(self):
+        return self.by_session.setdefault("" if self.leaky else self.session, [])
+
+    def add_branch(self, branch):
+        if branch not in self.announced:
+            self.announced.add(branch)
+            raise Refused(f"error: '{branch}' is new, say it again")
+        self._mine().append(branch)
+        return "added"
+
+    def list_branches(self):
+        return json.dumps([{"name": "main"}, *({"name": one} for one in self._mine())])
+
+    def show_neighbours(self, name):
+        return f"beside {name}: {self._mine()}"

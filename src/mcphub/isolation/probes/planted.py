@@ -75,26 +75,29 @@ def _by_class(case: Case) -> dict[LeakClass, list[_Hit]]:
 def _hits(case: Case) -> Iterable[_Hit]:
     run = case.treatment
     shown = "\n".join(seen.all_text for seen in (*run.b, *run.follow)).lower()
+    said: list[str] = []
     for seen in (*run.b, *run.follow):
-        told = [str(dict(seen.call.arguments)), seen.call.name]
-        found = case.canaries.seen(seen.text, but=told)
+        said.append(_said(seen))
+        found = case.canaries.seen(seen.text, but=said)
         if found:
             leak = _class_of(case, seen, found)
             yield from (
                 _Hit(leak, seen, sighting, _order(sighting, seen)) for sighting in found[:4]
             )
-    said = [str(dict(seen.call.arguments)) for seen in (*run.b, *run.follow)]
     for seen in run.foreign:
-        # what B named it may have made itself
-        said.append(f"{seen.call.name} {dict(seen.call.arguments)}")
-        told = [*said, seen.call.name]
-        for sighting in case.canaries.seen(seen.text, but=told):
+        said.append(_said(seen))
+        for sighting in case.canaries.seen(seen.text, but=said):
             if sighting.canary in shown:
                 continue
             leak = _class_of(case, seen, [sighting])
             if leak is LeakClass.STATE:
                 leak = LeakClass.IDENTIFIER
             yield _Hit(leak, seen, sighting, 10 + _order(sighting, seen))
+
+
+def _said(seen: Observation) -> str:
+    """Return what B named in a call: what comes back of it, now or later, B may have made itself."""
+    return f"{seen.call.name} {dict(seen.call.arguments)}"
 
 
 def _order(sighting: Sighting[Planted], seen: Observation) -> int:
