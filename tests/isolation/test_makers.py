@@ -33,8 +33,9 @@ async def test_a_token_of_another_name_is_asked_for(spawner, tmp_path, hollow, s
     assert "env:ACME_TOKEN went nowhere" in result.reason
 
 
-async def test_what_a_service_keeps_for_each_caller_need_not_be_made(spawner, tmp_path):
-    result = await checked(spawner, tmp_path, "ParticularElsewhere", leaky=False)
+@pytest.mark.parametrize("name", ["ParticularElsewhere", "ParticularBeforeItAsks"])
+async def test_what_a_service_keeps_for_each_caller_need_not_be_made(spawner, tmp_path, name):
+    result = await checked(spawner, tmp_path, name, leaky=False)
     assert "create_order" not in result.coverage.succeeded
     assert "list_orders" in result.coverage.succeeded
     assert result.verdict is Verdict.NO_LEAK_SEEN, result.reason
@@ -44,3 +45,21 @@ async def test_what_a_refusal_lacks_is_given_until_it_works(spawner, tmp_path):
     result = await checked(spawner, tmp_path, "OpenObjects", leaky=True)
     assert result.verdict is Verdict.LEAK
     assert "create_tasks" in result.coverage.succeeded
+
+
+async def test_failures_that_are_told_in_two_ways_are_no_leak(spawner, tmp_path):
+    result = await checked(spawner, tmp_path, "WithoutItsEngine", leaky=False)
+    assert result.findings == ()
+    assert result.verdict is Verdict.INCONCLUSIVE, result.reason
+
+
+async def test_what_a_server_without_its_engine_keeps_is_found_by_what_works(spawner, tmp_path):
+    result = await checked(spawner, tmp_path, "WithoutItsEngine", leaky=True)
+    assert result.verdict is Verdict.LEAK
+    assert result.classes == ("history-cache",)  # of calls that failed
+
+
+async def test_what_most_tools_say_alike_is_no_success(spawner, tmp_path):
+    result = await checked(spawner, tmp_path, "SaysTheSame", leaky=False)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "said the same: Zugang fehlt" in result.reason

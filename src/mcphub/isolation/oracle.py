@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from mcphub.isolation.model import Observation
+from mcphub.isolation.surface import words_of
 from mcphub.isolation.territory import INSIDE
 
 DAY_OF_A: Final = "2026-02-03"
@@ -53,7 +54,8 @@ NO_FILE: Final = re.compile(
 )
 # a browser has authorities of its own, and does not trust the stand-ins'
 NO_TRUST: Final = re.compile(
-    r"ERR_CERT_|SEC_ERROR_|certificate verify failed|self.?signed certificate|UNABLE_TO_\w*ISSUER",
+    r"ERR_CERT_|SEC_ERROR_|certificate verify failed|self.?signed certificate|UNABLE_TO_\w*ISSUER"
+    r"|x509: certificate|invalid peer certificate|UnknownIssuer",
     re.IGNORECASE,
 )
 TOO_SHORT: Final = re.compile(
@@ -69,9 +71,11 @@ NO_JSON: Final = re.compile(
 _REFUSAL: Final = re.compile(
     r"^\W*(?:error|failed|failure|cannot|can't|could not|couldn't|unable|invalid)\b"
     r"|^\W*(?:[\w']+\s+){1,4}?(?:error|exception|failure|failed)\s*(?::|occurred\b|while\b)"
-    r"|^\W*(?:错误|失败|エラー|오류)"
-    r"|^.{0,160}?\b(?:does not exist|not found|no such)\b"
-    r"|[\"']success[\"']:\s*false|^\s*\{\s*[\"']error[\"']|[\"']isError[\"']:\s*true"
+    r"|^\W*(?:错误|失败|无法|エラー|오류|ошибка|erro|fehler|erreur)\b"
+    r"|^.{0,160}?\b(?:does not exist|not found|no such|no existe|nicht gefunden|introuvable|n[ãa]o (?:encontrad|existe))"
+    r"|^.{0,160}?(?:不存在|未找到|找不到|見つかりません|存在しません|찾을 수 없|не найден|не существует)"
+    r"|[\"'](?:success|sucesso|[ée]xito|succ[èe]s|erfolg|成功)[\"']:\s*false"
+    r"|^\s*\{\s*[\"'](?:error|erro|erreur|fehler|ошибка|错误|エラー)[\"']|[\"']isError[\"']:\s*true"
     r"|^\s*\{\s*[\"']\w+[\"']:\s*\[\s*\{\s*[\"']error[\"']:\s*[\"']\w"
     r"|^\s*\{(?:\s*[\"']\w+[\"']:\s*(?:\[\]|\{\}|0|null|false),){1,8}\s*[\"']error[\"']:\s*[\"']\w"
     r"|^\s*\{\s*[\"'](?:status|ok|result)[\"']:\s*(?:false\b|[\"'](?:error|fail))"
@@ -90,7 +94,15 @@ _MISSING: Final = tuple(
         r"\bKeyError: [\"']([a-z_]\w{0,40})[\"']",
         r"[\"']path[\"']:\s{0,20}\[[^\]]{0,200}?[\"'](\w{1,40})[\"']\s{0,20}\],\s{0,20}[\"']message[\"']:\s?[\"'](?:required|[^\"']{0,60}undefined)",
         r"\b([a-z_]\w{0,40}) is required\b",
+        r"\bNOT NULL constraint failed: [\w.]{1,80}\.([a-z_]\w{0,40})",
+        r"\bnull value in column [\"'`]?([a-z_]\w{0,40})",
     )
+)
+# one of these is enough; a name can be made up, an id cannot
+_EITHER: Final = re.compile(
+    r"\beither [\"'`]?([a-z_]\w{0,40})[\"'`]? or [\"'`]?([a-z_]\w{0,40})[\"'`]? (?:must|should|needs?|ha(?:s|ve) to|(?:is|are) (?:required|needed))\b"
+    r"|\bat least one of:? [\"'`]?([a-z_]\w{0,40})[\"'`]?(?:,| or| and) [\"'`]?([a-z_]\w{0,40})",
+    re.IGNORECASE,
 )
 _NO_MEMBERS: Final = frozenset(
     ["a", "an", "and", "any", "argument", "arguments", "field", "fields", "in", "input", "is", "it", "key",
@@ -118,6 +130,7 @@ def refused_endpoints(texts: Iterable[str]) -> list[tuple[str, int]]:
 
 def missing(texts: Iterable[str]) -> tuple[str, ...]:
     """Return the names that refusals say have to be given, each once, the first ones first."""
+    texts = list(texts)
     found = [
         name
         for text in texts
@@ -125,6 +138,10 @@ def missing(texts: Iterable[str]) -> tuple[str, ...]:
         for name in pattern.findall(text[:TOLD])
         if name.lower() not in _NO_MEMBERS
     ]
+    for text in texts:
+        for names in _EITHER.findall(text[:TOLD]):
+            told = [name for name in names if name and name.lower() not in _NO_MEMBERS]
+            found += sorted(told, key=lambda name: "id" in words_of(name))[:1]
     return tuple(dict.fromkeys(found))[:_MOST_MISSING]
 
 

@@ -331,7 +331,7 @@ class _Composer:
             return 48.5
         if words & {"longitude", "lon", "lng"}:
             return 9.5
-        harvested = self._harvested(name) if "id" in words or "pid" in words else None
+        harvested = self._harvested(name) if words & {"id", "pid", "port"} else None
         if harvested is not None and harvested.lstrip("-").isdigit():
             return int(harvested)
         default = schema.get("default")

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mcphub.isolation.case import Case
 from mcphub.isolation.model import Coverage, Finding, LeakClass, Result, Severity, Verdict
-from mcphub.isolation.oracle import worked
+from mcphub.isolation.oracle import normal, worked
 from mcphub.isolation.probes.token import aware
 from mcphub.isolation.surface import Rank
 from mcphub.isolation.territory import INSIDE
@@ -16,6 +16,9 @@ _QUOTED: Final = 200
 _HOST: Final = re.compile(r"[\w.:\[\]-]+")
 _ENOUGH: Final = 1 / 3
 _ORDER: Final = list(Severity)
+_ALIKE: Final = 3  # tools that say the same
+_TELLING: Final = 12  # characters of it; less is "OK" or an empty list
+_HEADER: Final = re.compile(r"(?:illegal|invalid) header value", re.IGNORECASE)
 
 
 def judged(case: Case, findings: Sequence[Finding], coverage: Coverage, seconds: float) -> Result:
@@ -34,8 +37,14 @@ def judged(case: Case, findings: Sequence[Finding], coverage: Coverage, seconds:
         seconds=round(seconds, 1),
         recommendation=_recommended(case, worst_first, safe),
         identity=_identity(case),
-        notes=(*subject.notes, *case.lab.notes, *dict.fromkeys(case.notes)),
+        notes=(*subject.notes, *case.lab.notes, *dict.fromkeys((*case.notes, *_copied(case)))),
     )
+
+
+def _copied(case: Case) -> list[str]:
+    """Return the note of a server that keeps data beside its code."""
+    kept = "It keeps data in its package's directory: it was given an own copy."
+    return [kept] if case.lab.wrote_package else []
 
 
 def _verdict(
@@ -77,7 +86,7 @@ def _doubt(case: Case, coverage: Coverage) -> str:
         return f"Not everything was done in the time: {'; '.join(coverage.undone[:3])}."
     if coverage.skipped and len(coverage.skipped) * 2 > coverage.tools:
         return "Most tools look destructive and were not called."
-    unproven = _unproven(case)
+    unproven = _alike(case, coverage) or _unproven(case)
     if unproven:
         return unproven
     kept = case.kept_from_writing
@@ -97,6 +106,27 @@ def _doubt(case: Case, coverage: Coverage) -> str:
             f"{_last(case, idle[0])}"
         )
     return ""
+
+
+def _alike(case: Case, coverage: Coverage) -> str:
+    """Return that most tools said the same without asking any service: a refusal, in whatever words."""
+    said: dict[str, set[str]] = {}
+    for seen in case.treatment.a:
+        if worked(seen) and not seen.egress and seen.call.name in coverage.succeeded:
+            said.setdefault(normal(seen.text), set()).add(seen.call.name)
+    text, tools = max(said.items(), key=lambda one: len(one[1]), default=("", set[str]()))
+    if len(tools) < _ALIKE or len(tools) * 2 <= len(coverage.succeeded) or len(text) < _TELLING:
+        return ""
+    return f"{len(tools)} of {coverage.tools} tools said the same: {text[:_QUOTED]}{_asked(text)}"
+
+
+def _asked(said: str) -> str:
+    """Return what to give to a server that says so only between the lines."""
+    return (
+        " A header's value is empty: give the credential with --env."
+        if _HEADER.search(said)
+        else ""
+    )
 
 
 def _unproven(case: Case) -> str:
@@ -120,7 +150,10 @@ def _said(case: Case) -> str:
     """Return what the server refused with most, which tells what it lacks."""
     refused = [seen.text.strip() for seen in case.treatment.a if not worked(seen)]
     said = Counter(text[:_QUOTED] for text in refused if text)
-    return f" Most often it said: {said.most_common(1)[0][0]}" if said else ""
+    if not said:
+        return ""
+    most = said.most_common(1)[0][0]
+    return f" Most often it said: {most}{_asked(most)}"
 
 
 def _last(case: Case, tool: str) -> str:
@@ -156,10 +189,12 @@ def _idle(case: Case, coverage: Coverage) -> list[str]:
 def _unmade(case: Case, coverage: Coverage) -> tuple[str, str] | None:
     """Return a tool that makes things and never worked, and one that shows them and did.
 
-    What both ask a service for is the service's own, and its users' credentials tell them apart there.
+    What is shown by asking a service is the service's own, where most tools ask it: its users'
+    credentials tell them apart there.
     """
     outside = {seen.call.name for seen in case.treatment.a if seen.egress}
     called = [case.surface.tools[name] for name in sorted(coverage.tried)]
+    client = len(outside & set(coverage.tried)) * 2 > len(called)  # of a service, and keeps nothing
     done = set(coverage.succeeded)
     made = {noun for tool in called if tool.makes and tool.name in done for noun in tool.nouns}
     for maker in called:
@@ -167,7 +202,7 @@ def _unmade(case: Case, coverage: Coverage) -> tuple[str, str] | None:
             continue
         for shower in called:
             shows = shower.rank is Rank.OBSERVE and shower.name in done
-            remote = maker.name in outside and shower.name in outside
+            remote = shower.name in outside and (maker.name in outside or client)
             if shows and not remote and maker.nouns & shower.nouns - made:
                 return maker.name, shower.name
     return None
@@ -218,7 +253,7 @@ def _recommended(case: Case, findings: Sequence[Finding], safe: bool | None) -> 
     if slots:
         patch["env"] = slots
     box: dict[str, Any] = {"egress": hosts[:20]} if hosts else {}
-    if case.lab.own_package:
+    if case.lab.wrote_package:
         box["ownPackage"] = True
     return {**patch, "sandbox": box} if box else patch
 

@@ -7,7 +7,15 @@ variant is a class: its tools are methods whose parameters are texts unless `sch
 
 from importlib import import_module
 
-from .particular import Particular, ParticularAndPages, ParticularElsewhere, TokenOfAnotherName
+from .particular import (
+    Particular,
+    ParticularAndPages,
+    ParticularBeforeItAsks,
+    ParticularElsewhere,
+    SaysTheSame,
+    TokenOfAnotherName,
+    WithoutItsEngine,
+)
 from .server import Variant
 from .slow import Slow
 
@@ -27,5 +35,6 @@ VARIANTS = {
 SERVED = {
     **VARIANTS, "Particular": Particular, "ParticularAndPages": ParticularAndPages,
     "ParticularElsewhere": ParticularElsewhere, "Slow": Slow,
-    "TokenOfAnotherName": TokenOfAnotherName,
+    "ParticularBeforeItAsks": ParticularBeforeItAsks, "SaysTheSame": SaysTheSame,
+    "TokenOfAnotherName": TokenOfAnotherName, "WithoutItsEngine": WithoutItsEngine,
 }  # fmt: skip

@@ -104,6 +104,18 @@ class ToldWhichDatabase(Variant):
         return opened.recv(65536).decode()
 
 
+class ToldWhichPort(ToldWhichDatabase):
+    """Is told the port as a number, too."""
+
+    schemas = {"connect_redis": {"port": {"type": "integer"}}}
+
+    def connect_redis(self, host, port, password):
+        opened = self._opened(host, port, password)
+        if self.leaky:
+            self.kept = opened
+        return "connected"
+
+
 class AbortedTransaction(Variant):
     """One connection for all, of which a failed statement leaves nothing to use; many tools speak to it."""
 

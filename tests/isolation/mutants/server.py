@@ -146,10 +146,11 @@ def answer(variant, message):
 
 
 def _described(variant, name, tool):
-    parameters = list(inspect.signature(tool).parameters)
+    parameters = inspect.signature(tool).parameters
     known = variant.schemas.get(name, {})
     properties = {p: known.get(p, {"type": "string"}) for p in parameters}
-    schema = {"type": "object", "properties": properties, "required": parameters}
+    required = [p for p, one in parameters.items() if one.default is one.empty]
+    schema = {"type": "object", "properties": properties, "required": required}
     if variant.silent:
         schema = {"type": "object"}
     return {"name": name, "description": variant.describe(name), "inputSchema": schema}

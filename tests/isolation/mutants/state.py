@@ -604,3 +604,28 @@ class NumberedTasks(Variant):
         self.number += 1
         told = f" as number {self.number}" if self.leaky else ""
         return f"{len(command)} letters in {Path(working_directory).name}{told}"
+
+
+class OneOfTwo(Variant):
+    """Wants one of two parameters that its schema calls optional, and says so only when it has neither."""
+
+    classes = ("state",)
+    schemas = {"create_task": {"epic_id": {"type": "integer"}, "plan_id": {"type": "integer"}}}
+
+    def __init__(self, leaky):
+        super().__init__(leaky)
+        self.kept = {}
+
+    def create_task(self, title, epic_id=0, epic_name="", plan_id=0, plan_name=""):
+        if not (epic_id or epic_name):
+            raise Refused("Either epic_id or epic_name must be provided")
+        if epic_id or plan_id:
+            raise Refused("FOREIGN KEY constraint failed")
+        if not plan_name:
+            raise Refused("NOT NULL constraint failed: tasks.plan_name")
+        owner = "all" if self.leaky else title
+        self.kept.setdefault(owner, []).append(f"{epic_name} {plan_name}")
+        return "created"
+
+    def list_tasks(self):
+        return json.dumps(self.kept.get("all", []))

@@ -79,7 +79,8 @@ def _candidates(
             made = next((one for one in run.a if worked(one) and value in one.text), None)
             # what changes something may only have looked whether the path is there
             shows = case.surface.tools[seen.call.name].rank is Rank.OBSERVE
-            if is_path and shows and _is_foreign(case, value):
+            local = not seen.egress  # a path in a question to a service is no file here
+            if is_path and shows and local and _is_foreign(case, value):
                 yield seen, without, None
                 break
             if made is not None and not is_path:

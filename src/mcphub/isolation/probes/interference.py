@@ -16,6 +16,7 @@ from mcphub.isolation.oracle import (
     first_difference,
     normal,
     same,
+    worked,
 )
 from mcphub.isolation.recipe import language, uses_paths
 from mcphub.isolation.replay import perform, replayed
@@ -168,6 +169,9 @@ async def _finding(
     if not trace:
         return None
     last = trace[-1]
+    if not worked(last) and _never_worked(case, seen):
+        _leave(case, seen)  # the first failure of a process may be told otherwise than the next
+        return None
     if leak is LeakClass.FILESYSTEM and not _by_path(case, trace[:-1]):
         leak = LeakClass.STATE  # B's path leads elsewhere since A chose something
     what = seen.call.name or seen.call.method
@@ -182,6 +186,16 @@ async def _finding(
         confidence=0.95,
         reproduced=3,
         remedy=_REMEDY,
+    )
+
+
+def _never_worked(case: Case, seen: Observation) -> bool:
+    """Tell whether what was called never did what it was asked, with A or without."""
+    runs = (case.treatment, case.control)
+    return not any(
+        one.call.name == seen.call.name and worked(one)
+        for run in runs
+        for one in (*run.a, *run.b, *run.foreign)
     )
 
 
