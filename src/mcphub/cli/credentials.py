@@ -9,7 +9,7 @@ import getpass
 import sys
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
@@ -32,6 +32,12 @@ Slot = Annotated[str, typer.Argument(metavar="SLOT", help="Name of the slot.")]
 User = Annotated[
     str | None,
     typer.Option("--user", metavar="NAME", help="Whose (as administrator, on the hub's machine)."),
+]
+FromFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-file", metavar="FILE", help="Read the value from a file, such as a JSON or PEM key."
+    ),
 ]
 Url = Annotated[
     str | None,
@@ -61,24 +67,25 @@ async def set_credential(
     server: Server,
     slot: Slot,
     user: User = None,
+    from_file: FromFile = None,
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Set a credential. The value is asked for without echo, or read from standard input.
+    """Set a credential. The value is asked for without echo, or read from a file or standard input.
 
     It takes effect with the user's next call; running instances with the old value are replaced.
     """
     remote = _remote(user, url, key_file)
     told = {"server": server, "slot": slot, "set": True}
     if remote is not None:
-        await remote.set_credential(server, slot, _value(server, slot))
+        await remote.set_credential(server, slot, _value(server, slot, from_file))
         cli.show(told, f"Set {slot} of {server}.")
         return
     async with cli.ground() as ground:
         spec = spec_of(ground, server)
         settable_slot(spec, slot)
         principal = await ground.directory.principal_of(str(user))
-        value = Secret(_value(server, slot))
+        value = Secret(_value(server, slot, from_file))
         async with ground.db.together():
             await ground.vault.put(principal, server, slot, value)
             detail = {"server": server, "slot": slot}
@@ -251,25 +258,40 @@ def _remote(user: str | None, url: str | None, key_file: Path | None) -> UserHub
         ) from None
 
 
-def _value(server: str, slot: str) -> str:
-    """Return the value from a prompt without echo, or from stdin when that is no terminal.
+def _value(server: str, slot: str, source: Path | None) -> str:
+    """Return the value of a file; else from a prompt without echo, or from stdin when that is no terminal.
 
     Raises:
-        InvalidInput: It is empty or too large.
+        InvalidInput: It is empty, too large or no text, or the file cannot be read.
     """
-    if sys.stdin.isatty():
+    if source is not None:
+        try:
+            with source.open("rb") as file:
+                value = _text_of(file)
+        except OSError as error:
+            raise InvalidInput(
+                f"{str(source)[:200]} cannot be read: {error.strerror}.", hint="Nothing was set."
+            ) from None
+    elif sys.stdin.isatty():
         value = getpass.getpass(f"{slot} of {server}: ")
     else:
-        data = sys.stdin.buffer.read(_LARGEST + 1)
-        try:
-            value = data.decode("utf-8").removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError:
-            raise InvalidInput("The value is no UTF-8 text.") from None
-        if len(data) > _LARGEST:
-            raise InvalidInput(f"The value is larger than {_LARGEST} bytes.")
+        value = _text_of(sys.stdin.buffer)
     if not value or "\0" in value:
         raise InvalidInput("The value is empty or holds a NUL character.", hint="Nothing was set.")
     return value
+
+
+def _text_of(file: BinaryIO) -> str:
+    """Return the text of a file: as it is when it has several lines, as keys have; else the line alone."""
+    data = file.read(_LARGEST + 1)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidInput("The value is no UTF-8 text.", hint="Nothing was set.") from None
+    if len(data) > _LARGEST:
+        raise InvalidInput(f"The value is larger than {_LARGEST} bytes.", hint="Nothing was set.")
+    line = text.removesuffix("\n").removesuffix("\r")
+    return text if "\n" in line else line
 
 
 def _text(value: object) -> str:
