@@ -1,5 +1,6 @@
 """The contract of every spawner; also run as an unprivileged user by test_spawner_unprivileged."""
 
+import json
 import os
 import tempfile
 import time
@@ -411,3 +412,131 @@ async def test_probes_of_two_hubs_with_one_process_id_do_not_meet(tmp_path):
             group.start_soon(probe, tmp_path / name)
     assert [one.means for one in found] == ["bubblewrap"] * 2
     assert [one.problem for one in found] == [""] * 2
+
+
+LOOK = """
+import json, os, stat, sys
+place = os.path.expanduser("~/.mail/key.json")
+real = os.path.realpath(place)
+print(json.dumps({
+    "text": open(place).read(), "mode": stat.S_IMODE(os.stat(place).st_mode),
+    "folder": stat.S_IMODE(os.stat(os.path.dirname(place)).st_mode), "mine": os.stat(place).st_uid == os.getuid(),
+    "closed": stat.S_IMODE(os.stat("/run/mcp/files").st_mode), "netrc": open(os.path.expanduser("~/.netrc")).read(),
+    "kind": [l.split()[2] for l in open("/proc/mounts") if l.split()[1] == "/run/mcp/files"],
+}))
+with open(place, "a") as file: file.write("more")
+print(open(place).read().endswith("more"))
+"""
+
+
+def in_memory(spawner: Spawner) -> bool:
+    """Whether it has a place in memory for files: without namespaces there is none."""
+    return spawner.level > 2
+
+
+async def is_refused(spawner: Spawner, wanted: Launch) -> None:
+    """Where there is no such place nothing is started, and nothing is written elsewhere instead."""
+    with pytest.raises(Unavailable, match="file"):
+        await spawner.start(wanted)
+    assert not wanted.home.exists() or not list(wanted.home.iterdir())
+
+
+async def test_a_file_is_in_memory_at_its_place_in_the_home_and_nowhere_on_disk(spawner, tmp_path):
+    # one user: another one's view is in tests/security/test_files.py
+    text = 'one "line"\nand $another `line`\n'
+    files = {".mail/key.json": Secret(text), ".netrc": Secret("machine x password hidden-word")}
+    wanted = python(tmp_path / "home", LOOK, files=files)
+    if not in_memory(spawner):
+        await is_refused(spawner, wanted)
+        return
+    status, out, lines = await run(spawner, wanted)
+    assert status == 0, lines
+    seen, wrote = out.splitlines()
+    assert json.loads(seen) == {
+        "text": text, "mode": 0o600, "folder": 0o700, "mine": True, "closed": 0o700,
+        "netrc": "machine x password hidden-word", "kind": ["tmpfs"],
+    }  # fmt: skip
+    assert wrote == "True"
+    for path in (tmp_path / "home").rglob("*"):
+        assert path.is_symlink() or path.is_dir(), path
+    again, out, _ = await run(spawner, python(tmp_path / "home", LOOK, files=files))
+    assert again == 0
+    assert json.loads(out.splitlines()[0])["text"] == text  # what the server wrote is gone
+
+
+async def test_what_lies_at_the_place_of_a_file_opens_nothing_and_is_replaced(spawner, tmp_path):
+    if not in_memory(spawner):
+        await is_refused(spawner, python(tmp_path / "home", "", files={".key": Secret("x")}))
+        return
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o777)
+    outside.chmod(0o777)
+    (outside / "key.json").write_text("the hub's")
+    (outside / "key.json").chmod(0o666)
+    plant = f"""
+import os
+os.symlink({str(outside)!r}, os.path.expanduser("~/.mail"))
+os.symlink({str(outside / "key.json")!r}, os.path.expanduser("~/.netrc"))
+open(os.path.expanduser("~/.old"), "w").write("on disk")
+"""
+    home = tmp_path / "home"
+    assert (await run(spawner, python(home, plant)))[0] == 0
+    files = {".netrc": Secret("new-1"), ".old": Secret("new-2")}
+    look = "import os; print([open(os.path.expanduser(p)).read() for p in ('~/.netrc', '~/.old')])"
+    assert (await run(spawner, python(home, look, files=files)))[1] == "['new-1', 'new-2']\n"
+    assert (home / ".old").is_symlink()
+    status, _, lines = await run(
+        spawner, python(home, look, files={".mail/key.json": Secret("new-3")})
+    )
+    assert status != 0  # a link to nowhere, as the sandbox sees it
+    assert lines
+    assert sorted(path.name for path in outside.iterdir()) == ["key.json"]
+    assert (outside / "key.json").read_text() == "the hub's"
+
+
+async def test_a_directory_in_the_place_of_a_file_is_told(spawner, tmp_path):
+    if not in_memory(spawner):
+        await is_refused(spawner, python(tmp_path / "home", "", files={".key": Secret("x")}))
+        return
+    home = tmp_path / "home"
+    make_one = "import os; os.makedirs(os.path.expanduser('~/.netrc/inner'))"
+    assert (await run(spawner, python(home, make_one)))[0] == 0
+    status, out, lines = await run(
+        spawner, python(home, "print('ran')", files={".netrc": Secret("hidden-word")})
+    )
+    assert status != 0
+    assert not out
+    assert ".netrc" in " ".join(lines)
+    assert [path.name for path in home.iterdir()] == [".netrc"]  # no half-made link is left
+
+
+async def test_what_a_server_says_of_its_file_is_hidden(spawner, tmp_path):
+    if not in_memory(spawner):
+        await is_refused(spawner, python(tmp_path / "home", "", files={".key": Secret("x")}))
+        return
+    key = json.dumps({"private_key": "-----BEGIN\nMIIEvQIBADANBgkq\n-----END"}, indent=1)
+    code = """
+import json, os, sys
+text = open(os.path.expanduser("~/.key.json")).read()
+sys.stderr.write(text + json.loads(text)["private_key"] + "\\n")
+sys.stderr.write(open(os.path.expanduser("~/.netrc")).read().split()[-1] + "\\n")
+"""
+    launched = python(
+        tmp_path / "home",
+        code,
+        files={".key.json": Secret(key), ".netrc": Secret("password tok-4711")},
+        secrets=(Secret("tok-4711"), Secret(key)),
+    )
+    status, _, lines = await run(spawner, launched)
+    assert status == 0, lines
+    said = "\n".join(lines)
+    assert "[redacted]" in said
+    assert "MIIEvQ" not in said
+    assert "tok-4711" not in said
+
+
+async def test_files_that_are_too_large_or_no_text_are_refused(spawner, tmp_path):
+    for text in ("x" * 600_000, "a\0b"):
+        with pytest.raises((InvalidInput, Unavailable)) as refused:
+            await spawner.start(python(tmp_path / "home", "", files={".key": Secret(text)}))
+        assert isinstance(refused.value, InvalidInput) == in_memory(spawner)

@@ -16,7 +16,10 @@ from tests.unprivileged import needs_plain_user, place_of_a_plain_user
         ("contracts/test_spawner_egress.py", "redirected or two_users or listed_forward or told"),
         ("security/test_sandbox_programs.py", "not lock and not tests-python"),
         ("security/test_zygote.py", "proc_shows or random or cannot_import or at_once or end_of"),
-        ("security/test_warm.py", "own_home or serves_one or looks_like or writes_while"),
+        (
+            "security/test_warm.py",
+            "own_home or own_files or serves_one or looks_like or writes_while",
+        ),
         ("security/test_native_builds.py", "reaches_nothing"),
         ("chaos/test_orphans.py", "fork_bomb or killing_the_hub"),
     ],

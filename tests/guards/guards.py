@@ -399,9 +399,39 @@ GUARDS: Final = (
     ),
     Guard(
         "R24", "a worker's stderr hides what its user brought", "spawn/warm/spawner.py",
-        "process.stderr.know(secrets, ",
+        "process.stderr.know(laid.secrets_of(launch), ",
         "process.stderr.know([], ",
         "security/test_warm.py::test_a_secret_that_a_worker_got_late_is_hidden_in_its_stderr",
+    ),
+    Guard(
+        "R24", "what stands in a user's files is hidden in stderr", "spawn/laid.py",
+        "found = {text.reveal() for text in texts if isinstance(text, Secret)}",
+        "found = {text.reveal() for text in launch.env.values() if isinstance(text, Secret)}",
+        "contracts/test_spawner.py::test_what_a_server_says_of_its_file_is_hidden",
+    ),
+    Guard(
+        "R23", "a file of the settings is below the home", "catalog/files.py",
+        'if not written.startswith(_HOME) or {"", ".", ".."} & set(parts):',
+        "if not written.startswith(_HOME):",
+        "unit/test_settings_file.py::test_it_refuses",
+    ),
+    Guard(
+        "R23", "what is removed from a home is not behind a link", "spawn/laid.py",
+        "_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
+        "_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC",
+        "unit/test_file_forms.py::test_what_is_cleared_is_never_behind_a_link",
+    ),
+    Guard(
+        "R11", "without memory of its own a server is given no file", "spawn/confined.py",
+        "            laid.refuse(launch)\n",
+        "            pass\n",
+        "contracts/test_spawner.py::test_a_file_is_in_memory_at_its_place_in_the_home_and_nowhere_on_disk",
+    ),
+    Guard(
+        "R5", "a credential in a file counts as one in the environment", "catalog/spec.py",
+        "*self.env.values(), *self.files.values(), *self.headers",
+        "*self.env.values(), *self.headers",
+        "unit/test_settings_file.py::test_a_credential_in_a_file_counts_as_one_in_the_environment",
     ),
     Guard(
         "R24", "spans that wait are bounded", "audit/tracing.py",

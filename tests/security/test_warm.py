@@ -129,6 +129,31 @@ async def test_the_environment_of_a_waiting_worker_holds_nothing_of_the_hub(
     )
 
 
+async def test_each_user_has_own_files_in_memory_and_a_waiting_worker_none(
+    spawner, server, tmp_path
+):
+    script, warm = server
+    found = {}
+    for number, canary in ((16, ALICE), (17, BOB)):
+        files = {".x/key.json": Secret(f"é\n{canary}"), ".netrc": Secret(canary)}
+        home = tmp_path / f"files{number}"
+        found[number] = await spawner.start(launch_of(script, warm, home, number, files=files))
+        read = "['.x/key.json', '.netrc'].map((f) => require('fs').readFileSync(f, 'utf8'))"
+        assert await ask(found[number], read) == [f"é\n{canary}", canary]
+        modes = "['/run/mcp/files', '.x', '.x/key.json'].map((f) => require('fs').statSync(f).mode & 0o777)"
+        assert await ask(found[number], modes) == [0o700, 0o700, 0o600]
+        assert (home / ".netrc").is_symlink()
+        assert not [path for path in home.rglob("*") if path.is_file() and not path.is_symlink()]
+    other = "require('fs').readFileSync('/run/mcp/files/.netrc', 'utf8')"
+    assert [await ask(found[number], other) for number in (16, 17)] == [ALICE, BOB]
+    await ask(found[16], f"process.stderr.write('it is {ALICE}\\n')")
+    await until(lambda: bool(found[16].stderr.lines()))
+    assert found[16].stderr.lines() == ["it is [redacted]"]
+    # a server without files has no place for them
+    without = await started(spawner, server, tmp_path, 18, ALICE)
+    assert await ask(without, "require('fs').existsSync('/run/mcp/files')") is False
+
+
 async def test_each_user_has_the_own_home_and_its_files_are_the_users(spawner, server, tmp_path):
     alice = await started(spawner, server, tmp_path, 16, ALICE)
     bob = await started(spawner, server, tmp_path, 17, BOB)

@@ -167,6 +167,28 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "disagree",
     ),
     "a client's own setting": ({"autoApprove": []}, ".autoApprove", "unknown"),
+    "a file outside of the home": (
+        {"files": {"/etc/x": "a"}}, '.files["/etc/x"]', "below the home"
+    ),
+    "a file above the home": (
+        {"files": {"~/../x": "a"}}, '.files["~/../x"]', "below the home"
+    ),
+    "the home as a file": ({"files": {"~/": "a"}}, '.files["~/"]', "below the home"),
+    "a directory as a file": ({"files": {"~/x/": "a"}}, '.files["~/x/"]', "below the home"),
+    "a file of somebody's name": (
+        {"files": {"~/${USER_NAME}": "a"}}, '.files["~/${USER_NAME}"]', "no template"
+    ),
+    "a file with an odd name": ({"files": {"~/a\nb": "a"}}, '.files["~/a\\nb"]', "printable"),
+    "a file with a long name": (
+        {"files": {"~/" + "x" * 300: "a"}}, '.files["~/' + "x" * 78 + '"]', "too long"
+    ),
+    "a file below another": (
+        {"files": {"~/a/b": "x", "~/a": "y"}}, '.files["~/a/b"]', "below another"
+    ),
+    "too many files": ({"files": {f"~/{n}": "x" for n in range(17)}}, ".files", "more than 16"),
+    "an unset variable in a file": (
+        {"files": {"~/x": "${NOT_SET}"}}, '.files["~/x"]', "NOT_SET"
+    ),
     "a NUL in a value": ({"env": {"K": "a\0b"}}, ".env.K", "NUL"),
     "a time limit of nothing": ({"timeoutSeconds": 0}, ".timeoutSeconds", "greater than 0"),
     "a text for a number": ({"sandbox": {"pids": "12"}}, ".sandbox.pids", "valid integer"),
@@ -213,6 +235,7 @@ HTTP_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a header with a line break": ({"headers": {"A": "b\r\nC: d"}}, "one line"),
     "an impossible header": ({"headers": {"A b": "c"}}, "HTTP header"),
     "an environment": ({"env": {"A": "b"}}, "means nothing"),
+    "files": ({"files": {"~/x": "b"}}, "means nothing"),
     "OAuth in clear": ({"url": "http://a.example/mcp", "oauth": {}}, "in clear"),
     "OAuth and a header": ({"headers": {"authorization": "x"}, "oauth": {}}, "sets this header"),
     "OAuth and a user's URL": (
@@ -324,6 +347,21 @@ def test_an_empty_egress_list_stays_empty_for_a_known_package() -> None:
 def test_it_warns(entry: dict[str, Any], words: str) -> None:
     loaded = load(s={"command": "/bin/s", "groups": ["everyone"], **entry})
     assert any(words in warning for warning in loaded.warnings), loaded.warnings
+
+
+def test_a_credential_in_a_file_counts_as_one_in_the_environment() -> None:
+    entry = {"riskLevel": "medium", "isolation": "shared"}
+    filed = one(files={"~/.config/x.json": '{"a": "${USER_KEY}", "$b": 1}'}, **entry)
+    placed = one(env={"KEY": "${USER_KEY}"}, **entry)
+    assert filed.slots == (Slot("KEY", ("files.~/.config/x.json",)),)
+    assert filed.files == {".config/x.json": '{"a": "${USER_KEY}", "$b": 1}'}
+    assert filed.facts().per_user_credential and filed.facts().names_user
+    assert filed.facts() == placed.facts()
+    other = one(files={"~/.config/x.json": "${USER_KEY}"}, **entry)
+    assert len({filed.revision, placed.revision, other.revision, one(**entry).revision}) == 4
+    operators = one(files={"~/x": "${ODD}"})
+    assert not operators.slots
+    assert operators.files == {"x": "a$$b$${USER_TOKEN}$$$$"}
 
 
 def test_a_process_that_is_told_who_its_user_is_is_never_shared() -> None:

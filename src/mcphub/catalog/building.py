@@ -22,6 +22,7 @@ from mcphub.catalog.destinations import (
     redirected,
 )
 from mcphub.catalog.entries import SandboxEntry, ServerEntry
+from mcphub.catalog.files import MOST, inside_another, place_below_home
 from mcphub.catalog.identity import (
     REQUEST_PLACE,
     UserContextSpec,
@@ -93,6 +94,7 @@ class SpecBuilder:
         )
         known = known_server(self._checked(lambda: requirement(command, args), None, "command"))
         env = {key: self._env(key, text) for key, text in entry.env.items()}
+        files = self._files(entry)
         headers = {key: self._header(key, text) for key, text in entry.headers.items()}
         url = self._url(entry)
         cwd = self._cwd(entry)
@@ -109,6 +111,7 @@ class SpecBuilder:
             env=MappingProxyType(env),
             url=url,
             headers=MappingProxyType(headers),
+            files=MappingProxyType(files),
             cwd=cwd,
             slots=tuple(Slot(slot, tuple(places)) for slot, places in sorted(self._slots.items())),
             risk=None if entry.risk is None else RiskLevel(entry.risk),
@@ -140,6 +143,7 @@ class SpecBuilder:
                     *_protocol(entry),
                     *_told(entry, user_context),
                     *(oauth.content if oauth is not None else ()),
+                    *([{"files": sorted(files.items())}] if files else []),
                 ],
             ),
         )
@@ -244,7 +248,7 @@ class SpecBuilder:
 
     def _fitting(self, entry: ServerEntry, transport: Transport) -> None:
         """Keys that mean nothing for this transport, and contradictions."""
-        wrong = ("args", "env", "cwd") if transport is Transport.HTTP else ("headers",)
+        wrong = ("args", "env", "files", "cwd") if transport is Transport.HTTP else ("headers",)
         for key in wrong:
             if getattr(entry, key):
                 self._problem(f'"{key}" means nothing for this transport.', "Remove it.", key)
@@ -272,6 +276,19 @@ class SpecBuilder:
             hint = "Use letters, digits and _, not beginning with a digit."
             self._problem("It cannot name an environment variable.", hint, "env", key)
         return self._template(text, "env", key, place=f"env.{key}").text
+
+    def _files(self, entry: ServerEntry) -> dict[str, str]:
+        """Return path below the home -> template of each file."""
+        made: dict[str, str] = {}
+        for key, text in entry.files.items():
+            place = self._checked(lambda k=key: place_below_home(k), "", "files", key)
+            made[place] = self._template(text, "files", key, place=f"files.{key}").text
+        if twice := inside_another(made):
+            hint = "One of both has another name."
+            self._problem("It lies below another file.", hint, "files", f"~/{twice}")
+        if len(made) > MOST:
+            self._problem(f"There are more than {MOST} files.", "Lay fewer.", "files")
+        return made
 
     def _header(self, key: str, text: str) -> str:
         if not _HEADER_NAME.match(key):
@@ -393,7 +410,7 @@ class SpecBuilder:
         decided = entry.sandbox.egress is not None or bool(entry.sandbox.redirect)
         if decided or (known is not None and (known.egress or known.needs_egress)):
             return
-        named = named_in([*entry.args, *entry.env.values()])
+        named = named_in([*entry.args, *entry.env.values(), *entry.files.values()])
         if named:
             self._warn(
                 f"it names {', '.join(named)} and has no network; "

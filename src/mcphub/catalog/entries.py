@@ -83,6 +83,7 @@ class ServerEntry(BaseModel):
     command: Text = ""
     args: list[Text] = []
     env: dict[str, Text] = {}
+    files: dict[str, Text] = {}
     cwd: Text = ""
     url: Text = ""
     era: Literal["legacy", "modern"] | None = None

@@ -8,11 +8,12 @@ command in them asks for the value instead of taking it.
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 
+from mcphub.catalog.forms import whole_files
 from mcphub.catalog.spec import ServerSpec
 from mcphub.secret import OAUTH_SLOT
 
@@ -56,14 +57,25 @@ def _known() -> tuple[_Known, ...]:
     )
 
 
-def guide_for(server: str, slot: str, places: Sequence[str] = ()) -> SlotGuide:
+def guide_for(
+    server: str, slot: str, places: Sequence[str] = (), *, whole_file: str = ""
+) -> SlotGuide:
     """Return the guide for a slot of a server.
 
     Args:
         server: The server's name.
         slot: The slot's name, without `USER_`.
         places: Where the slot stands (`env.GITHUB_TOKEN`), for slots with a name of their own.
+        whole_file: Path below the home, where the value is all that stands in a file.
     """
+    guide = _guide_for(server, slot, places)
+    if not whole_file:
+        return guide
+    sentence = f"The value is a whole file, which the server reads as ~/{whole_file}."
+    return replace(guide, what=f"{guide.what} {sentence}")
+
+
+def _guide_for(server: str, slot: str, places: Sequence[str]) -> SlotGuide:
     names = [slot.upper(), *(place.partition(".")[2].upper() for place in places)]
     for name in filter(None, names):
         for known in _known():
@@ -90,13 +102,15 @@ def guide_of(spec: ServerSpec, slot: str) -> Mapping[str, object]:
             "where": f"Run: mcphub credential connect {spec.name}",
         }
     places = next((known.places for known in spec.slots if known.name == slot), ())
-    guide = asdict(guide_for(spec.name, slot, places))
+    whole = whole_files(spec.files).get(slot, "")
+    guide = asdict(guide_for(spec.name, slot, places, whole_file=whole))
     return {**guide, "scopes": list(guide["scopes"])}
 
 
-def set_command(hub_url: str, server: str, slot: str) -> str:
-    """Return the exact command with which a user sets a slot; it asks for the value."""
+def set_command(hub_url: str, server: str, slot: str, *, whole_file: bool = False) -> str:
+    """Return the exact command with which a user sets a slot; it asks for the value, or takes a file."""
     words = ["mcphub", "credential", "set", server, slot]
+    words += ["--from-file", "FILE"] if whole_file else []
     return shlex.join([*words, "--url", hub_url.rstrip("/")] if hub_url else words)
 
 
@@ -114,13 +128,14 @@ def missing_credential_text(
     if OAUTH_SLOT in slots:
         return _connect_text(hub_url, server, [slot for slot in slots if slot != OAUTH_SLOT])
     places = {slot.name: slot.places for slot in spec.slots} if spec is not None else {}
+    whole = whole_files(spec.files) if spec is not None else {}
     one = len(slots) == 1
     lines = [
         f'The server "{server}" works with your own credentials only, and '
         f"{'one of them is' if one else f'{len(slots)} of them are'} not set: {', '.join(slots[:_SHOWN])}."
     ]
     for slot in slots[:_SHOWN]:
-        guide = guide_for(server, slot, places.get(slot, ()))
+        guide = guide_for(server, slot, places.get(slot, ()), whole_file=whole.get(slot, ""))
         named = [place.removeprefix("env.") for place in places.get(slot, ()) if "env." in place]
         lines += [
             "",
@@ -128,11 +143,12 @@ def missing_credential_text(
             *([f"  The server calls it {', '.join(named)}."] if named and named != [slot] else []),
             f"  Least rights: {'; '.join(guide.scopes)}.",
             f"  Where to make it: {guide.where}",
-            f"  Set it with: {set_command(hub_url, server, slot)}",
+            f"  Set it with: {set_command(hub_url, server, slot, whole_file=slot in whole)}",
         ]
+    asks = "reads the file" if whole.keys() >= set(slots) else "asks for the value"
     lines += [
         "",
-        "The command asks for the value. Do not put the value into this conversation. "
+        f"The command {asks}. Do not put the value into this conversation. "
         "Then try the call again.",
     ]
     return "\n".join(lines)

@@ -88,6 +88,7 @@ class ServerSpec:
         transport: How it is reached.
         command: Program for stdio servers, as written (`npx`, `uvx`, an absolute path, a name in PATH).
         args, env, headers, url, cwd: Templates, as written.
+        files: Path below the home -> text of the file that the server finds there; templates.
         slots: Credential slots, found from the templates.
         risk, requires_user_isolation, user_aware, isolation, admin_only, enabled, groups,
         tools_allow, tools_deny, sandbox: As in the settings.
@@ -108,6 +109,7 @@ class ServerSpec:
     env: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     url: str = ""
     headers: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    files: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     cwd: str = ""
     slots: tuple[Slot, ...] = ()
     risk: RiskLevel | None = None
@@ -166,7 +168,7 @@ class ServerSpec:
             else ("",)
         )
         per_user = any(place.startswith(travels) for slot in self.slots for place in slot.places)
-        texts = (*self.args, *self.env.values(), *self.headers.values(), self.url, self.cwd)
+        texts = (*self.args, *self.env.values(), *self.files.values(), *self.headers.values())
         return ServerFacts(
             name=self.name,
             transport=self.transport,
@@ -180,7 +182,7 @@ class ServerSpec:
             tools_allow=self.tools_allow,
             tools_deny=self.tools_deny,
             per_user_credential=per_user,
-            names_user=any("${USER_" in text for text in texts),
+            names_user=any("${USER_" in text for text in (*texts, self.url, self.cwd)),
             version=version,
             evidence=evidence,
         )

@@ -24,7 +24,7 @@ from mcphub.catalog.settings_file import read_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.toolchain import find_toolchain
 from mcphub.cli import check_evidence
-from mcphub.cli.check_files import Files, files
+from mcphub.cli.check_files import Files, files, files_of
 from mcphub.cli.check_hub import copied_of
 from mcphub.cli.check_manifest import Series, behind_hub, go_through, not_installed, pins
 from mcphub.cli.check_told import told
@@ -185,7 +185,7 @@ async def check_servers(
             results = await _through_hub(cli, name, budget)
         elif everything or _names_a_server(cli, words or [], url):
             name = None if everything else (words or [""])[0]
-            results = await _of_settings(cli, name, given, options, then)
+            results = await _of_settings(cli, name, given, files(file), options, then)
         elif url and not words:
             headers = {"A": _headers(cli, header_a), "B": _headers(cli, header_b)}
             results = await _of_remote(cli, url, headers, budget, yes=yes)
@@ -381,7 +381,12 @@ async def _sandbox(cli: Cli) -> AsyncIterator[SandboxedSpawner]:
 
 
 async def _of_settings(
-    cli: Cli, name: str | None, env: Mapping[str, str], options: Options, then: _Then
+    cli: Cli,
+    name: str | None,
+    env: Mapping[str, str],
+    laid: Mapping[str, str],
+    options: Options,
+    then: _Then,
 ) -> list[Result]:
     """Check one server of the settings, or all that the hub starts itself."""
     results: list[Result] = []
@@ -398,7 +403,7 @@ async def _of_settings(
             try:
                 pin = state.pin if state is not None else None
                 pin = pin or await _pinned(cli, ground, spec)
-                subject = await _of_spec(cli, ground, spec, env, pin)
+                subject = await _of_spec(cli, ground, spec, env, laid, pin)
             except HubError as error:
                 results.append(not_installed(spec.name, error))
                 _print(cli, results[-1])
@@ -409,7 +414,7 @@ async def _of_settings(
                 cli.note(f"{spec.name} was written for mcp 1: once more with `mcp<2` beside it.")
                 with contextlib.suppress(HubError):  # then the first result is the one to show
                     pin = await _pinned(cli, ground, spec, subject.version, OLDER_SDK)
-                    subject = await _of_spec(cli, ground, spec, env, pin)
+                    subject = await _of_spec(cli, ground, spec, env, laid, pin)
                     result = await _one(cli, subject, spawner, options)
             _print(cli, result)
             results.append(result)
@@ -422,9 +427,14 @@ async def _of_settings(
 
 
 async def _of_spec(
-    cli: Cli, ground: "Ground", spec: ServerSpec, env: Mapping[str, str], pin: Pin | None
+    cli: Cli,
+    ground: "Ground",
+    spec: ServerSpec,
+    env: Mapping[str, str],
+    laid: Mapping[str, str],
+    pin: Pin | None,
 ) -> Subject:
-    """Install what a server of the settings runs."""
+    """Install what a server of the settings runs; `env` and `laid` files go before its own."""
     subject = await acquire.from_words(
         [spec.command, *spec.args],
         ground.packages,
@@ -434,7 +444,7 @@ async def _of_spec(
         search_path=cli.settings().operator_env.get("PATH", _PATH),
         progress=cli.note,
     )
-    return replace(subject, own_package=spec.sandbox.own_package)
+    return replace(subject, files={**files_of(spec), **laid}, own_package=spec.sandbox.own_package)
 
 
 async def _pinned(

@@ -1,10 +1,12 @@
-"""The files that `mcphub check --file` lays into the home of a server."""
+"""The files that a check lays into the home of a server: those of `--file`, those of its settings."""
 
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final
 
 import typer
 
+from mcphub.catalog.forms import shaped
+from mcphub.catalog.spec import ServerSpec
 from mcphub.cli.values import pair
 from mcphub.errors import InvalidInput
 
@@ -49,3 +51,9 @@ def files(given: list[str] | None) -> dict[str, str]:
             )
         found[str(PurePosixPath("{home}", below))] = text
     return found
+
+
+def files_of(spec: ServerSpec) -> dict[str, str]:
+    """Return the files of a server of the settings with forms for made-up values: place -> template."""
+    found = shaped(spec.files, spec.env)
+    return {str(PurePosixPath("{home}", below)): text for below, text in found.items()}

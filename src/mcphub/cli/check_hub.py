@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcphub.app import serving
+from mcphub.catalog.forms import shaped, whole_files
 from mcphub.catalog.jsonc import parse
 from mcphub.catalog.settings_file import read_text
 from mcphub.ground import ground
@@ -22,6 +23,7 @@ from mcphub.ids import opaque
 from mcphub.isolation.backends import detect
 from mcphub.isolation.behind import HubLab, Member
 from mcphub.isolation.canaries import Canaries
+from mcphub.isolation.credentials import hidden_text
 from mcphub.isolation.model import Result
 from mcphub.isolation.spots import is_secret_name
 from mcphub.isolation.subject import Subject
@@ -59,8 +61,12 @@ class Copy:
         await directory.add_user(name, Role.USER)
         key = (await directory.create_key(name)).key.reveal()
         principal = await directory.principal_of(name)
-        for slot in self.hub.ground.live.current.specs[server].slot_names:
-            await self.hub.ground.vault.put(principal, server, slot, Secret(credential))
+        spec = self.hub.ground.live.current.specs[server]
+        files, whole = shaped(spec.files, spec.env), whole_files(spec.files)
+        for slot in spec.slot_names:
+            form = files[whole[slot]] if slot in whole else f"${{USER_{slot}}}"
+            value = form.replace(f"${{USER_{slot}}}", credential)
+            await self.hub.ground.vault.put(principal, server, slot, Secret(value))
         await self.hub.refresh()
         home = self.hub.launcher.home(principal.user_id, server)
         uid = self.uid_base + principal.number if os.geteuid() == 0 else os.geteuid()
@@ -159,8 +165,19 @@ def _redirected(entry: Mapping[str, Any], witness: Witness) -> dict[str, Any]:
         "redirect": {"*:443": here, "*:80": here, **mail, **{f"{h}:{p}": here for h, p in named}},
         "readable": [*sandbox.get("readable", []), str(ca.parent)],
     }
+    files = {
+        place: text if "${USER_" in str(text) else hidden_text(str(text))
+        for place, text in (entry.get("files") or {}).items()
+    }
     trust = {name: str(ca) for name in TRUST_VARIABLES}
-    return {**entry, "env": trust | env, "sandbox": sandbox, "groups": [EVERYONE], "enabled": True}
+    return {
+        **entry,
+        "env": trust | env,
+        "files": files,
+        "sandbox": sandbox,
+        "groups": [EVERYONE],
+        "enabled": True,
+    }
 
 
 def _inside(text: str) -> str:

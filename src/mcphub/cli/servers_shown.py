@@ -90,6 +90,7 @@ async def show_server(cli: Cli, name: ServerName) -> None:
             "title": spec.title,
             "transport": spec.transport.value,
             "written": _as_written(ground, name),
+            "files": [f"~/{below}" for below in spec.files],
             "slots": list(spec.slot_names),
             "egress": list(spec.sandbox.egress),
             "redirect": dict(spec.sandbox.redirect),
@@ -114,6 +115,7 @@ async def show_server(cli: Cli, name: ServerName) -> None:
         ("version", pin.told if pin else data["version"] or "not pinned yet"),
         ("start", f"{data['start']['mode']}: {data['start']['reason']}"),
         *(("environment", key) for key in spec.env),
+        *(("file", f"~/{below}") for below in spec.files),
         *(("slot", f"{slot.name} in {', '.join(slot.places)}") for slot in spec.slots),
         ("egress", ", ".join(spec.sandbox.egress) or "no network"),
         *(("redirect", f"{key} -> {to}") for key, to in spec.sandbox.redirect.items()),
@@ -147,6 +149,8 @@ def _as_written(ground: "Ground", name: str) -> dict[str, Any]:
     entry = dict(servers.get(name) or {})
     if isinstance(entry.get("env"), dict):
         entry["env"] = {key: _hidden(value) for key, value in entry["env"].items()}
+    if isinstance(entry.get("files"), dict):
+        entry["files"] = dict.fromkeys(entry["files"], "…")
     if isinstance(entry.get("headers"), dict):
         entry["headers"] = {key: _hidden(value) for key, value in entry["headers"].items()}
     return entry

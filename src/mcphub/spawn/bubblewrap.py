@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from mcphub.errors import InvalidInput
+from mcphub.spawn.confinement.laying import MOST_BYTES, PLACE
 from mcphub.vault.secret import Secret
 
 HOME: Final = "/home/u"
@@ -127,6 +128,7 @@ def options(
     own_network: bool,
     seccomp_fd: int | None,
     script_fd: int | None = None,
+    files: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Return every option of one instance, without the command.
 
@@ -138,6 +140,7 @@ def options(
         own_network: Make an empty network namespace; False when the caller has entered one.
         seccomp_fd: Descriptor of the filter.
         script_fd: Descriptor of the start script (see `command`).
+        files: Path below the home -> descriptor of the text; None for no place for such files.
     """
     size = str(tmp_mb * _MIB)
     # fmt: off
@@ -163,6 +166,10 @@ def options(
     for source, place in mounts.own:
         args += ["--bind", source, place]
     args += ["--bind", mounts.home, HOME]
+    if files is not None:  # no path of the tenant's: the links to them are the script's
+        args += ["--perms", "0700", "--size", str(MOST_BYTES), "--tmpfs", PLACE]
+        for below, fd in files.items():
+            args += ["--perms", "0600", "--file", str(fd), f"{PLACE}/{below}"]
     if script_fd is not None:
         args += ["--perms", "0500", "--file", str(script_fd), _EXEC]
     args += ["--remount-ro", "/dev", "--remount-ro", "/"]
@@ -213,17 +220,17 @@ def refuse_nul(values: Sequence[str]) -> None:
 
 
 def command(
-    argv: Sequence[str | Secret], *, most_processes: int | None
+    argv: Sequence[str | Secret], *, most_processes: int | None, before: str = ""
 ) -> tuple[list[str], bytes | None]:
     """Return the command for bubblewrap and the start script that goes with it, if any.
 
     bubblewrap takes no command from `--args`, so a secret argument travels in a script that only
     the sandbox sees. Without a cgroup for processes the limit is set inside, where it counts for
-    this user namespace alone.
+    this user namespace alone. `before` are shell commands that come first, in the same script.
     """
     plain = [arg.reveal() if isinstance(arg, Secret) else arg for arg in argv]
     if most_processes is not None:
         plain = ["/usr/bin/prlimit", f"--nproc={most_processes}:{most_processes}", "--", *plain]
-    if not any(isinstance(arg, Secret) for arg in argv):
+    if not before and not any(isinstance(arg, Secret) for arg in argv):
         return plain, None
-    return ["/bin/sh", _EXEC], f"exec {shlex.join(plain)}\n".encode()
+    return ["/bin/sh", _EXEC], f"{before}exec {shlex.join(plain)}\n".encode()

@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from mcphub.spawn import bubblewrap, copies, seccomp
+from mcphub.spawn import bubblewrap, copies, laid, seccomp
 from mcphub.spawn.building import OUTER_ENV, Order, Start, environment, memory_file, owned
 from mcphub.spawn.process import children
 from mcphub.spawn.staging import Staging
@@ -69,10 +69,16 @@ class Bubblewrapped:
     def build(self, order: Order, fds: contextlib.ExitStack) -> Start:
         """Return the chain."""
         launch = order.launch
-        command, script = bubblewrap.command(launch.argv, most_processes=order.most_processes)
+        files = laid.plain(launch)
+        command, script = bubblewrap.command(
+            launch.argv,
+            most_processes=order.most_processes,
+            before=laid.script(files, bubblewrap.HOME),
+        )
         mounts, table = self._mounts(order)
         seccomp_fd = owned(fds, seccomp.filter_fd())
         script_fd = None if script is None else memory_file(fds, script)
+        file_fds = {below: memory_file(fds, text.encode()) for below, text in files.items()}
         args = bubblewrap.options(
             mounts,
             env=environment(launch.env, bubblewrap.HOME, "/tmp"),  # noqa: S108  inside
@@ -81,6 +87,7 @@ class Bubblewrapped:
             own_network=order.network.own,
             seccomp_fd=seccomp_fd,
             script_fd=script_fd,
+            files=None if launch.files is None else file_fds,
         )
         closing: list[str] = []
         table_fd = None if not table else memory_file(fds, table.encode())
@@ -91,7 +98,7 @@ class Bubblewrapped:
             closing = ["--args", str(table_fd)]
         args += ["--info-fd", str(order.info_fd)]
         args_fd = memory_file(fds, bubblewrap.pack(args))
-        passed = (seccomp_fd, script_fd, table_fd, order.info_fd, args_fd)
+        passed = (seccomp_fd, script_fd, table_fd, order.info_fd, args_fd, *file_fds.values())
         chain = self._chain(order, table_fd)
         return Start(
             [*chain, *("bwrap", *closing, "--args", str(args_fd), "--", *command)],

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from mcphub.errors import Unavailable
-from mcphub.spawn import bubblewrap, copies, seccomp
+from mcphub.spawn import bubblewrap, copies, laid, seccomp
 from mcphub.spawn.building import Order, Start, environment, memory_file
 from mcphub.spawn.confinement import launcher
+from mcphub.spawn.confinement.laying import PLACE
 from mcphub.spawn.confinement.profile import HOME, Bind, Profile
 from mcphub.spawn.process import children
 from mcphub.vault.secret import Secret
@@ -68,8 +69,8 @@ class Confined:
         """Return the launcher with its two descriptors.
 
         Raises:
-            InvalidInput: A value holds a NUL character.
-            Unavailable: The server needs a network, which nothing here can confine.
+            InvalidInput: A value holds a NUL character, or the files are too large.
+            Unavailable: The server needs a network, which nothing here can confine, or files in memory.
         """
         launch = order.launch
         if not self.namespaces and not order.network.own:
@@ -77,13 +78,16 @@ class Confined:
                 "This machine cannot confine the network of a server, and this one needs it.",
                 hint="An administrator finds the cause with: mcphub doctor",
             )
+        if not self.namespaces:
+            laid.refuse(launch)
         home = self.home_inside(launch.home)
         tmp = "/tmp" if self.namespaces else f"{home}/.tmp"  # noqa: S108  inside
         argv = [arg.reveal() if isinstance(arg, Secret) else arg for arg in launch.argv]
         env = environment(launch.env, home, tmp)
         bubblewrap.refuse_nul([*argv, *env.values()])
         cwd = os.path.normpath(os.path.join(home, launch.cwd))  # noqa: PTH118  normalises `..` too
-        command = {"argv": argv, "env": env, "cwd": cwd, "tmp": tmp}
+        files = laid.plain(launch)
+        command = {"argv": argv, "env": env, "files": files, "home": home, "cwd": cwd, "tmp": tmp}
         profile = self.inside(order) if self.namespaces else self._on_the_host(order)
         passed = [
             memory_file(fds, profile.to_json().encode()),
@@ -111,6 +115,8 @@ class Confined:
         binds += [Bind(str(copy), str(place), writable=True) for copy, place in own]
         binds.append(Bind(str(order.launch.home), HOME, writable=True))
         network = order.network
+        files = order.launch.files is not None
+        writable = (HOME, "/tmp", "/dev", "/proc", *(str(place) for _, place in own))  # noqa: S108
         return Profile(
             uid=order.uid,
             binds=tuple(binds),
@@ -120,15 +126,14 @@ class Confined:
             network_owner=network.user_namespace if order.uid is None else -1,
             cgroups=tuple(order.join_files),
             tmp_bytes=order.launch.sandbox.tmp_mb * _MIB,
+            memory_files=files,
             files=order.files,
             file_bytes=order.file_bytes,
             processes=order.most_processes or 0,
             seccomp=seccomp.program(),
             # A second fence behind the mounts: a hole in one of them is not a hole in both.
             readable=("/",) if self._landlock else (),
-            writable=(HOME, "/tmp", "/dev", "/proc", *(str(place) for _, place in own))  # noqa: S108
-            if self._landlock
-            else (),
+            writable=(*writable, *([PLACE] if files else [])) if self._landlock else (),
         )
 
     def _on_the_host(self, order: Order) -> Profile:

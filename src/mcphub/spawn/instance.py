@@ -40,6 +40,7 @@ class Instance:
         in_flight: Leases now.
         lists_changed: The server announced other tools, prompts or resources than the catalog has.
         told: What its requests tell about the user beside the request itself.
+        files: Paths below the home at which it has files in memory.
         code: Directory of its package, which it cannot write to; None when it can, or it is not known.
     """
 
@@ -59,6 +60,7 @@ class Instance:
     groups: frozenset[str] = frozenset()
     home: Path | None = None
     home_bytes: int = 0
+    files: tuple[str, ...] = ()
     told: Told = Told()
     code: Path | None = None
     _process: Process | None = None

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import structlog
 
+from mcphub.catalog.forms import shaped
 from mcphub.catalog.identity import REQUEST_PLACE, header_of
 from mcphub.catalog.spec import FactName, ServerSpec
 from mcphub.catalog.templates import expand
@@ -182,6 +183,8 @@ class Launcher:
             return replace(dial, headers=headers, told=told)
         program = await self.programs.of(spec)
         cwd = expand(spec.cwd, values) if spec.cwd else ""
+        templates = spec.files if owner != NEUTRAL else shaped(spec.files, spec.env)
+        files = {below: expand(text, values) for below, text in templates.items()}
         own = self._own(spec, program)
         return Launch(
             instance_id=instance_id,
@@ -189,6 +192,8 @@ class Launcher:
             number=number,
             argv=tuple(expand(part, values) for part in program.argv),
             env={name: expand(text, values) for name, text in spec.env.items()} | self._trust(spec),
+            files=files or None,
+            secrets=tuple(secrets.values()) if owner != NEUTRAL else (),
             home=home,
             cwd=cwd if isinstance(cwd, str) else "",
             readable=_unique(program.readable, (Path(path) for path in spec.sandbox.readable)),

@@ -20,7 +20,7 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, MissingCredential, Unavailable
 from mcphub.ids import instance_id
 from mcphub.policy.model import Permit, Transport
-from mcphub.spawn import failing
+from mcphub.spawn import failing, laid
 from mcphub.spawn.admission import admit
 from mcphub.spawn.advice import Advice
 from mcphub.spawn.homes import HomeWatch
@@ -256,7 +256,7 @@ class InstancePool:
                 if launch.owner != SHARED:
                     instance.groups = permit.principal.groups
                 if isinstance(launch, Launch):
-                    instance.home = launch.home
+                    instance.home, instance.files = launch.home, tuple(launch.files or ())
                     await self._homes.admit(launch.home, instance.home_bytes, spec.name)
                 instance.told = launch.told
                 await self._bring_up(instance, spec, launch)
@@ -409,10 +409,23 @@ class InstancePool:
             instance.upstream.close()
         if instance._process is not None:  # noqa: SLF001
             await instance.process.stop(grace_s)
+        self._clear_files(instance)
         instance.state = State.STOPPED
         self._all.pop(instance.id, None)
         self._stopping.discard(instance.id)
         self._changed("stopped", instance)
+
+    def _clear_files(self, instance: Instance) -> None:
+        """Remove from a home what stands for files in memory, with the last instance that has it.
+
+        At once, so that no start comes in between.
+        """
+        home = instance.home
+        if home is None or not instance.files:
+            return
+        others = (each for each in self._all.values() if each is not instance)
+        if not any(each.home == home for each in others):
+            laid.clear(home, instance.files)
 
     async def _sweep(self) -> None:
         ready, draining = State.READY, State.DRAINING

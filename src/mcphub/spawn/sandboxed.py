@@ -24,7 +24,7 @@ import structlog
 
 from mcphub import ids
 from mcphub.errors import HubError, InvalidInput, Unavailable
-from mcphub.spawn import bubblewrap, bubblewrapped, cgroups, copies, program, reaper
+from mcphub.spawn import bubblewrap, bubblewrapped, cgroups, copies, laid, program, reaper
 from mcphub.spawn.building import OUTER_ENV, Builder, Layer, Order, owned
 from mcphub.spawn.confined import Confined
 from mcphub.spawn.confinement import kernel, landlock
@@ -34,7 +34,6 @@ from mcphub.spawn.process import ChildProcess, NamespaceInit, signal_pid, spawn
 from mcphub.spawn.spawner import Launch
 from mcphub.spawn.staging import Staging
 from mcphub.spawn.stderr import StderrBuffer, names_of
-from mcphub.vault.secret import Secret
 
 _log = structlog.get_logger()
 
@@ -310,14 +309,9 @@ class SandboxedSpawner:
 
     def tail(self, launch: Launch, places: list[Path], builder: Builder) -> StderrBuffer:
         """Return where the stderr of an instance goes."""
-        secrets = [
-            value.reveal()
-            for value in (*launch.argv, *launch.env.values())
-            if isinstance(value, Secret)
-        ]
         inside = builder.home_inside(launch.home)
         shown = names_of(launch.home, inside, [*places, self.settings.state])
-        return StderrBuffer(secrets, shown=shown, programs=builder.speakers)
+        return StderrBuffer(laid.secrets_of(launch), shown=shown, programs=builder.speakers)
 
     def prepare_home(self, launch: Launch) -> None:
         """Make the home (0700) and give it to the user's kernel uid; never follow a link."""

@@ -73,6 +73,9 @@ class Launch:
         env: The complete environment of the child, built from empty (rule R10). The spawner adds
             only HOME, PATH, TMPDIR, USER, LOGNAME, LANG when they are not given.
         home: Private, persistent directory on the host; created (0700) when missing.
+        files: Path below the home -> text of a file that appears there, in memory only (`spawn.laid`).
+            None for no place for such files; empty for the place alone.
+        secrets: The values that went into those, to be hidden wherever the server says them.
         cwd: Directory inside the instance, relative to its home unless absolute; empty = home.
         readable: Host paths that appear read-only at the same place (package, interpreter, …).
         own: Directories below `readable` of which the instance sees a copy that its owner keeps and
@@ -88,6 +91,8 @@ class Launch:
     argv: tuple[str | Secret, ...]
     home: Path
     env: Mapping[str, str | Secret] = field(default_factory=dict)
+    files: Mapping[str, str | Secret] | None = None
+    secrets: tuple[Secret, ...] = ()
     cwd: str = ""
     readable: tuple[Path, ...] = ()
     own: tuple[Path, ...] = ()

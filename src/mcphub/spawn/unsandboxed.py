@@ -18,7 +18,7 @@ from typing import Final, Self
 import structlog
 
 from mcphub.errors import InvalidInput, Unavailable, UpstreamFailed
-from mcphub.spawn import reaper
+from mcphub.spawn import laid, reaper
 from mcphub.spawn.process import ChildProcess, spawn
 from mcphub.spawn.spawner import Launch
 from mcphub.spawn.stderr import StderrBuffer, names_of
@@ -65,9 +65,10 @@ class UnsandboxedSpawner:
         """Start a process group.
 
         Raises:
-            Unavailable: The machine is out of something.
+            Unavailable: The machine is out of something, or the launch has files.
             UpstreamFailed: The program or the directory does not exist.
         """
+        laid.refuse(launch)
         _check_program(launch.argv)
         cwd, tmp = _make_directories(launch)
         try:
@@ -85,11 +86,6 @@ class UnsandboxedSpawner:
         argv = [arg.reveal() if isinstance(arg, Secret) else arg for arg in launch.argv]
         if any("\0" in text for text in (*argv, *env.values())):
             raise InvalidInput("A value of the server's environment holds a NUL character.")
-        secrets = [
-            value.reveal()
-            for value in (*launch.argv, *launch.env.values())
-            if isinstance(value, Secret)
-        ]
         process: ChildProcess | None = None
 
         async def cleanup() -> None:
@@ -110,7 +106,7 @@ class UnsandboxedSpawner:
             cwd=str(cwd),
             pass_fds=(),
             tail=StderrBuffer(
-                secrets,
+                laid.secrets_of(launch),
                 shown=names_of(launch.home, "~", launch.readable),
                 programs=("setpriv",),
             ),

@@ -2,7 +2,7 @@
 
     python -I -S -c BOOT PROFILE_FD COMMAND_FD INFO_FD HUB_PID < stdin > stdout
 
-PROFILE_FD holds a profile as JSON. COMMAND_FD holds `{"argv", "env", "cwd", "tmp"}` and is read only by the
+PROFILE_FD holds a profile as JSON. COMMAND_FD holds `{"argv", "env", "files", "home", "cwd", "tmp"}` and is read only by the
 process that becomes the command, so credentials are in no other. INFO_FD is told the pid of the first
 process inside, as bubblewrap's `--info-fd` does. Standard library only.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn
 
 from mcphub.spawn.confinement import entering, kernel
+from mcphub.spawn.confinement.laying import lay
 from mcphub.spawn.confinement.profile import Profile
 
 NAME: Final = "mcphub-sandbox"
@@ -114,6 +115,7 @@ def _execute(command_fd: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     for place in (command["tmp"], command["cwd"]):
         os.makedirs(place, exist_ok=True)
+    lay(command["files"], command["home"])
     os.chdir(command["cwd"])
     try:
         os.execve(command["argv"][0], command["argv"], command["env"])

@@ -46,6 +46,7 @@ class Profile:
         network_owner: Descriptor of the user namespace that owns it, for a hub without root.
         cgroups: Files to write `0` to, which joins control groups.
         tmp_bytes: Size of `/tmp` and of `/dev/shm`.
+        memory_files: Make the place for files in memory (`laying`).
         files: Most open files of a process.
         file_bytes: Largest file; 0 sets none.
         processes: Most processes of the kernel uid; 0 sets none.
@@ -62,6 +63,7 @@ class Profile:
     network_owner: int = -1
     cgroups: tuple[str, ...] = ()
     tmp_bytes: int = 64 * 1024 * 1024
+    memory_files: bool = False
     files: int = 1024
     file_bytes: int = 0
     processes: int = 0

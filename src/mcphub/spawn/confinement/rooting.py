@@ -9,7 +9,7 @@ import os
 import stat
 from typing import Final
 
-from mcphub.spawn.confinement import kernel
+from mcphub.spawn.confinement import kernel, laying
 from mcphub.spawn.confinement.profile import Bind, Profile
 
 _STAGE: Final = "/tmp"  # noqa: S108  covered in the own mount namespace only
@@ -52,6 +52,8 @@ def make_root(profile: Profile) -> None:
     _fill_dev(devices, profile.tmp_bytes)
     kernel.mount("tmpfs", "tmp", _PLAIN, f"size={profile.tmp_bytes},mode=1777")
     os.symlink("/tmp", "var/tmp")  # noqa: S108  inside the sandbox
+    if profile.memory_files:
+        _make_place_of_files(os.geteuid() if profile.uid is None else profile.uid)
     for index, (bind, tree) in enumerate(trees):  # after /tmp: one may lie below it
         _put(bind, tree, index)
     for index, (place, text) in enumerate(profile.texts):
@@ -63,6 +65,13 @@ def make_root(profile: Profile) -> None:
     kernel.unmount(".")  # the host's root, which now lies on top, and the stage in it
     os.chdir("/")
     kernel.set_attributes_of("/", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
+
+
+def _make_place_of_files(uid: int) -> None:
+    place = laying.PLACE.lstrip("/")
+    os.mkdir(place)
+    options = f"size={laying.MOST_BYTES},mode=0700,uid={uid},gid={uid}"
+    kernel.mount("tmpfs", place, _PLAIN | kernel.MS_NOEXEC, options)
 
 
 def _take(bind: Bind) -> int:

@@ -18,8 +18,9 @@ from typing import Any, Final, Self
 import structlog
 
 from mcphub.errors import HubError
-from mcphub.spawn import bubblewrap
+from mcphub.spawn import bubblewrap, laid
 from mcphub.spawn.building import environment
+from mcphub.spawn.confinement.laying import PLACE
 from mcphub.spawn.egress.events import EgressEvent
 from mcphub.spawn.layered import Layered
 from mcphub.spawn.process import ChildProcess, children
@@ -134,13 +135,8 @@ class WarmSpawner(Layered):
         finally:
             os.close(mounts)
         self.stock.leave(worker)
-        secrets = [
-            value.reveal()
-            for value in (*launch.argv, *launch.env.values())
-            if isinstance(value, Secret)
-        ]
         inside = self.home_inside(launch.home)
-        process.stderr.know(secrets, names_of(launch.home, inside, launch.readable))
+        process.stderr.know(laid.secrets_of(launch), names_of(launch.home, inside, launch.readable))
         self._instances[worker.name] = launch.instance_id
         process.exited.add_done_callback(lambda _: self._instances.pop(worker.name, None))
         if os.write(process.stdin, said) < len(said):
@@ -165,9 +161,17 @@ class WarmSpawner(Layered):
         env = environment(launch.env, home, "/tmp")  # noqa: S108  inside the sandbox
         bubblewrap.refuse_nul([*argv, *env.values()])
         cwd = os.path.normpath(os.path.join(home, launch.cwd))  # noqa: PTH118
+        files = laid.plain(launch)
         env["PWD"] = cwd  # as bubblewrap sets it
         made = cwd != home and Path(cwd).is_relative_to(home)
-        return {"argv": argv[1:], "env": env, "cwd": cwd, "made": made}
+        return {
+            "argv": argv[1:],
+            "env": env,
+            "cwd": cwd,
+            "made": made,
+            "files": {f"{PLACE}/{below}": text for below, text in files.items()},
+            "links": {f"{PLACE}/{below}": f"{home}/{below}" for below in files},
+        }
 
     def _heard(self, event: EgressEvent) -> None:
         """Pass on what a worker did with its network, in the name of the instance that it is."""

@@ -58,6 +58,7 @@ class _Key:
     warm: Warm
     readable: tuple[Path, ...]
     sandbox: str
+    files: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +83,7 @@ class Shelf:
     """The workers for one server.
 
     Attributes:
+        files: Its servers are given files: there is a place for them.
         failed_at: Event loop time at which one could not be brought up.
         used: Event loop time at which one was last asked for.
     """
@@ -89,6 +91,7 @@ class Shelf:
     warm: Warm
     readable: tuple[Path, ...]
     sandbox: SandboxSpec
+    files: bool = False
     waiting: list[Worker] = field(default_factory=list)
     starts: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_OF_ONE))
     failed_at: float = float("-inf")
@@ -97,7 +100,8 @@ class Shelf:
     @classmethod
     def of(cls, launch: Launch, warm: Warm) -> Self:
         """Return an empty one for launches like this."""
-        return cls(replace(warm, trial=False), launch.readable, launch.sandbox)
+        files = launch.files is not None
+        return cls(replace(warm, trial=False), launch.readable, launch.sandbox, files)
 
     def lacks(self, now: float) -> bool:
         """Tell whether another worker should be brought up."""
@@ -155,7 +159,7 @@ class Stock:
 
     def shelf(self, launch: Launch, warm: Warm) -> Shelf:
         """Return where workers for a launch wait, marked as used."""
-        key = _Key(warm, launch.readable, repr(launch.sandbox))
+        key = _Key(warm, launch.readable, repr(launch.sandbox), launch.files is not None)
         found = self._shelves.setdefault(key, Shelf.of(launch, warm))
         found.used = asyncio.get_running_loop().time()
         return found
@@ -199,6 +203,7 @@ class Stock:
         argv = (shelf.warm.node, *_FLAGS, f"/etc/{_WORKER}")
         launch = Launch(
             *(name, "waiting", number, argv, home, _ENV),
+            files={} if shelf.files else None,
             readable=shelf.readable,
             sandbox=shelf.sandbox,
         )

@@ -10,6 +10,7 @@
 
 const fs = require("node:fs");
 const Module = require("node:module");
+const path = require("node:path");
 const { pathToFileURL } = require("node:url");
 const v8 = require("node:v8");
 const vm = require("node:vm");
@@ -60,10 +61,29 @@ function collect() {
   v8.setFlagsFromString("--no-expose-gc");
 }
 
+// As `confinement.laying`: files in memory, and links to them in the home.
+function lay(files, links) {
+  for (const [file, text] of Object.entries(files)) {
+    const link = links[file];
+    fs.mkdirSync(path.dirname(file), { recursive: true, mode: 0o700 });
+    fs.writeFileSync(file, text, { mode: 0o600, flag: "wx" });
+    fs.mkdirSync(path.dirname(link), { recursive: true, mode: 0o700 });
+    const made = `${link}.${Math.random().toString(36).slice(2)}`;
+    fs.symlinkSync(file, made);
+    try {
+      fs.renameSync(made, link);
+    } catch (error) {
+      fs.unlinkSync(made);
+      throw error;
+    }
+  }
+}
+
 function become(what) {
   for (const name of Object.keys(process.env)) delete process.env[name];
   Object.assign(process.env, what.env);
   if (what.made) fs.mkdirSync(what.cwd, { recursive: true });
+  lay(what.files, what.links);
   process.chdir(what.cwd);
   process.execArgv.length = 0;
   process.argv.splice(1, Infinity, ...what.argv);

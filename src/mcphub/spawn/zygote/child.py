@@ -25,6 +25,7 @@ import traceback
 from typing import Any, Final, NoReturn
 
 from mcphub.spawn.confinement import entering, kernel
+from mcphub.spawn.confinement.laying import lay
 from mcphub.spawn.confinement.profile import HOME, Profile
 from mcphub.spawn.zygote.messages import receive
 
@@ -89,6 +90,7 @@ def _become(what: dict[str, Any]) -> NoReturn:
     os.environ.update(what["env"])
     time.tzset()
     os.makedirs(what["cwd"], exist_ok=True)
+    lay(what["files"], HOME)
     os.chdir(what["cwd"])
     argv: list[str] = what["argv"]
     if argv[0] != what["python"]:

@@ -22,7 +22,7 @@ import structlog
 from mcphub.catalog.spec import SandboxSpec
 from mcphub.errors import HubError
 from mcphub.ids import instance_id
-from mcphub.spawn import bubblewrap, cgroups, program
+from mcphub.spawn import bubblewrap, cgroups, laid, program
 from mcphub.spawn.building import Order, environment, memory_file
 from mcphub.spawn.confined import Confined
 from mcphub.spawn.confinement import landlock
@@ -334,6 +334,7 @@ class ZygoteSpawner(Layered):
         return {
             "argv": argv,
             "env": env,
+            "files": laid.plain(launch),
             "cwd": os.path.normpath(os.path.join(HOME, launch.cwd)),  # noqa: PTH118
             "python": launch.preload.python,
             "name": Path(str(launch.argv[-1 if len(launch.argv) < 2 else 1])).name,
