@@ -185,6 +185,7 @@ async def running(settings: HubSettings, clock: Clock, stopping: Stopping) -> As
             egress,
             late,
             connections,
+            stopping.fail,
         )
         pool.follow(hub)
         egress.whose = hub.whose
@@ -469,7 +470,7 @@ async def serve(
         on_stop: Called when it begins to stop.
 
     Raises:
-        HubError: As `serving`.
+        HubError: As `serving`; or it could not go on.
     """
     os.umask(os.umask(0o077) | 0o022)  # whatever it is started with, others write nowhere
     keep_large_buffers()
@@ -486,3 +487,5 @@ async def serve(
         await stopping.begun.wait()
         on_stop()
     stopping.at("threads")
+    if stopping.failure is not None:
+        raise stopping.failure

@@ -37,6 +37,39 @@ if TYPE_CHECKING:
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
+class DatabaseFile:
+    """The file of a SQLite database, as it was when the database was opened. Nothing for a service.
+
+    Args:
+        url: Of the database.
+
+    Raises:
+        OSError: The file cannot be looked at.
+    """
+
+    _SCHEME = "sqlite://"
+
+    def __init__(self, url: str) -> None:
+        own = url.startswith(self._SCHEME)
+        self._path = Path(url.removeprefix(self._SCHEME)) if own else None
+        self._was = self._now()
+
+    def is_another(self) -> bool:
+        """Whether its name leads elsewhere now, or nowhere: what was opened hears of no change any more.
+
+        Raises:
+            OSError: The file cannot be looked at.
+        """
+        return self._now() != self._was
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat() if self._path is not None else None
+        except FileNotFoundError:
+            return None
+        return (found.st_dev, found.st_ino) if found is not None else None
+
+
 @dataclass(frozen=True)
 class Ground:
     """Services on one store."""
@@ -44,6 +77,7 @@ class Ground:
     settings: HubSettings
     clock: Clock
     db: Database
+    db_file: DatabaseFile
     directory: Directory
     vault: Vault
     states: ServerStates
@@ -205,6 +239,7 @@ async def ground(
             settings=settings,
             clock=clock,
             db=db,
+            db_file=DatabaseFile(settings.database_url),
             directory=Directory(db, clock),
             vault=Vault(db, KeyRing.load(keys), clock),
             states=ServerStates(db, clock),

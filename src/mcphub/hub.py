@@ -18,7 +18,7 @@ from mcphub.audit import log
 from mcphub.audit.recorder import Recorder
 from mcphub.catalog.settings_file import LoadedSettings
 from mcphub.catalog.spec import ServerSpec
-from mcphub.errors import HubError, NotFound
+from mcphub.errors import HubError, NotFound, Unavailable
 from mcphub.gateway.access import Access
 from mcphub.gateway.catalogs import TOOLS, Catalogs
 from mcphub.gateway.listen import LIST_CHANGED, Outlets
@@ -52,6 +52,7 @@ class Hub:
 
     Attributes:
         late: Clock for what cannot be undone.
+        cannot_go_on: Stops the hub, for a reason that it is given.
         url: Where clients reach it, once it listens.
     """
 
@@ -70,8 +71,10 @@ class Hub:
     egress: EgressLedger
     late: Clock
     connections: Connections
+    cannot_go_on: Callable[[HubError], None]
     url: str = ""
     revision: int = -1
+    _out_of_sight: bool = False
     _reload: asyncio.Lock = field(default_factory=asyncio.Lock)
     _asked: int = 0
     _answered: int = 0
@@ -86,14 +89,15 @@ class Hub:
             if self._answered >= mine:
                 return self.revision
             asked = self._asked
-            revision, users = await changes.since(self.ground.db, self.revision)
+            known = -1 if self._out_of_sight else self.revision
+            revision, users = await changes.since(self.ground.db, known)
             before = (
                 {name: state.pin for name, state in self.access.states.items()}
                 if self.revision >= 0
                 else {}
             )
             await self.access.load(users)
-            self.revision = revision
+            self.revision, self._out_of_sight = revision, False
             for name, state in self.access.states.items():
                 if name in before and before[name] != state.pin:
                     self._changed(name)
@@ -274,6 +278,7 @@ class Hub:
 
     def _looks(self, polls: int) -> Iterator[Callable[[], Awaitable[None]]]:
         """Yield what is looked at this time, what others' rights hang on first."""
+        yield self._keep_to_the_database
         yield self._follow_database
         yield self._follow_signing_keys
         yield self._end_what_is_idle
@@ -285,8 +290,24 @@ class Hub:
             yield self._drain_expired
             yield self._remove_who_is_due
 
+    async def _keep_to_the_database(self) -> None:
+        if self.ground.db_file.is_another():
+            self.cannot_go_on(
+                Unavailable(
+                    "The database's file is another one than the hub has opened, or gone: what commands change "
+                    "there would not count.",
+                    hint="Start the hub again. To restore a backup, stop it first.",
+                )
+            )
+
     async def _follow_database(self) -> None:
-        if await self.ground.db.revision() != self.revision:
+        try:
+            changed = await self.ground.db.revision() != self.revision
+        except Exception:
+            # another server may answer next, which lacks what this one had: its numbers say nothing
+            self._out_of_sight = True
+            raise
+        if changed or self._out_of_sight:
             await self.refresh()
 
     async def _follow_signing_keys(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import structlog
 
+from mcphub.errors import HubError
 from mcphub.spawn.process import descendants
 
 _log = structlog.get_logger()
@@ -45,21 +46,25 @@ class Stopping:
     Attributes:
         begun: Set by the first signal.
         hurry: Set by the second one, and when the limit is over.
+        failure: Why the hub stops by itself, if it does.
     """
 
     def __init__(self, limit_s: float = STOP_S) -> None:
         self.begun = asyncio.Event()
         self.hurry = asyncio.Event()
+        self.failure: HubError | None = None
         self._limit_s = limit_s
         self._step = "start"
         self._deadline = 0.0
         self._moved = threading.Event()
+        self._process_is_the_hubs = False
         self._loop = asyncio.get_running_loop()
         self._instances: Callable[[], list[str]] = list
         self._save: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     def take_signals(self) -> None:
         """Stop at SIGINT or SIGTERM; on the main thread, in a process that is the hub's own."""
+        self._process_is_the_hubs = True
         for name in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(name, self._on_signal)
 
@@ -83,17 +88,29 @@ class Stopping:
         self.at(step)
         await work()
 
+    def fail(self, failure: HubError) -> None:
+        """Stop as at a signal, for a reason that the hub found itself; further ones change nothing."""
+        if self.failure is None:
+            self.failure = failure
+            _log.error("hub.cannot_go_on", reason=failure.message, hint=failure.hint)
+            if not self.begun.is_set():
+                self._begin()
+
     def _on_signal(self) -> None:
         now = time.monotonic()
         if not self.begun.is_set():
-            self.begun.set()
-            self._end_by(now + self._limit_s)
-            threading.Thread(target=self._watch, name="stopping", daemon=True).start()
+            self._begin()
         elif not self.hurry.is_set():
             self.hurry.set()
             self._end_by(min(self._deadline, now + HURRIED_S))
         else:
             self._end_by(now)
+
+    def _begin(self) -> None:
+        self.begun.set()
+        if self._process_is_the_hubs:
+            self._end_by(time.monotonic() + self._limit_s)
+            threading.Thread(target=self._watch, name="stopping", daemon=True).start()
 
     def _end_by(self, deadline: float) -> None:
         self._deadline = deadline

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.chaos.serving import HubProcess
+from tests.chaos.serving import HubProcess, wait_until_gone
 from tests.unprivileged import ROOT
 
 FOLDER = ROOT / "tests" / "servers"
@@ -219,3 +219,34 @@ def test_a_log_that_cannot_be_written_is_no_error_of_anything_else(tmp_path):
         assert told["error"]["data"]["code"] == "unauthenticated"
         assert hub.call("bob", "plain", "echo", text="bob") == "bob"
         assert hub.stop() == 0
+
+
+@pytest.mark.parametrize("way", ["replaced", "gone"])
+def test_a_hub_whose_database_file_is_another_one_ends_before_a_revocation_goes_unheard(
+    tmp_path, way
+):
+    """A backup is put in its place while the hub runs: commands change a file that the hub has never opened."""
+    hub = HubProcess(tmp_path / "hub")
+    hub.init({"quiet": plain()}, ["alice", "bob"])
+    copy = tmp_path / "copy.db"
+    with sqlite3.connect(hub.directory / "hub.db") as db:
+        db.execute("VACUUM INTO ?", [str(copy)])
+    copy.chmod(0o600)
+    with hub.serving():
+        for user in hub.keys:
+            hub.call(user, "quiet", "remember", value=f"of {user}")
+        tree = hub.tree()
+        for end in ("-wal", "-shm"):
+            (hub.directory / f"hub.db{end}").unlink(missing_ok=True)
+        if way == "replaced":
+            copy.rename(hub.directory / "hub.db")
+            assert hub.run("user", "disable", "alice").returncode == 0
+        else:
+            (hub.directory / "hub.db").unlink()
+        assert hub.process.wait(30) == 1
+        wait_until_gone(tree, 5)
+        assert "hub.cannot_go_on" in hub.log.read_text()
+    if way == "replaced":
+        with hub.serving():
+            assert "result" in hub.answer("bob", "quiet", "recall")
+            assert "result" not in hub.answer("alice", "quiet", "recall")
