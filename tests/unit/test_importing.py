@@ -302,6 +302,53 @@ def test_places_of_one_persons_machine_are_told_without_their_names(text: str, t
     assert "ann" not in notes
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "file"),
+    [
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/Users/ann/keys/sa.json", "~/keys/sa.json"),
+        (
+            "GMAIL_OAUTH_PATH",
+            "~/.gmail-mcp/gcp-oauth.keys.json",
+            "~/.gmail-mcp/gcp-oauth.keys.json",
+        ),
+        ("GMAIL_CREDENTIALS_PATH", "C:\\Users\\ann\\c.json", "~/c.json"),
+        ("KUBECONFIG", "/home/ann/.kube/config", "~/.kube/config"),
+        ("TOKEN_FILE", "/opt/secrets/token", "~/token"),
+        ("GITHUB_PRIVATE_KEY_PATH", "${userHome}/app.pem", "~/app.pem"),
+        ("API_TOKEN", "./token.json", "~/token.json"),
+        ("API_TOKEN", "/9j/4AAQSkZJRgABAQEAYABgAAD", None),
+        ("LOG_FILE", "/home/ann/x.log", None),
+        ("CONFIG_PATH", "/home/ann/x.json", None),
+        ("TOKEN_URL", "https://a.example/token.json", None),
+        ("TOKEN_FILE", "/opt/../..", None),
+    ],
+)
+def test_a_file_with_a_credential_becomes_one_of_each_user(name, value, file) -> None:
+    flag = f"--{name.lower().replace('_', '-')}"
+    for entry in (
+        {"env": {name: value}}, {"args": ["a-server", flag, value]}, {"args": ["a-server", f"{flag}={value}"]}
+    ):  # fmt: skip
+        made, notes = imported(command="npx", **{"args": ["a-server"], **entry})
+        if file is None:
+            assert "files" not in made
+            assert "4AAQ" not in json.dumps(made) + notes
+            continue
+        ((place, text),) = made["files"].items()
+        assert place == file
+        assert text.startswith("${USER_")
+        assert text.endswith("}")
+        assert f"${{USER_HOME}}/{file[2:]}" in json.dumps([made.get("env"), made["args"]])
+        assert "--from-file" in notes
+        assert "ann" not in json.dumps(made) + notes
+        assert len(re.findall(r"\$\{USER_(?!HOME)", json.dumps(made))) == 1
+
+
+def test_two_files_of_one_name_do_not_become_one() -> None:
+    env = {"A_TOKEN_FILE": "/x/key.json", "B_TOKEN_FILE": "/y/key.json"}
+    entry, _ = imported(command="npx", args=["a-server"], env=env)
+    assert entry["files"] == {"~/key.json": "${USER_A_TOKEN}"}
+
+
 def test_unknown_servers_are_told_to_have_no_network() -> None:
     assert "without network: one." in imported(command="npx", args=["a-server"])[1]
     assert "network" not in imported(url="https://a.example/mcp")[1]

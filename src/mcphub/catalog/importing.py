@@ -13,6 +13,7 @@ from typing import Any
 
 from mcphub.catalog.inputs import read_inputs
 from mcphub.catalog.jsonc import JsoncError, parse
+from mcphub.catalog.key_files import with_key_files
 from mcphub.catalog.known import KnownServer, known_server
 from mcphub.catalog.launchers import requirement
 from mcphub.catalog.moving import left_behind, moved, without_network
@@ -163,6 +164,8 @@ def _entry(name: str, raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     finder = SecretFinder(name)
     entry = {key: raw[key] for key in raw if key in _TAKEN and raw[key] not in (None, "", [], {})}
     own = _translated(entry, known)
+    entry, told = with_key_files(entry)
+    notes += told
     if isinstance(entry.get("env"), dict):
         certain = known.slots if known is not None else ()
         entry["env"] = {

@@ -158,7 +158,9 @@ def _outside_templates(text: str, change: Callable[[str], str]) -> str:
 
 
 def _is_template(text: str) -> bool:
-    """Whether a text says nothing itself: templates, at most with a scheme word beside them."""
+    """Whether a text says nothing itself: templates, at most with a scheme word beside them; or a path."""
+    if text.startswith("${USER_HOME}/"):
+        return True
     rest = _TEMPLATE.sub("", text)
     return (
         rest != text and re.fullmatch(r"\W*(?:bearer|basic|token|bot)?\W*", rest, re.I) is not None
