@@ -80,7 +80,7 @@ def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bo
         return envelope.result(raw_id, translate.result_for_legacy(plain.result))
     if told.kind is not UNSET or told.meta is not UNSET:
         return None
-    return plain.answer(raw_id, translate.added_for_modern(instance.upstream.server_info))
+    return plain.answer(raw_id, instance.upstream.added_for_modern)
 
 
 def _error(

@@ -9,6 +9,7 @@ era of the caller (`gateway`).
 """
 
 import asyncio
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from mcphub.wire import envelope
 from mcphub.wire.codes import Era
 from mcphub.wire.envelope import Members, Message
 from mcphub.wire.splicing import PlainResult, plain_result
+from mcphub.wire.translate import added_for_modern
 
 CLIENT_INFO: Final = msgspec.json.encode(
     {"name": "mcphub", "title": "MCPHub", "version": __version__}
@@ -117,7 +119,6 @@ class Upstream(ABC):
     ) -> None:
         self.name = name
         self.opening = b""
-        self._server_info: bytes | None = None
         self.noise = 0
         self.one_owner = one_owner
         self.roots = roots
@@ -166,13 +167,15 @@ class Upstream(ABC):
 
     # ------------------------------------------------------------------ common to both eras
 
-    @property
+    @functools.cached_property
     def server_info(self) -> bytes:
         """Raw `serverInfo` of the opening, b"" when there is none."""
-        if self._server_info is None:
-            info = bytes(envelope.object_of(self.opening).get("serverInfo", b""))
-            self._server_info = envelope.one_line(info)
-        return self._server_info
+        return envelope.one_line(bytes(envelope.object_of(self.opening).get("serverInfo", b"")))
+
+    @functools.cached_property
+    def added_for_modern(self) -> bytes:
+        """Raw members of a modern result that a legacy server's result has not."""
+        return added_for_modern(self.server_info)
 
     @property
     def pending(self) -> int:
