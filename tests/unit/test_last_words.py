@@ -61,3 +61,20 @@ def test_what_a_program_inside_said_before_the_error_is_told_too() -> None:
 
 def test_a_server_that_said_nothing_is_not_quoted() -> None:
     assert with_last_words(UpstreamFailed("Ended."), ["}", "  "]).message == "Ended."
+
+
+def test_a_usage_text_alone_is_told_from_its_start():
+    lines = ["Sessions for clients", "", "Usage: console <COMMAND>", "", "Commands:"]
+    lines += ["  serve   Run the server", *["  other"] * 20, "Examples:", "  console sandbox"]
+    said = with_last_words(UpstreamFailed("Ended."), lines).message
+    assert said.startswith(
+        "Ended. Its last words: Usage: console <COMMAND> / Commands: / serve Run"
+    )
+    assert "Examples" not in said
+
+
+def test_an_error_after_or_before_a_usage_text_is_told_for_it():
+    usage = ["Usage: console <COMMAND>", *["  other"] * 20]
+    for lines in (["error: no such command", *usage], [*usage, "error: no such command"]):
+        said = with_last_words(UpstreamFailed("Ended."), lines).message
+        assert "error: no such command" in said

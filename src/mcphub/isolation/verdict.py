@@ -172,11 +172,17 @@ def _of_findings(findings: Sequence[Finding], doubt: str) -> tuple[Verdict, bool
 
 
 def _idle(case: Case, coverage: Coverage) -> list[str]:
-    """Return the tools that may change something and never worked, when they are most of their kind."""
+    """Return the tools that may change something and never worked, when they are most of their kind.
+
+    What a client of a service asked it in vain is left out: what it would have changed is there.
+    """
     done = {seen.call.name for seen in case.treatment.a if worked(seen)}
+    outside = _outside(case)
+    elsewhere = outside - done if _is_client(coverage, outside) else set[str]()
     by_rank = {
         rank: {tool.name for tool in case.surface.tools.values() if tool.rank is rank}
         - set(coverage.skipped)
+        - elsewhere
         for rank in (Rank.CREATE, Rank.OTHER)
     }
     for due in (by_rank[Rank.CREATE], by_rank[Rank.CREATE] | by_rank[Rank.OTHER]):
@@ -186,15 +192,25 @@ def _idle(case: Case, coverage: Coverage) -> list[str]:
     return []
 
 
+def _outside(case: Case) -> set[str]:
+    """Return the tools that asked a service."""
+    return {seen.call.name for seen in case.treatment.a if seen.egress}
+
+
+def _is_client(coverage: Coverage, outside: set[str]) -> bool:
+    """Tell whether a server is the client of a service: most of its tools ask it."""
+    return len(outside & set(coverage.tried)) * 2 > len(coverage.tried)
+
+
 def _unmade(case: Case, coverage: Coverage) -> tuple[str, str] | None:
     """Return a tool that makes things and never worked, and one that shows them and did.
 
     What is shown by asking a service is the service's own, where most tools ask it: its users'
     credentials tell them apart there.
     """
-    outside = {seen.call.name for seen in case.treatment.a if seen.egress}
+    outside = _outside(case)
     called = [case.surface.tools[name] for name in sorted(coverage.tried)]
-    client = len(outside & set(coverage.tried)) * 2 > len(called)  # of a service, and keeps nothing
+    client = _is_client(coverage, outside)
     done = set(coverage.succeeded)
     made = {noun for tool in called if tool.makes and tool.name in done for noun in tool.nouns}
     for maker in called:

@@ -15,7 +15,11 @@ _WIDTH: Final = 200
 _WORTHLESS: Final = re.compile(r"\s+at .*|node:[\w/]+:\d+|\s+throw \S.*|Node\.js v[\d.]+\s*|\W*")
 _MEMBERS: Final = re.compile(r"\s+at .*\{\s*")  # its members follow, to a bracket at the margin
 _USAGE: Final = 100  # lines of it that may follow what was wrong
-_NAMES_ERROR: Final = re.compile(r"\W*(?:[\w.]*(?:error|exception)|fatal|panic)\b", re.IGNORECASE)
+_USAGE_BEGINS: Final = re.compile(r"\W{0,4}usage\b", re.IGNORECASE)
+_USAGE_WORDS: Final = 10
+_NAMES_ERROR: Final = re.compile(
+    r"\W*(?:\S{1,40}: )?(?:[\w.]*(?:error|exception)|fatal|panic)\b", re.IGNORECASE
+)
 
 
 def hub_stops() -> Unavailable:
@@ -71,13 +75,27 @@ def with_last_words(error: HubError, lines: Sequence[str]) -> HubError:
             text = line.strip()
             said.append(text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…")
     told = said[-_WORDS:]
-    if not any(map(_NAMES_ERROR.match, told)):  # how to use it, after what was wrong
-        told = [line for line in said[-_USAGE:] if _NAMES_ERROR.match(line)][-1:] or told
+    if not any(map(_NAMES_ERROR.match, told)):  # how to use it, after what was wrong or alone
+        wrong = [line for line in said[-_USAGE:] if _NAMES_ERROR.match(line)][-1:]
+        told = wrong or usage_in(said) or told
     while len(told) > 1 and len(" / ".join(told)) > _LONGEST:
         del told[0]
     if told:
         error.message = f"{error.message} Its last words: {' / '.join(told)}"
     return error
+
+
+def usage_in(lines: Sequence[str]) -> list[str]:
+    """Return the first lines of a usage text, in which the commands are; nothing where there is none."""
+    begins = next((at for at, line in enumerate(lines) if _USAGE_BEGINS.match(line)), None)
+    if begins is None:
+        return []
+    told: list[str] = []
+    for line in filter(None, (" ".join(line.split()) for line in lines[begins:])):
+        if len(told) == _USAGE_WORDS or len(" / ".join([*told, line])) > _LONGEST:
+            break
+        told.append(line)
+    return told
 
 
 def status_of(exited: "asyncio.Future[int] | None") -> str:

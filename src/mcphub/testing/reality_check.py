@@ -114,6 +114,8 @@ def _page(rows: Sequence[Row], entries: int) -> str:
 def _summary(rows: Sequence[Row]) -> str:
     verdicts = Counter(row.shared["verdict"] for row in rows)
     safe = sum(row.shared["safe_to_share"] is True for row in rows)
+    unknown = sum(row.shared["safe_to_share"] is None for row in rows)
+    unsure = f", and of {unknown} it is not known" if unknown else ""
     seconds = sorted(row.shared["seconds"] for row in rows if row.shared["seconds"])
     median = seconds[len(seconds) // 2] if seconds else 0
     most = seconds[max(0, -(-len(seconds) * 95 // 100) - 1)] if seconds else 0
@@ -121,7 +123,7 @@ def _summary(rows: Sequence[Row]) -> str:
     leaks = sum(result["verdict"] == "leak" for result in tried)
     return (
         f"- Shared: {', '.join(f'{n} {_WORDS[verdict]}' for verdict, n in verdicts.most_common())}. "
-        f"{safe} of {len(rows)} may be shared as they are launched.\n"
+        f"{safe} of {len(rows)} may be shared as they are launched{unsure}.\n"
         f"- Behind the hub: {len(tried)} could be tried, {leaks} with a leak. The others need an "
         "account at a database for each user, or speak HTTP only, which the hub does not start.\n"
         f"- A check took {median:.0f} s in the median and {most:.0f} s at the 95th percentile."
@@ -164,6 +166,8 @@ def _evidence(row: Row) -> str:
             f"- **{finding['class']}** ({finding['severity']}{again}): {_plain(finding['title'], 300)} "
             f"*Remedy:* {_plain(finding['remedy'], 300)}"
         ]
+    if shared["findings"] and shared["safe_to_share"] is None:
+        lines.append(f"- {_plain(shared['reason'], 500)}")
     lines += [f"- {_plain(note, 300)}" for note in shared["notes"]]
     behind = row.behind
     if behind is not None:
