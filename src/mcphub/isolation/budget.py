@@ -19,12 +19,14 @@ class Budget:
 
     Attributes:
         undone: What was left undone, in words.
+        unexplained: What was seen, and is too little for a finding.
     """
 
     def __init__(self, seconds: float) -> None:
         self._end = monotonic() + seconds
         self._more = max(1.0, seconds / USUAL_S)
         self.undone: list[str] = []
+        self.unexplained: list[str] = []
 
     @property
     def left(self) -> float:
@@ -42,6 +44,11 @@ class Budget:
         """Note that something which could have shown a leak is left undone."""
         if what not in self.undone:
             self.undone.append(what)
+
+    def wonder(self, what: str) -> None:
+        """Note something that was seen and is too little for a finding, however much time there is."""
+        if what not in self.unexplained:
+            self.unexplained.append(what)
 
 
 class Slice:

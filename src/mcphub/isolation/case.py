@@ -138,6 +138,7 @@ class Case:
         self.reshaped, self.avoided = set(), set()
         self.stderr, self.heard = [], []
         self.budget.undone.clear()
+        self.budget.unexplained.clear()
 
     def writer(self, user: str) -> Writer:
         """Return a composer of arguments that knows no handles yet but the launch line's databases."""

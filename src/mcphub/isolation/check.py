@@ -352,5 +352,5 @@ def _coverage(case: Case, ran: list[str]) -> Coverage:
         calls=case.lab.calls,
         starts=case.lab.starts,
         probes=tuple(ran),
-        undone=tuple(case.budget.undone),
+        undone=(*case.budget.undone, *case.budget.unexplained),
     )

@@ -193,7 +193,7 @@ class Coverage:
         calls: Calls in all runs.
         starts: Processes started.
         probes: Names of the probes that ran.
-        undone: What could have shown a leak and was left undone, in words.
+        undone: What could have shown a leak and was left undone, or not explained, in words.
     """
 
     tools: int = 0

@@ -83,7 +83,7 @@ def _doubt(case: Case, coverage: Coverage) -> str:
     if case.lab.starts_anew and not case.control.b:
         return "The run without A failed."
     if coverage.undone:
-        return f"Not everything was done in the time: {'; '.join(coverage.undone[:3])}."
+        return _left(case)
     if coverage.skipped and len(coverage.skipped) * 2 > coverage.tools:
         return "Most tools look destructive and were not called."
     unproven = _alike(case, coverage) or _unproven(case)
@@ -106,6 +106,15 @@ def _doubt(case: Case, coverage: Coverage) -> str:
             f"{_last(case, idle[0])}"
         )
     return ""
+
+
+def _left(case: Case) -> str:
+    """Return what was not done, or was seen and not explained, and what to do about that."""
+    if case.budget.undone:
+        what = "; ".join(case.budget.undone[:3])
+        return f"Not everything was done in the time: {what}. `--budget SECONDS` gives it more."
+    what = "; ".join(case.budget.unexplained[:3])
+    return f"{what}. Check it again; until that is explained, give each user an instance."
 
 
 def _alike(case: Case, coverage: Coverage) -> str:

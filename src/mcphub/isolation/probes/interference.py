@@ -119,7 +119,7 @@ def _leave(case: Case, seen: Observation) -> None:
     """Note a difference that only the long run shows: too little for a finding, too much for "no leak seen"."""
     if not _differs_by_itself(seen):
         what = seen.call.name or seen.call.method
-        case.budget.leave(f"B's answer from {what} differs after A was active, and not by itself")
+        case.budget.wonder(f"B's answer from {what} differs after A was active, and not by itself")
 
 
 def _differs_by_itself(seen: Observation) -> bool:
