@@ -29,3 +29,4 @@ async def test_a_slow_server_is_checked_in_the_time_and_is_never_called_clean(
         assert result.classes == ("state",)
     else:
         assert (result.verdict, result.safe_to_share) == (Verdict.INCONCLUSIVE, None)
+        assert "--budget" in result.reason

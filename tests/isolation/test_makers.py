@@ -64,3 +64,9 @@ async def test_what_most_tools_say_alike_is_no_success(spawner, tmp_path):
     result = await checked(spawner, tmp_path, "SaysTheSame", leaky=False)
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "said the same: Zugang fehlt" in result.reason
+
+
+async def test_what_fails_on_stand_ins_may_ask_the_real_service(spawner, tmp_path):
+    result = await checked(spawner, tmp_path, "WantsTheRealService", leaky=False)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "`--allow-egress api.acme.test` lets it" in result.reason

@@ -84,3 +84,13 @@ def test_the_chart_marks_leaks_and_what_was_not_tried(study):
     marks = [element.tag.rpartition("}")[2] for element in ET.parse(chart).getroot()]
     assert marks.count("circle") == 2 * 2 + 1 + 3  # classes of each server, the hub, the legend
     assert marks.count("path") == 1
+
+
+def test_what_is_open_beside_a_harmless_finding_is_told(study, tmp_path):
+    found = line("one", "leak", safe=None, classes=["history-cache"], reason="More is open: why.")
+    (tmp_path / "s.jsonl").write_text(json.dumps(found))
+    reality_check.main(*(tmp_path / name for name in ("s.jsonl", "b.jsonl", "m.json")), tmp_path)
+    page = (tmp_path / "reality-check.md").read_text()
+    assert study[0] != page
+    assert "0 of 1 may be shared as they are launched, and of 1 it is not known." in page
+    assert "- More is open: why." in page

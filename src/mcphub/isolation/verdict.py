@@ -74,11 +74,11 @@ def _told(coverage: Coverage) -> str:
 def _doubt(case: Case, coverage: Coverage) -> str:
     """Return why what was tried is too little to say that there is nothing, or an empty text."""
     if not (coverage.succeeded or coverage.resources or coverage.prompts):
-        return f"No call succeeded, so nothing could be seen.{_said(case)}"
+        return f"No call succeeded, so nothing could be seen.{_said(case)}{_real(case)}"
     if _thin(coverage):
         return (
             f"Only {len(coverage.succeeded)} of {coverage.tools} tools could be called with success."
-            f"{_said(case)}"
+            f"{_said(case)}{_real(case)}"
         )
     if case.lab.starts_anew and not case.control.b:
         return "The run without A failed."
@@ -163,6 +163,16 @@ def _said(case: Case) -> str:
         return ""
     most = said.most_common(1)[0][0]
     return f" Most often it said: {most}{_asked(most)}"
+
+
+def _real(case: Case) -> str:
+    """Return which service could be asked really, where stand-ins were in vain and no credential is needed."""
+    failed = [seen for seen in case.treatment.a if not worked(seen)]
+    hosts = Counter(arrival.host for seen in failed for arrival in seen.egress)
+    if case.lab.disguise.given or case.lab.behind_hub or not hosts:
+        return ""
+    host = hosts.most_common(1)[0][0].partition(":")[0]
+    return f" A stand-in answered for {host}: `--allow-egress {host}` lets it reach the real one."
 
 
 def _last(case: Case, tool: str) -> str:

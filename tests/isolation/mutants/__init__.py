@@ -14,6 +14,7 @@ from .particular import (
     ParticularElsewhere,
     SaysTheSame,
     TokenOfAnotherName,
+    WantsTheRealService,
     WithoutItsEngine,
 )
 from .server import Variant
@@ -36,5 +37,6 @@ SERVED = {
     **VARIANTS, "Particular": Particular, "ParticularAndPages": ParticularAndPages,
     "ParticularElsewhere": ParticularElsewhere, "Slow": Slow,
     "ParticularBeforeItAsks": ParticularBeforeItAsks, "SaysTheSame": SaysTheSame,
+    "WantsTheRealService": WantsTheRealService,
     "TokenOfAnotherName": TokenOfAnotherName, "WithoutItsEngine": WithoutItsEngine,
 }  # fmt: skip

@@ -115,3 +115,14 @@ class SaysTheSame(Variant):
 
     def count_letters(self, text):
         return f"{len(text)} letters"
+
+
+class WantsTheRealService(Variant):
+    """Asks a service without a credential, and cannot read what a stand-in answers."""
+
+    def get_module(self, name):
+        called({})
+        raise Refused("cannot read that")
+
+    def list_modules(self):
+        return self.get_module("")
