@@ -303,6 +303,46 @@ def test_places_of_one_persons_machine_are_told_without_their_names(text: str, t
 
 
 @pytest.mark.parametrize(
+    ("args", "made"),
+    [
+        (
+            ["--header", "Authorization: Bearer canary1-x"],
+            "Authorization: Bearer ${USER_ONE_TOKEN}",
+        ),
+        (
+            ["--header=Authorization: Bearer canary1"],
+            "--header=Authorization: Bearer ${USER_ONE_TOKEN}",
+        ),
+        (["-H", "X-API-Key: canary1"], "X-API-Key: ${USER_X_API_KEY}"),
+        (["--env", "API_TOKEN=canary1"], "API_TOKEN=${USER_API_TOKEN}"),
+        (["--json", '{"apiKey": "canary1", "a": 1}'], '{"apiKey": "${USER_APIKEY}", "a": 1}'),
+        (["--dsn", "host=a user=b password=canary1"], "host=a user=b password=${USER_PASSWORD}"),
+        (["--auth", "Bearer canary1"], "Bearer ${USER_AUTH}"),
+        (["--header", "Authorization: Bearer ${USER_KEY}"], "Authorization: Bearer ${USER_KEY}"),
+        (["--header", "X-Team: blue"], "X-Team: blue"),
+        (["--tokenizer", "cl100k_base"], "cl100k_base"),
+        (["--max-tokens=4096"], "--max-tokens=4096"),
+        (["--mode", "read=1,write=0"], "read=1,write=0"),
+        (["@a/long-server-name-of-2026x1"], "@a/long-server-name-of-2026x1"),
+    ],
+)
+def test_a_credential_inside_of_an_argument_becomes_each_users_own(args, made) -> None:
+    entry, notes = imported(command="npx", args=["a-server", *args])
+    assert entry["args"][-1] == made
+    assert "canary" not in json.dumps(entry) + notes
+
+
+def test_a_credential_inside_of_a_variable_becomes_each_users_own() -> None:
+    env = {"HEADERS": '{"Authorization": "Bearer canary1"}', "OPTIONS": "region=eu;api_key=canary2"}
+    entry, notes = imported(command="npx", args=["a-server"], env=env)
+    assert entry["env"] == {
+        "HEADERS": '{"Authorization": "Bearer ${USER_HEADERS}"}',
+        "OPTIONS": "region=eu;api_key=${USER_API_KEY}",
+    }
+    assert "canary" not in notes
+
+
+@pytest.mark.parametrize(
     ("name", "value", "file"),
     [
         ("GOOGLE_APPLICATION_CREDENTIALS", "/Users/ann/keys/sa.json", "~/keys/sa.json"),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mcphub.catalog.inputs import slot_name
+from mcphub.catalog.spots import looks_made_up, spots
 from mcphub.catalog.templates import escaped
 
 _SECRET_NAME = re.compile(
@@ -37,6 +38,8 @@ _USERINFO = re.compile(
 _QUERY = re.compile(r"(?P<head>[?&](?P<name>[\w-]+)=)(?!\$\{)(?P<secret>[^&#\s]+)")
 _FLAG = re.compile(r"--?(?P<name>[A-Za-z][\w-]*)(?:(?P<equals>=)(?P<secret>.+))?\Z", re.S)
 _SCHEME = re.compile(r"(?P<scheme>Bearer|Basic|Token|Bot)\s+(?P<secret>\S.*)\Z", re.I | re.S)
+_INNER = re.compile(r"[:=\s]")
+_BEHIND_SCHEME = re.compile(r"\b(?:bearer|basic)\s+\Z", re.I)
 _TEMPLATE = re.compile(r"\$\{(?:USER_|env:|[A-Za-z_])[^{}]*\}")
 
 
@@ -69,7 +72,7 @@ class SecretFinder:
         """
         if (certain or is_secret_name(name)) and not (_is_switch(text) or _is_template(text)):
             return self._slot(slot_name(name), place)
-        return self.text(text, place, slot_name(name))
+        return self.text(text, place, slot_name(name), name)
 
     def header(self, name: str, text: str, place: str) -> str:
         """Return a header's value without secrets; the scheme word of `Authorization` stays."""
@@ -82,20 +85,21 @@ class SecretFinder:
             return f"{scheme.group('scheme')} {self._slot(slot, place)}"
         if is_secret_name(name):
             return self._slot(slot, place)
-        return self.text(text, place, slot)
+        return self.text(text, place, slot, name)
 
     def arguments(self, args: list[str]) -> list[str]:
         """Return the arguments without secrets: values of secret flags, shapes, passwords in URLs."""
         made: list[str] = []
-        flag = ""
+        flag = before = ""
         for index, text in enumerate(args):
             place = f"args[{index}]"
             match = _FLAG.match(text)
             if flag and match is None and not _is_template(text):
                 made.append(self._slot(slot_name(flag), place))
-                flag = ""
+                flag = before = ""
                 continue
-            flag = ""
+            flag, named = "", before
+            before = match.group("name") if match is not None and not match.group("equals") else ""
             if match is not None and is_secret_name(match.group("name")):
                 if not match.group("equals"):
                     flag = match.group("name")
@@ -103,11 +107,23 @@ class SecretFinder:
                     slot = self._slot(slot_name(match.group("name")), place)
                     made.append(f"{text.partition('=')[0]}={slot}")
                     continue
-            made.append(self.text(text, place, slot_name(f"{self.server}_token")))
+            head, value = "", text
+            if match is not None and match.group("equals"):
+                head, named = text[: match.start("secret")], match.group("name")
+                value = match.group("secret")
+            own = slot_name(f"{self.server}_token")
+            made.append(head + self.text(value, place, own, named))
         return made
 
-    def text(self, text: str, place: str, slot: str) -> str:
-        """Return a text with token shapes, passwords in URLs and secret query values replaced."""
+    def text(self, text: str, place: str, slot: str, name: str = "") -> str:
+        """Return a text without token shapes and passwords in URLs, and without what goes by a secret's name in it.
+
+        Args:
+            text: In the hub's template grammar.
+            place: Where it stands, for `found`.
+            slot: For what nothing names.
+            name: What the text goes by, if anything.
+        """
 
         def credential(match: re.Match[str]) -> str:
             return match.group("head") + self._slot(slot_name(f"{self.server}_password"), place)
@@ -123,7 +139,23 @@ class SecretFinder:
         def shape(_match: re.Match[str]) -> str:
             return self._slot(slot, place)
 
-        return _outside_templates(made, lambda part: _SHAPE.sub(shape, part))
+        made = _outside_templates(made, lambda part: _SHAPE.sub(shape, part))
+        return self._inside(made, place, slot, name)
+
+    def _inside(self, text: str, place: str, slot: str, name: str) -> str:
+        """Replace credentials that stand in a header, in JSON, in a pair or behind a scheme word."""
+        if not name and not _INNER.search(text):
+            return text  # a word alone, such as a package
+        made = text
+        for spot in reversed(spots(name, text)):
+            value = text[spot.start : spot.end]
+            certain = looks_made_up(value) or _BEHIND_SCHEME.search(text[: spot.start])
+            if "${" in value or not (certain or is_secret_name(spot.name)):
+                continue
+            unnamed = spot.name.lower() in {"", "url", "authorization", "header"}
+            own = slot if unnamed else slot_name(spot.name)
+            made = made[: spot.start] + self._slot(own, place) + made[spot.end :]
+        return made
 
     def _slot(self, slot: str, place: str) -> str:
         self.found.append((place, slot))

@@ -17,6 +17,7 @@ from mcphub.app import serving
 from mcphub.catalog.forms import shaped, whole_files
 from mcphub.catalog.jsonc import parse
 from mcphub.catalog.settings_file import read_text
+from mcphub.catalog.spots import is_secret_name
 from mcphub.ground import ground
 from mcphub.hub import Hub
 from mcphub.ids import opaque
@@ -25,7 +26,6 @@ from mcphub.isolation.behind import HubLab, Member
 from mcphub.isolation.canaries import Canaries
 from mcphub.isolation.credentials import hidden_text
 from mcphub.isolation.model import Result
-from mcphub.isolation.spots import is_secret_name
 from mcphub.isolation.subject import Subject
 from mcphub.isolation.through import check_through
 from mcphub.isolation.witness.authority import TRUST_VARIABLES

@@ -16,8 +16,8 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import quote, unquote
 
+from mcphub.catalog.spots import spots
 from mcphub.isolation.canaries import mint
-from mcphub.isolation.spots import spots
 
 _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9]{2,12}[_-])+(?=[A-Za-z0-9])")
 _FLAG: Final = re.compile(r"--?([\w-]+)(?:=(.+))?", re.DOTALL)

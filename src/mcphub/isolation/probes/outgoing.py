@@ -7,10 +7,10 @@ not tell: the words that A gave are sought in the requests that B's calls cause.
 from collections.abc import Iterator
 from typing import Final
 
+from mcphub.catalog.spots import is_secret_name
 from mcphub.isolation.case import Case
 from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
 from mcphub.isolation.replay import reproduced, sent
-from mcphub.isolation.spots import is_secret_name
 
 _SETTLE_S: Final = 0.5  # what A's call still sends later is no call of B's
 _MOST: Final = 3

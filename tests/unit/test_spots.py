@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from mcphub.catalog.spots import spots
 from mcphub.isolation import credentials
-from mcphub.isolation.spots import spots
 
 _HEX = "7c3f9a1be2d84c55a0e1f2b3c4d5e6f708192a3b"
 _THREE_PARTS = "AbCd1Ef2Gh3Ij4Kl5Mn6Op7Qr8St9.Uv0w1X.yZ2aB3cD4eF5gH6iJ7kL8mN9o"
