@@ -131,12 +131,13 @@ class HubProcess:
         return self.process.wait(limit_s)
 
 
-def children_of(pid: int) -> set[int]:
+def children_of(pid: int, *, deep: bool = True) -> set[int]:
+    """Return the processes below one; only its own children unless `deep`."""
     found: set[int] = set()
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in map(int, (task / "children").read_text().split()):
-                found |= {child} | children_of(child)
+                found |= {child} | (children_of(child) if deep else set())
     except OSError:
         pass
     return found

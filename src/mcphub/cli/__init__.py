@@ -8,10 +8,13 @@ import os
 import signal
 import sys
 
+from mcphub.cli.first import give_way
+
 
 def main() -> int:
     """Run the command line; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     _take_a_stand()
+    give_way()
     try:
         return _run(sys.argv[1:])
     except KeyboardInterrupt:  # most of a short command's time goes into imports

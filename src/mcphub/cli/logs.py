@@ -59,6 +59,18 @@ def _neutralise(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapp
     return event
 
 
+def _for_people(*, colors: bool) -> structlog.dev.ConsoleRenderer:
+    """Return what writes lines for people: its column of the level shows `severity`, and `level` is any field."""
+    found = structlog.dev.ConsoleRenderer(
+        colors=colors, exception_formatter=structlog.dev.plain_traceback
+    )
+    found.columns = [
+        structlog.dev.Column("severity", column.formatter) if column.key == "level" else column
+        for column in found.columns
+    ]
+    return found
+
+
 def log_to_stderr(level: str, *, serving: bool = False) -> None:
     """Send log events to stderr: lines for people on a terminal, else JSON when serving."""
     number = _LEVELS[level]
@@ -66,11 +78,7 @@ def log_to_stderr(level: str, *, serving: bool = False) -> None:
     logging.basicConfig(stream=stream, level=max(number, logging.WARNING))
     plain = sys.stderr.isatty() or not serving
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-        if plain
-        else structlog.processors.JSONRenderer()
+        _for_people(colors=sys.stderr.isatty()) if plain else structlog.processors.JSONRenderer()
     )
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,

@@ -5,7 +5,7 @@ per method, all of the same form: (plane, call) -> raw result.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -15,8 +15,9 @@ from mcphub import __version__
 from mcphub.catalog.guide import missing_credential_text
 from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import HubError, InvalidInput, MissingCredential
+from mcphub.gateway.assembling import each
 from mcphub.gateway.calls import Call
-from mcphub.gateway.catalogs import KINDS, PROMPTS, RESOURCES, TOOLS, Item, Kind, Missing, Offer
+from mcphub.gateway.catalogs import KINDS, PROMPTS, RESOURCES, TOOLS, Item, Kind, Missing
 from mcphub.gateway.naming import exposed
 from mcphub.gateway.plane import DataPlane, lease, ready_instance
 from mcphub.policy.model import Permit
@@ -91,16 +92,36 @@ async def list_items(plane: DataPlane, call: Call) -> bytes:
         spec, permit = plane.access.permit(call.principal, call.target.server)
         call.server = spec.name
         items = await _items(plane, call, spec, permit, kind, start=True)
-        page, cursor = plane.pages.cut(call, [(spec.name, items)])
-        value: Members = {kind.member: _raws([item.raw for _, item in page])}
+        lists, unavailable = [(spec.name, permit, items)], dict[str, str]()
         info = (await plane.catalogs.offer(spec)).server_info
     else:
         lists, unavailable = await _lists(plane, call, kind)
-        page, cursor = plane.pages.cut(call, lists)
-        value = {kind.member: _raws([_prefixed(server, kind, item) for server, item in page])}
-        if unavailable:
-            value["_meta"] = envelope.raw({_UNAVAILABLE: unavailable})
         info = _HUB_INFO
+    length = sum(len(items) for _, _, items in lists)
+    async with plane.lists.turn(call.principal.user_id, length):
+        return await _put_together(plane, call, kind, lists, unavailable, info)
+
+
+async def _put_together(
+    plane: DataPlane,
+    call: Call,
+    kind: Kind,
+    lists: Sequence[tuple[str, Permit, tuple[Item, ...]]],
+    unavailable: dict[str, str],
+    info: bytes,
+) -> bytes:
+    """Return the page that a call asks for, of what its caller may see."""
+    seen: list[tuple[str, Sequence[Item]]] = []
+    for server, permit, items in lists:
+        seen.append((server, await _visible(permit, kind, items)))
+    page, cursor = plane.pages.cut(call, seen)
+    if call.target.server:
+        raws = [item.raw for _, item in page]
+    else:
+        raws = await each(lambda one: _prefixed(one[0], kind, one[1]), page)
+    value: Members = {kind.member: _raws(raws)}
+    if unavailable:
+        value["_meta"] = envelope.raw({_UNAVAILABLE: unavailable})
     if cursor:
         value["nextCursor"] = envelope.raw(cursor)
     result = envelope.join(value)
@@ -109,6 +130,14 @@ async def list_items(plane: DataPlane, call: Call) -> bytes:
         if call.modern is not None
         else result
     )
+
+
+async def _visible(permit: Permit, kind: Kind, items: Sequence[Item]) -> Sequence[Item]:
+    """Return what the caller may see of a server's list."""
+    if kind is not TOOLS:
+        return items
+    allowed = await each(permit.allows_tool, [item.name for item in items])
+    return [item for item, may in zip(items, allowed, strict=True) if may]
 
 
 async def set_level(_plane: DataPlane, call: Call) -> bytes:
@@ -184,8 +213,8 @@ def _capabilities(plane: DataPlane, call: Call) -> msgspec.Raw:
 
 async def _lists(
     plane: DataPlane, call: Call, kind: Kind
-) -> tuple[list[tuple[str, tuple[Item, ...]]], dict[str, str]]:
-    """Return the lists of all servers of the endpoint by server, and why the others are missing.
+) -> tuple[list[tuple[str, Permit, tuple[Item, ...]]], dict[str, str]]:
+    """Return the whole lists of all servers of the endpoint by server, and why the others are missing.
 
     A server that fails or is slow is named, not waited for. One that failed is not tried again by every
     list: not at all for a while, then beside the list, which waits a moment for it.
@@ -214,13 +243,13 @@ async def _lists(
         return problem
 
     found = await asyncio.gather(*(one(spec, permit) for spec, permit in permitted))
-    lists: list[tuple[str, tuple[Item, ...]]] = []
+    lists: list[tuple[str, Permit, tuple[Item, ...]]] = []
     unavailable: dict[str, str] = {}
-    for (spec, _), items in zip(permitted, found, strict=True):
+    for (spec, permit), items in zip(permitted, found, strict=True):
         if isinstance(items, str):
             unavailable[spec.name] = items
         else:
-            lists.append((spec.name, items))
+            lists.append((spec.name, permit, items))
     return lists, unavailable
 
 
@@ -243,24 +272,8 @@ def _raws(items: list[msgspec.Raw]) -> msgspec.Raw:
 async def _items(
     plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, kind: Kind, *, start: bool
 ) -> tuple[Item, ...]:
-    """Return one server's list for this caller, filtered; `start` allows to start the caller's instance."""
+    """Return one server's whole list for this caller; `start` allows to start the caller's instance."""
     offer = await plane.catalogs.offer(spec)
-    items = await _unfiltered(plane, call, spec, permit, kind, offer, start=start)
-    if kind is TOOLS:
-        return tuple(item for item in items if permit.allows_tool(item.name))
-    return items
-
-
-async def _unfiltered(
-    plane: DataPlane,
-    call: Call,
-    spec: ServerSpec,
-    permit: Permit,
-    kind: Kind,
-    offer: Offer,
-    *,
-    start: bool,
-) -> tuple[Item, ...]:
     if not offer.per_user and kind.capability not in offer.capabilities:
         return ()
     running = ready_instance(plane, call, spec, permit)

@@ -12,6 +12,7 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.errors import Denied, NotFound, Unavailable
 from mcphub.gateway.access import Access
 from mcphub.gateway.asking import ParkedCalls
+from mcphub.gateway.assembling import OneAtATime
 from mcphub.gateway.bounded import Unread
 from mcphub.gateway.calls import SEPARATOR, Call
 from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Item, Kind
@@ -66,6 +67,7 @@ class DataPlane:
         crowd: All connections of clients.
         task_owners: Where tasks are and whose they are.
         contexts: Who the user is, as servers are told.
+        lists: Turns of users whose long lists are put together.
         in_flight: Calls per user now.
         listening: Open `subscriptions/listen` streams per user.
         metrics: Counters.
@@ -93,6 +95,7 @@ class DataPlane:
     unread: Unread
     crowd: Crowd
     task_owners: TaskOwners = field(default_factory=TaskOwners)
+    lists: OneAtATime = field(default_factory=OneAtATime)
     hub_url: str = ""
     ids: RequestIds = field(default_factory=RequestIds)
     in_flight: dict[str, int] = field(default_factory=dict)
