@@ -23,6 +23,8 @@ _SHOWN: Final = 12
 _GROUP = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _USER_ID = re.compile(r"u_[0-9a-z]{26}")
 _LABEL_LENGTH: Final = 128
+# What one language writes together, and no letter of one of them is taken for one of another.
+_MAY_MIX = frozenset({"Latin", "Cjk", "Hiragana", "Katakana", "Hangul", "Bopomofo", "Ideographic"})
 # Control, format (bidirectional marks, zero-width), surrogate, private, unassigned, line breaks.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -158,7 +160,8 @@ def checked_user_name(name: str) -> str:
     """Return the name in Unicode's composed form.
 
     Raises:
-        InvalidInput: It is empty, too long, has invisible characters or looks like a user's id.
+        InvalidInput: It is empty, too long, has invisible characters or looks like a user's id; or
+            letters of several scripts, or other forms of plain characters, make it look like another.
     """
     name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= 64 or name != name.strip() or is_invisible(name):
@@ -168,6 +171,16 @@ def checked_user_name(name: str) -> str:
         )
     if _USER_ID.fullmatch(name):
         raise InvalidInput("A user's name must not look like a user's id.", hint="Choose another.")
+    if unicodedata.normalize("NFKC", name) != name:
+        raise InvalidInput(
+            "A user's name has no special forms of characters, such as wide or mathematical ones.",
+            hint="Write it with ordinary letters.",
+        )
+    if len(mixed := _scripts(name)) > 1 and not mixed <= _MAY_MIX:
+        raise InvalidInput(
+            f"A user's name has letters of one script; this one has {' and '.join(sorted(mixed))}.",
+            hint="Such names look like others. Type the name anew, with one keyboard.",
+        )
     return name
 
 
@@ -222,6 +235,12 @@ def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """Return a sentence that names the nearest known name, or an empty text."""
     near = difflib.get_close_matches(wanted, list(known), n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else ""
+
+
+def _scripts(text: str) -> set[str]:
+    """Return the scripts of the letters, by the first word of their Unicode names (UTS #39, 5.1)."""
+    letters = (char for char in text if unicodedata.category(char).startswith("L"))
+    return {unicodedata.name(char, "?").split()[0].split("-")[0].capitalize() for char in letters}
 
 
 def is_invisible(text: str) -> bool:
