@@ -19,7 +19,7 @@ from tests.polling import until
 from tests.security.asking import call, seen_by, set_credential, text_in
 from tests.security.test_rules_secrets import Served
 
-from mcphub.ids import opaque
+from mcphub.ids import instance_id, opaque
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +110,15 @@ async def test_each_user_has_the_own_files_and_finds_nobody_elses(hub, users):
     ]  # fmt: skip
     for way in ways:
         assert WORDS["alice"] not in await read(users["bob"], way), way
+
+
+async def test_an_instance_of_nobody_has_files_of_the_right_form_with_nothing_of_a_user(hub, users):
+    spec = hub.hub.ground.live.current.specs["plain"]
+    launch = await hub.hub.launcher.neutral(spec, instance_id())
+    made = {place: text.reveal() for place, text in launch.files.items()}
+    assert json.loads(made[".mail/key.json"])["access_token"] == "placeholder"
+    assert made[".netrc"] == "machine a login neutral password placeholder\n"
+    await hub.hub.launcher.discard(launch)
 
 
 async def test_nothing_of_a_file_is_on_the_hosts_disk_or_in_any_command_line(hub, users):

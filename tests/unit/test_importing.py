@@ -383,6 +383,19 @@ def test_a_file_with_a_credential_becomes_one_of_each_user(name, value, file) ->
         assert len(re.findall(r"\$\{USER_(?!HOME)", json.dumps(made))) == 1
 
 
+def test_the_files_of_a_known_server_become_each_users_own() -> None:
+    package = "@gongrzhe/server-gmail-autoauth-mcp"
+    entry, notes = imported(command="npx", args=["-y", package])
+    assert entry["files"]["~/.gmail-mcp/credentials.json"] == "${USER_GMAIL_CREDENTIALS}"
+    assert "it reads credentials from ~/.gmail-mcp/gcp-oauth.keys.json" in notes
+    own = {"GMAIL_OAUTH_PATH": "~/a.json", "GMAIL_CREDENTIALS_PATH": "~/b.json"}
+    entry, notes = imported(command="npx", args=["-y", package], env=own)
+    assert set(entry["files"]) == {"~/a.json", "~/b.json"}
+    written = {"command": "npx", "args": ["-y", package], "groups": ["everyone"]}
+    loaded = parse_settings(json.dumps({"mcpServers": {"one": written}}), {})
+    assert any('"~/.gmail-mcp/credentials.json"' in warning for warning in loaded.warnings)
+
+
 def test_two_files_of_one_name_do_not_become_one() -> None:
     env = {"A_TOKEN_FILE": "/x/key.json", "B_TOKEN_FILE": "/y/key.json"}
     entry, _ = imported(command="npx", args=["a-server"], env=env)

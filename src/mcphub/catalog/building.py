@@ -393,6 +393,11 @@ class SpecBuilder:
                 f'it has no "riskLevel" and counts as critical; "{known.risk}" is suggested for '
                 f"{known.package} ({known_date()})."
             )
+        if known.files and not entry.files:
+            self._warn(
+                f"it reads each user's credentials from files; set "
+                f'"files": {json.dumps(dict(known.files))}.'
+            )
         for key, value in known.env.items():
             if key not in entry.env:
                 self._warn(f'set "env": {{"{key}": "{value}"}}, {known.env_reason}.')

@@ -261,6 +261,12 @@ def _known_advice(known: KnownServer | None, entry: dict[str, Any], notes: list[
         return
     entry["riskLevel"] = known.risk
     notes.append(f'riskLevel "{known.risk}" as suggested for {known.package}.')
+    if known.files and "files" not in entry:
+        entry["files"] = dict(known.files)
+        notes.append(
+            f"it reads credentials from {' and '.join(known.files)}: each user sets own ones, with "
+            "mcphub credential set … --from-file FILE."
+        )
     if not known.env or not isinstance(entry.get("env", {}), dict):
         return
     env = dict(entry.get("env", {}))

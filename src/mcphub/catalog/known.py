@@ -23,6 +23,7 @@ class KnownServer:
         risk: The suggested `riskLevel`.
         egress: Hosts that it calls by default.
         slots: Environment names that hold each user's own credential.
+        files: Files below the home from which it reads each user's credentials, as in an entry.
         env: Environment that it needs behind a hub.
         env_reason: What that environment is for, as the end of a sentence.
         needs_egress: What the operator must list, because it depends on the site.
@@ -33,6 +34,7 @@ class KnownServer:
     risk: str
     egress: tuple[str, ...] = ()
     slots: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     env_reason: str = "so that each user has own data"
     needs_egress: str = ""
@@ -49,6 +51,7 @@ def _data() -> tuple[str, dict[tuple[str, str], KnownServer]]:
             risk=facts["riskLevel"],
             egress=tuple(facts.get("egress", ())),
             slots=tuple(facts.get("slots", ())),
+            files=facts.get("files", {}),
             env=facts.get("env", {}),
             needs_egress=facts.get("needsEgress", ""),
             **({"env_reason": facts["envReason"]} if "envReason" in facts else {}),

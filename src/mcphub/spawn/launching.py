@@ -183,7 +183,9 @@ class Launcher:
             return replace(dial, headers=headers, told=told)
         program = await self.programs.of(spec)
         cwd = expand(spec.cwd, values) if spec.cwd else ""
-        templates = spec.files if owner != NEUTRAL else shaped(spec.files, spec.env)
+        templates = spec.files
+        if owner == NEUTRAL and templates:  # a key may have to be made up
+            templates = await asyncio.to_thread(shaped, spec.files, spec.env)
         files = {below: expand(text, values) for below, text in templates.items()}
         own = self._own(spec, program)
         return Launch(
