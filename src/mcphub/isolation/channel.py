@@ -260,7 +260,7 @@ class HttpChannel:
 
     async def _answer(self, response: aiohttp.ClientResponse, number: int) -> dict[str, Any]:
         if "event-stream" not in response.headers.get("Content-Type", ""):
-            message = parsed(await response.content.read(_LINE))
+            message = parsed(await _whole(response.content))
             return message if message is not None else {"error": {"message": "no JSON came"}}
         async for message in _events(response):
             if message.get("id") == number and "method" not in message:
@@ -319,6 +319,14 @@ def parsed(data: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+async def _whole(content: aiohttp.StreamReader) -> bytes:
+    """Return a body to its end, however many parts it comes in; cut at the longest line."""
+    body = bytearray()
+    while len(body) < _LINE and (part := await content.read(_LINE - len(body))):
+        body += part
+    return bytes(body)
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:

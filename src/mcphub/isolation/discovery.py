@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from mcphub.errors import UpstreamFailed
 from mcphub.isolation.deeds import apart
 from mcphub.isolation.lab import Running
 from mcphub.isolation.offers import shown
@@ -17,7 +18,11 @@ _PAGES: Final = 20
 
 
 async def discover(running: Running, user: str) -> Surface:
-    """Read every list of a server, page by page."""
+    """Read every list of a server, page by page.
+
+    Raises:
+        UpstreamFailed: It says that it has tools, and does not list them: nobody could say what it does.
+    """
     told = running.initialized
     capabilities = told.get("capabilities")
     offered = capabilities if isinstance(capabilities, dict) else {}
@@ -28,6 +33,8 @@ async def discover(running: Running, user: str) -> Surface:
             continue
         for _ in range(_PAGES):
             result = await running.raw(user, method, {"cursor": cursor} if cursor else {})
+            if method == "tools/list" and capability in offered and "tools" not in result:
+                raise UpstreamFailed("The server does not list its tools.")
             pages.setdefault(method, []).append(result)
             cursor = result.get("nextCursor")
             if not cursor:
