@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from mcphub.gateway import naming
 from mcphub.gateway.assembling import OneAtATime, each
 from tests.doors import BOTH_DOORS
 from tests.interaction.clients import raw_client, scripted
+from tests.polling import until
 
 pytestmark = pytest.mark.anyio
 LONG, SHORT = 1000, 3
@@ -74,6 +76,32 @@ async def test_a_user_s_long_lists_come_one_after_another_and_leave_turns_to_oth
     assert found == [{f"{prefix}t{n}" for n in range(LONG) if n != 7}] * 8
     assert set(watched.most.values()) == {1} and watched.both
     assert min(watched.turns) > LONG / 100, watched.turns
+
+
+@BOTH_DOORS
+async def test_a_long_list_is_gone_through_once_for_names_that_it_does_not_have(
+    hub_of, monkeypatch
+):
+    looked_at, exposed = Counter(), naming.exposed
+
+    def counted(server, own):
+        looked_at[own] += 1
+        return exposed(server, own)
+
+    monkeypatch.setattr(naming, "exposed", counted)
+    odd = [{"name": f"t {n}", "inputSchema": {"type": "object"}} for n in range(LONG)]
+    async with hub_of({"long": scripted({"tools": odd})}) as hub:
+        await until(lambda: hub.hub.catalogs.known(hub.hub.access.specs["long"]))
+        for user in ("alice", "bob"):
+            async with raw_client(hub, user, "") as client:
+                for name in ("long__t_5.0123456789abcdef", "long", exposed("long", "t 5")):
+                    call = {"name": name, "arguments": {}}
+                    answer = (await client.modern("tools/call", call)).json()
+                    assert ("error" in answer) == (name != exposed("long", "t 5")), answer
+        assert set(looked_at.values()) == {1}
+        for name in ("t 5", "t 6"):
+            with_alias = hub.hub.catalogs.known(hub.hub.access.specs["long"]).lists["tools/list"]
+            assert with_alias.aliases("long")[exposed("long", name)] == name
 
 
 async def test_a_short_list_does_not_wait_for_a_long_one_of_its_user():

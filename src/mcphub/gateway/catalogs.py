@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ from mcphub.catalog.spec import ServerSpec
 from mcphub.catalog.states import ServerStates, StoredCatalog
 from mcphub.catalog.versions import kept_as
 from mcphub.errors import HubError, Unavailable, UpstreamFailed
+from mcphub.gateway.naming import aliases
 from mcphub.ids import Clock, steady_clock
 from mcphub.policy.model import Transport
 from mcphub.spawn.instance import Instance
@@ -89,6 +91,40 @@ class Item:
     ui: str = ""
 
 
+class Items(tuple[Item, ...]):
+    """One list of a server, and what is looked up in it: gone through once, not by every call."""
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Names or URIs."""
+        return frozenset(item.name for item in self)
+
+    @cached_property
+    def pages(self) -> frozenset[str]:
+        """URIs of the pages that tools show themselves with."""
+        return frozenset(item.ui for item in self if item.ui)
+
+    @cached_property
+    def beginnings(self) -> tuple[str, ...]:
+        """What is before the first variable of each template, where anything is."""
+        heads = (item.name.partition("{")[0] for item in self)
+        return tuple(head for head in heads if head)
+
+    @cached_property
+    def _aliases(self) -> dict[str, dict[str, str]]:
+        return {}
+
+    def aliases(self, server: str) -> dict[str, str]:
+        """Return what clients see -> own name, for names that are shown under an alias; `server` is the list's."""
+        found = self._aliases.get(server)
+        if found is None:
+            found = self._aliases[server] = aliases(server, self.names)
+        return found
+
+
+_NONE: Final = Items()
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What one server offers.
@@ -101,7 +137,7 @@ class Offer:
     """
 
     initialize: Members
-    lists: dict[str, tuple[Item, ...]] = field(default_factory=dict)
+    lists: dict[str, Items] = field(default_factory=dict)
     per_user: bool = False
     reason: str = ""
 
@@ -159,8 +195,8 @@ class Catalogs:
         self._pool, self._programs, self._states, self._clock = pool, programs, states, clock
         self._tasks, self._on_late = tasks, on_late
         self._offers: dict[tuple[str, str], Offer] = {}
-        self._own: dict[tuple[str, str], tuple[Item, ...]] = {}
-        self._with_headers: dict[tuple[str, str], tuple[tuple[str, int], tuple[Item, ...]]] = {}
+        self._own: dict[tuple[str, str], Items] = {}
+        self._with_headers: dict[tuple[str, str], tuple[tuple[str, int], Items]] = {}
         self._learning: dict[tuple[str, str], asyncio.Future[Offer]] = {}
         self._given_up: set[str] = set()
         self.failures: dict[tuple[str, str], Missing] = {}
@@ -215,7 +251,7 @@ class Catalogs:
         elif key in self.failures or len(self.failures) < _MAX_FAILURES:
             self.failures[key] = Missing(problem, revision, self.steady())
 
-    def listed(self, spec: ServerSpec, instance: Instance | None, kind: Kind) -> tuple[Item, ...]:
+    def listed(self, spec: ServerSpec, instance: Instance | None, kind: Kind) -> Items:
         """Return what is known of a list without asking: the instance's own, else the neutral one."""
         if instance is not None:
             own = self._own.get((instance.id, kind.method))  # as `own`, in every warm call
@@ -226,15 +262,15 @@ class Catalogs:
             if kind is TOOLS and before is not None and before[0] == instance.revision:
                 return before[1]
         offer = self.known(spec)
-        return offer.lists.get(kind.method, ()) if offer is not None else ()
+        return offer.lists.get(kind.method, _NONE) if offer is not None else _NONE
 
-    def own(self, instance: Instance, kind: Kind) -> tuple[Item, ...] | None:
+    def own(self, instance: Instance, kind: Kind) -> Items | None:
         """Return a list as an instance gave it, or None when it was not asked."""
         return self._own.get((instance.id, kind.method))
 
     async def items(
         self, instance: Instance, kind: Kind, *, tell: Tell | None, owned: bool
-    ) -> tuple[Item, ...]:
+    ) -> Items:
         """Return a list as the caller's instance gives it, kept until it says that it changed.
 
         Args:
@@ -315,7 +351,7 @@ class Catalogs:
             )
 
 
-async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) -> tuple[Item, ...]:
+async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) -> Items:
     """Read all pages of a list from a server, told of a user or of none.
 
     Raises:
@@ -346,10 +382,10 @@ async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) ->
         cursor = result.get("nextCursor")
         if cursor is None or bytes(cursor) == b"null":
             break
-    return tuple(items)
+    return Items(items)
 
 
-async def _neutral_list(upstream: Upstream, kind: Kind) -> tuple[Item, ...]:
+async def _neutral_list(upstream: Upstream, kind: Kind) -> Items:
     """Return a list as nobody's instance gives it; without tools there is no neutral catalog.
 
     Raises:
@@ -360,7 +396,7 @@ async def _neutral_list(upstream: Upstream, kind: Kind) -> tuple[Item, ...]:
     except ListFailed:
         if kind is TOOLS:
             raise
-        return ()
+        return _NONE
 
 
 def _listed(upstream: Upstream, kind: Kind, answer: Message) -> Members:
@@ -417,7 +453,7 @@ def _offer(stored: StoredCatalog) -> Offer:
         TEMPLATES: stored.templates,
     }
     lists = {
-        kind.method: tuple(_item(kind, raw) for raw in envelope.array_of(value))
+        kind.method: Items(_item(kind, raw) for raw in envelope.array_of(value))
         for kind, value in raws.items()
     }
     return Offer(envelope.object_of(stored.initialize), lists, stored.per_user)

@@ -8,7 +8,7 @@ Pure; the way back from an alias needs the server's list.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from mcphub.gateway.calls import SEPARATOR
@@ -30,18 +30,23 @@ def exposed(server: str, own: str) -> str:
     return f"{server}{SEPARATOR}{_UNFIT.sub('_', own)[:room]}.{digest}"
 
 
-def own_name(server: str, given: str, known: Iterable[str]) -> str | None:
+def aliases(server: str, names: Iterable[str]) -> dict[str, str]:
+    """Return alias -> own name, of the own names of a server that are shown under one."""
+    shown = ((exposed(server, own), own) for own in names)
+    return {name: own for name, own in shown if name != f"{server}{SEPARATOR}{own}"}
+
+
+def own_name(server: str, given: str, known: Callable[[], Mapping[str, str]]) -> str | None:
     """Return the server's own name for what a client calls `given`, behind the separator.
 
     Args:
         server: Name of the server.
         given: The client's name without `server__`.
-        known: Own names in the server's list; looked at for an alias only.
+        known: Returns the `aliases` of the server's list; asked for an alias only.
 
     Returns:
         The own name; None for an alias of nothing in `known`.
     """
     if not _ALIAS.fullmatch(given):
         return given
-    whole = f"{server}{SEPARATOR}{given}"
-    return next((own for own in known if exposed(server, own) == whole), None)
+    return known().get(f"{server}{SEPARATOR}{given}")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +16,7 @@ from mcphub.gateway.asking import ParkedCalls
 from mcphub.gateway.assembling import OneAtATime
 from mcphub.gateway.bounded import Unread
 from mcphub.gateway.calls import SEPARATOR, Call
-from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Item, Kind
+from mcphub.gateway.catalogs import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Catalogs, Items, Kind
 from mcphub.gateway.context import UserContexts
 from mcphub.gateway.crowd import Crowd
 from mcphub.gateway.listen import Outlets
@@ -269,13 +270,13 @@ def _split(plane: DataPlane, call: Call, kind: Kind, name: str) -> tuple[ServerS
     if found and server in permitted:
         spec, permit = permitted[server]
         known = _listed(plane, call, spec, permit, kind)
-        original = own_name(server, own, (item.name for item in known))
+        original = own_name(server, own, partial(known.aliases, server))
         if original is not None:
             return spec, permit, original
     owners = [
         (spec, permit)
         for spec, permit in permitted.values()
-        if any(item.name == name for item in _listed(plane, call, spec, permit, kind))
+        if name in _listed(plane, call, spec, permit, kind).names
         and (kind is not TOOLS or permit.allows_tool(name))
     ]
     if len(owners) == 1:
@@ -341,25 +342,22 @@ def _only(owners: list[tuple[ServerSpec, Permit]], uri: str) -> Route:
     )
 
 
-def _listed(
-    plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, kind: Kind
-) -> tuple[Item, ...]:
+def _listed(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, kind: Kind) -> Items:
     """Return what is known of a server's list for this caller, without asking anybody."""
     return plane.catalogs.listed(spec, ready_instance(plane, call, spec, permit), kind)
 
 
 def _lists_uri(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, uri: str) -> bool:
-    return any(item.name == uri for item in _listed(plane, call, spec, permit, RESOURCES))
+    return uri in _listed(plane, call, spec, permit, RESOURCES).names
 
 
 def _shows_uri(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, uri: str) -> bool:
     """Whether a tool shows itself with this page, which no list needs to name (MCP Apps)."""
-    return any(item.ui == uri for item in _listed(plane, call, spec, permit, TOOLS))
+    return bool(uri) and uri in _listed(plane, call, spec, permit, TOOLS).pages
 
 
 def _covers_uri(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit, uri: str) -> bool:
-    heads = (item.name.partition("{")[0] for item in _listed(plane, call, spec, permit, TEMPLATES))
-    return any(head and uri.startswith(head) for head in heads)
+    return uri.startswith(_listed(plane, call, spec, permit, TEMPLATES).beginnings)
 
 
 def _has_resources(plane: DataPlane, spec: ServerSpec) -> bool:
