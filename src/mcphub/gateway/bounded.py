@@ -64,9 +64,11 @@ class BoundedProtocol(HttpToolsProtocol):
         given: What uvicorn gives.
     """
 
-    __slots__ = (  # what calls look at lies together: of many connections, each finds its own cold in the caches
+    # What calls look at lies together, uvicorn's attributes too: of many connections, each finds its own cold in the caches.
+    __slots__ = (
         "_all_unread", "_between", "_body", "_crowd", "_deadline", "_framing", "_stalled", "_timer",
-        "_timer_at", "_unread_of", "_written_for", "owner", "recent",
+        "_timer_s", "_unread_of", "_written_for", "cycle", "loop", "owner", "recent", "server_state",
+        "timeout_keep_alive", "timeout_keep_alive_task", "transport",
     )  # fmt: skip
 
     def __init__(self, unread: Unread, crowd: Crowd, **given: Any) -> None:
@@ -74,7 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._all_unread, self._crowd = unread, crowd
         self.owner: str | None = None
         self.recent = False
-        self._deadline = self._timer_at = 0.0
+        self._deadline = self._timer_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._written_for = self._unread_of = ""
         self._stalled: asyncio.TimerHandle | None = None
@@ -204,10 +206,10 @@ class BoundedProtocol(HttpToolsProtocol):
         The timer stays when the deadline moves on: setting one costs more than all else here.
         """
         self._deadline = self.loop.time() + seconds
-        if self._timer is None or self._deadline < self._timer_at:
+        if self._timer is None or seconds < self._timer_s:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer_at = self._deadline
+            self._timer_s = seconds
             self._timer = self.loop.call_at(self._deadline, self._check)
 
     def _check(self) -> None:
