@@ -168,7 +168,7 @@ async def _connect(addresses: list[str], port: int) -> socket.socket:
 
 
 async def _splice(client: socket.socket, server: socket.socket, counts: list[int]) -> None:
-    """Copy both ways until both have ended; TimeoutError when idle or too long.
+    """Copy both ways until both have ended; TimeoutError when idle or too long, ConnectionResetError when one breaks off.
 
     `sock_sendall` ends when the kernel has taken the bytes, so a slow reader slows its writer.
     """
@@ -185,9 +185,12 @@ async def _splice(client: socket.socket, server: socket.socket, counts: list[int
             with contextlib.suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
 
+        broken = False
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(pump(client, server, 0))
                 group.create_task(pump(server, client, 1))
         except* OSError:
-            raise ConnectionResetError from None
+            broken = True
+        if broken:  # from within `except*` it would come as a group
+            raise ConnectionResetError
