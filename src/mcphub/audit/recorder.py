@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcphub.audit.records import ALIKE, Alike, Own, RequestRecord, alike, ended_at, own
 from mcphub.errors import HubError
-from mcphub.ids import Clock
+from mcphub.ids import Clock, steady_clock
 from mcphub.store.database import Database
 from mcphub.store.tables import request_series
 
@@ -195,9 +195,9 @@ class Recorder:
                 return
 
     async def _retain_hourly(self) -> None:
-        if self._clock() >= self._next_retention:
+        if steady_clock() >= self._next_retention:
             await self.retain()
-            self._next_retention = self._clock() + _RETENTION_S
+            self._next_retention = steady_clock() + _RETENTION_S
 
     async def _try(self, work: Callable[[], Any]) -> bool:
         try:
