@@ -187,7 +187,7 @@ def command_of(pid: int) -> bytes:
         return b""
 
 
-def test_a_hub_whose_log_is_not_read_ends_too(hub, tmp_path):
+def test_a_log_that_is_not_read_holds_up_nobody(hub, tmp_path):
     unread, log = os.pipe()
     argv = [sys.executable, "-c", "import sys; from mcphub.cli import main; sys.exit(main())"]
     env = {
@@ -206,8 +206,16 @@ def test_a_hub_whose_log_is_not_read_ends_too(hub, tmp_path):
             used_by_both(hub)
             tree = children_of(process.pid)
             fill(log)
+            for number in range(3):
+                process.send_signal(signal.SIGHUP)  # is logged
+                for user in hub.keys:
+                    assert hub.call(user, "quiet", "echo", text=f"{number}") == f"{number}"
+            empty(unread)
+            process.send_signal(signal.SIGHUP)
+            assert lines_lost(unread) >= 3
+            fill(log)
             process.terminate()
-            assert process.wait(STOP_S + AFTER_S) != 0
+            assert process.wait(STOP_S + AFTER_S) == 0
             wait_until_gone(tree, 5)
         finally:
             process.kill()
@@ -224,6 +232,24 @@ def fill(pipe: int) -> None:
             while True:
                 os.write(pipe, b"x" * size)
     os.set_blocking(pipe, True)
+
+
+def empty(pipe: int) -> None:
+    """Read all that is in a pipe."""
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.read(pipe, 65536):
+            pass
+    os.set_blocking(pipe, True)
+
+
+def lines_lost(pipe: int) -> int:
+    """Return how many lines the log says that it left out."""
+    with open(pipe, "rb", closefd=False) as lines:
+        for line in lines:
+            if line.startswith(b"{") and json.loads(line)["event"] == "log.lines_lost":
+                return json.loads(line)["count"]
+    raise AssertionError("the log ended")
 
 
 def test_clients_that_keep_a_stream_or_do_not_read_their_answer_do_not_hold_the_stop(tmp_path):

@@ -1,7 +1,9 @@
 """Where log events go on the command line: stderr, so that stdout holds results only."""
 
 import contextlib
+import io
 import logging
+import select
 import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO, cast
@@ -11,21 +13,26 @@ import structlog
 from mcphub.audit.records import neutral
 
 _LONGEST = 4096
+_PIECE = 4096
+"""Bytes that a descriptor which is ready takes without making the writer wait (`PIPE_BUF`, pipe(7))."""
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class _Unfailing:
     """A stream for lines that nobody waits for: what cannot be written is left out.
 
-    A full disk under the log, or a reader that is gone, must not become an error of whatever was
-    to be told: a request, or the look after revocations. Nothing is held for later, as the exit status of
-    the process would tell of it.
+    A full disk under the log, a reader that is gone, or one that stands still (Ctrl-S) must not become an
+    error, or a wait, of whatever was to be told: a request, or the look after revocations. Nothing is held for
+    later, as the exit status of the process would tell of it. What was left out is counted, and told when
+    lines are taken again.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._raw = getattr(getattr(stream, "buffer", None), "raw", None)
+        self._raw: io.RawIOBase | None = getattr(getattr(stream, "buffer", None), "raw", None)
         self._line = ""
+        self._lost = 0
+        self._is_cut = False
 
     def write(self, text: str) -> int:
         """Keep a part of a line until it is flushed."""
@@ -41,8 +48,25 @@ class _Unfailing:
                 self._stream.flush()
                 return
             data = line.encode("utf-8", "backslashreplace")
-            while data and (written := self._raw.write(data)):
+            if self._lost and self._is_ready(self._raw):
+                told = b'{"event": "log.lines_lost", "count": %d}\n' % self._lost
+                data, self._lost = b"\n" * self._is_cut + told + data, 0
+            whole = data
+            while data and self._is_ready(self._raw):
+                written = self._raw.write(data[:_PIECE])
+                if not written:
+                    break
                 data = data[written:]
+            if data:
+                self._lost += 1
+                self._is_cut = len(data) < len(whole)
+
+    @staticmethod
+    def _is_ready(raw: io.RawIOBase) -> bool:
+        """Whether it takes something at once; a file always does."""
+        ready = select.poll()
+        ready.register(raw, select.POLLOUT)
+        return bool(ready.poll(0))
 
 
 def _severity(_: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
