@@ -108,14 +108,16 @@ class Crowd:
 
 def _longest_idle(own: dict[Connection, None]) -> Connection | None:
     """Return the one of a user's that nobody waits for and that is silent for longest; recent ones go behind the others."""
-    first = None
-    for one in list(own):
-        if not one.idle:
-            continue
-        if not one.recent:
-            return one
-        first = first or one
+    recent: list[Connection] = []
+    found = None
+    for one in own:
+        if one.idle:
+            if not one.recent:
+                found = one
+                break
+            recent.append(one)
+    for one in recent:
         one.recent = False
         del own[one]
         own[one] = None
-    return first
+    return found or next(iter(recent), None)
