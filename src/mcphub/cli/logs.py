@@ -42,31 +42,37 @@ class _Unfailing:
     def flush(self) -> None:
         """Write the line, or leave it."""
         line, self._line = self._line, ""
-        with contextlib.suppress(OSError, ValueError):  # a closed one raises ValueError
-            if self._raw is None:
+        if self._raw is None:
+            with contextlib.suppress(OSError, ValueError):  # a closed one raises ValueError
                 self._stream.write(line)
                 self._stream.flush()
-                return
-            data = line.encode("utf-8", "backslashreplace")
-            if self._lost and self._is_ready(self._raw):
-                told = b'{"event": "log.lines_lost", "count": %d}\n' % self._lost
-                data, self._lost = b"\n" * self._is_cut + told + data, 0
-            whole = data
-            while data and self._is_ready(self._raw):
-                written = self._raw.write(data[:_PIECE])
-                if not written:
-                    break
-                data = data[written:]
-            if data:
-                self._lost += 1
-                self._is_cut = len(data) < len(whole)
+            return
+        before = b""
+        if self._lost:
+            told = b'{"event": "log.lines_lost", "count": %d}\n' % self._lost
+            before = b"\n" * self._is_cut + told
+        data = before + line.encode("utf-8", "backslashreplace")
+        written = _taken(self._raw, data)
+        if written >= len(before):
+            self._lost = 0
+        if written < len(data):
+            self._lost += 1
+        if written:
+            self._is_cut = written not in {len(before), len(data)}
 
-    @staticmethod
-    def _is_ready(raw: io.RawIOBase) -> bool:
-        """Whether it takes something at once; a file always does."""
+
+def _taken(raw: io.RawIOBase, data: bytes) -> int:
+    """Return how many bytes are taken without making the writer wait; a file takes all."""
+    done = 0
+    with contextlib.suppress(OSError, ValueError):  # a closed one raises ValueError
         ready = select.poll()
         ready.register(raw, select.POLLOUT)
-        return bool(ready.poll(0))
+        while done < len(data) and ready.poll(0):
+            written = raw.write(data[done : done + _PIECE])
+            if not written:
+                break
+            done += written
+    return done
 
 
 def _severity(_: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
