@@ -66,8 +66,12 @@ class Spot:
     name: str = ""
 
 
-def is_secret_name(name: str) -> bool:
-    """Tell whether a variable, flag, header or member of this name holds a credential."""
+def sounds_secret(name: str) -> bool:
+    """Tell whether what goes by this name has to be taken for a credential.
+
+    Rather once too often: it is hidden, or made up. What users are asked for is decided by
+    `secrets_in_text.is_secret_name`.
+    """
     return bool(_SECRET_NAME.search(name.strip().replace("-", "_")))
 
 
@@ -116,7 +120,7 @@ def _is_secret(name: str, value: str) -> bool:
     """Tell whether a value is a credential; what stands for one under its name, such as `x`, counts."""
     if _is_place(value) or _NOT_SECRET.fullmatch(value):
         return False
-    if not is_secret_name(name):
+    if not sounds_secret(name):
         return looks_made_up(value) or bool(_CERTAIN.fullmatch(value))
     return not (_NUMBER.fullmatch(value) and _NUMBERED.search(name))
 

@@ -17,7 +17,7 @@ from mcphub.app import serving
 from mcphub.catalog.forms import shaped, whole_files
 from mcphub.catalog.jsonc import parse
 from mcphub.catalog.settings_file import read_text
-from mcphub.catalog.spots import is_secret_name
+from mcphub.catalog.spots import sounds_secret
 from mcphub.ground import ground
 from mcphub.hub import Hub
 from mcphub.ids import opaque
@@ -151,9 +151,7 @@ def _redirected(entry: Mapping[str, Any], witness: Witness) -> dict[str, Any]:
     here = f"127.0.0.1:{witness.port}"
     ca = witness.authority.ca_file
     env = {
-        name: f"${{USER_{name.upper()}}}"
-        if is_secret_name(name) and "${" not in str(text)
-        else text
+        name: f"${{USER_{name.upper()}}}" if sounds_secret(name) and "${" not in str(text) else text
         for name, text in (entry.get("env") or {}).items()
     }
     sandbox = dict(entry.get("sandbox") or {})

@@ -7,7 +7,7 @@ not tell: the words that A gave are sought in the requests that B's calls cause.
 from collections.abc import Iterator
 from typing import Final
 
-from mcphub.catalog.spots import is_secret_name
+from mcphub.catalog.spots import sounds_secret
 from mcphub.isolation.case import Case
 from mcphub.isolation.model import Finding, LeakClass, Observation, Severity
 from mcphub.isolation.replay import reproduced, sent
@@ -64,7 +64,7 @@ def _class_of(case: Case, canary: str) -> LeakClass:
     about = case.canaries.about(canary)
     tool = case.surface.tools.get(about.tool)
     login = tool is not None and not _LOGIN.isdisjoint(tool.words)
-    return LeakClass.TOKEN if is_secret_name(about.parameter) or login else LeakClass.STATE
+    return LeakClass.TOKEN if sounds_secret(about.parameter) or login else LeakClass.STATE
 
 
 def _finding(
