@@ -361,6 +361,7 @@ def test_a_credential_inside_of_a_variable_becomes_each_users_own() -> None:
         ("CONFIG_PATH", "/home/ann/x.json", None),
         ("TOKEN_URL", "https://a.example/token.json", None),
         ("TOKEN_FILE", "/opt/../..", None),
+        ("CLIENT_KEY_FILE", "/home/ann/client.p12", None),
     ],
 )
 def test_a_file_with_a_credential_becomes_one_of_each_user(name, value, file) -> None:

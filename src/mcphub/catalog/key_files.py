@@ -25,9 +25,9 @@ _FOR_FILES: Final = frozenset(
 _ALSO_SECRET: Final = re.compile(
     r"(?:^|_)(?:OAUTH|SERVICE_ACCOUNT|KUBECONFIG|NETRC|PGPASS)(?:_|\Z)"
 )
-_ENDINGS: Final = frozenset(
-    {".json", ".pem", ".key", ".p12", ".pfx", ".yaml", ".yml", ".toml", ".ini", ".netrc"}
-)
+_ENDINGS: Final = frozenset({".json", ".pem", ".key", ".yaml", ".yml", ".toml", ".ini", ".netrc"})
+_NO_TEXT: Final = frozenset({".p12", ".pfx", ".jks", ".kdbx"})
+"""Files that no credential can hold: it is text."""
 _FLAG: Final = re.compile(r"--?(?P<name>[A-Za-z][\w-]*)(?:=(?P<value>.+))?\Z", re.DOTALL)
 
 
@@ -91,6 +91,8 @@ def _slot_of(name: str, value: str) -> str | None:
     bare = _SUFFIX.sub("", upper)
     named = upper in _FOR_FILES or bare != upper
     if not (is_secret_name(bare) or _ALSO_SECRET.search(bare) or upper in _FOR_FILES):
+        return None
+    if PurePosixPath(path).suffix.lower() in _NO_TEXT:
         return None
     if not _PATH.match(path) and not (named and PurePosixPath(path).suffix.lower() in _ENDINGS):
         return None
