@@ -20,8 +20,17 @@ _CUE: Final = re.compile(
     r"(?:\b(?:one of|either|choose (?:from|between))\b(?: the following\b)?(?: values?\b)?"
     r"|(?P<quoted>\b(?:expected|must be|should be|can be)\b)"
     r"|\b(?:valid|supported|available|allowed|possible|known|accepted|permitted)\s(?:[a-z]+\s){0,2}?[a-z]+\b(?:\sare\b)?"
-    r"|\b(?:options|choices|values)\b(?: are\b)?)[\s:=(\[]{1,4}",
+    r"|\b(?:options|choices|values)\b(?: are\b)?"
+    # the same in other languages, where the adjective may come last
+    r"|\b(?:verfügbare|gültige|erlaubte|mögliche|доступные|допустимые)\s\w+"
+    r"|\b\w+\s(?:available|allowed|disponibles|disponibili|disponíveis|valides|válid[oa]s|valid[ei]|autorisées?|permitid[oa]s)\b"
+    r"|(?:可用|支持|可选|有効|利用可能)\w{0,8})[\s:\uff1a=(\[]{1,4}",
     re.IGNORECASE,
+)
+# one on each line, with what is said of it behind a dash, a colon or a gap
+_LINE: Final = re.compile(
+    r"(?P<indent>[ \t]*)(?:[-*•]|\d+[.)])?[ \t]*[\"'`*]{0,2}(?P<item>\w[\w.+/%°-]{0,40})[\"'`*]{0,2}"
+    r"(?:[ \t]*$|[ \t]*(?::|--?|\u2013|\u2014|\(|\|)(?:[ \t].*)?$|(?:[ \t]{2,}|\t)\S.*)"
 )
 _QUOTED: Final = re.compile(r"\s*[\"'`](?P<item>\w[^\"'`\n]{0,60})[\"'`]")
 _ITEM: Final = re.compile(rf"{_QUOTED.pattern}|\s*(?P<bare>\w[\w.+/%°-]{{0,40}})")
@@ -56,8 +65,12 @@ OPEN: Final = "x-open"
 
 def offered(text: str) -> tuple[str, ...]:
     """Return the values that a text says are taken: `must be one of: a, b`; at least two or none."""
-    for cue in _CUE.finditer(text[:_READ]):
-        found = _listed(text[:_READ], cue.end(), _QUOTED if cue["quoted"] else _ITEM)
+    text = text[:_READ]
+    for cue in _CUE.finditer(text):
+        found = _listed(text, cue.end(), _QUOTED if cue["quoted"] else _ITEM)
+        ends = text.find("\n", cue.start(), cue.end())
+        if len(found) < 2 and ends >= 0:
+            found = _on_lines(text[ends + 1 :])
         if len(found) > 1:
             return found
     return ()
@@ -139,6 +152,22 @@ def _listed(text: str, at: int, of: re.Pattern[str]) -> tuple[str, ...]:
         if between is None:
             break
         at = between.end()
+    return tuple(dict.fromkeys(found))
+
+
+def _on_lines(text: str) -> tuple[str, ...]:
+    """Return what stands first on each line of a list; lines further in belong to the one above."""
+    found: list[str] = []
+    margin = -1
+    for line in filter(str.strip, text.splitlines()):
+        entry = _LINE.fullmatch(line)
+        inside = len(line) - len(line.lstrip())
+        if margin >= 0 and inside > margin:
+            continue
+        if entry is None or margin not in (-1, inside) or len(found) == _MOST_OFFERED:
+            break
+        margin = inside
+        found.append(entry["item"])
     return tuple(dict.fromkeys(found))
 
 

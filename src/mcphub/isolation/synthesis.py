@@ -7,12 +7,11 @@ import re
 import secrets
 import shlex
 import uuid
-from collections import deque
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mcphub.isolation import dialects, numbers, samples, shapes
+from mcphub.isolation import dialects, numbers, samples, shapes, walking
 from mcphub.isolation.canaries import Canaries, mint
 from mcphub.isolation.handles import Handles
 from mcphub.isolation.kinds import (
@@ -165,8 +164,8 @@ class _Composer:
         fixed = dict(self._recipe.fixed)
         own = properties_of(schema)
         self._deep = fixed.keys() - own.keys()
-        self._way = self._way_to(self._deep)
-        self._command = self._parted(schema, fixed)
+        self._way = walking.way_to(self._tool.schema, self._deep)
+        self._command = self._parted(fixed)
         given = self._object(schema, 0)
         if not own and self._recipe.optional:
             given = {name: self._text(name, {}) for name in _USUAL} | given
@@ -175,40 +174,15 @@ class _Composer:
                 given[name] = value
         return given
 
-    def _way_to(self, names: Set[str]) -> set[int]:
-        """Return which schemas lead to the nearest place of each name, by identity.
-
-        Each is looked at once: schemas may contain themselves, in many places.
-        """
-        way: set[int] = set()
-        missing = set(names)
-        before: dict[int, int] = {id(self._tool.schema): 0}
-        waiting: deque[Any] = deque([self._tool.schema])
-        while waiting and missing:
-            schema = waiting.popleft()
-            inner = self._resolved(schema)
-            own = properties_of(inner)
-            if missing & own.keys():
-                step = id(schema)
-                while step:
-                    way.add(step)
-                    step = before[step]
-            missing -= own.keys()
-            for part in (inner.get("items"), *own.values()):
-                if isinstance(part, dict) and id(part) not in before:
-                    before[id(part)] = id(schema)
-                    waiting.append(part)
-        return way
-
-    def _parted(self, schema: Mapping[str, Any], fixed: dict[str, Any]) -> list[str]:
+    def _parted(self, fixed: dict[str, Any]) -> list[str]:
         """Return the words of a command, where program and arguments are parameters of their own.
 
         A fixed command is taken apart in `fixed`.
         """
-        own = properties_of(schema)
-        rest = next((inner for key, inner in own.items() if key.lower() in _ARGUMENTS), None)
         name = next((key for key, kind, _ in parameters(self._tool) if kind is Kind.COMMAND), "")
-        if not name or name not in own or self._resolved(rest).get("type") != "array":
+        own = walking.beside(self._tool.schema, name) if name else {}
+        rest = next((inner for key, inner in own.items() if key.lower() in _ARGUMENTS), None)
+        if self._resolved(rest).get("type") != "array":
             return []
         words = shlex.split(str(fixed.get(name) or self._statement(Kind.COMMAND, name)))
         if name in fixed:
@@ -252,30 +226,8 @@ class _Composer:
         """Tell whether an optional parameter is given: not what destroys, waits or goes deep."""
         return depth < 2 and not looks_destructive(name) and isinstance(schema, dict)
 
-    def _resolved(self, schema: Any, depth: int = 0) -> Mapping[str, Any]:
-        """Follow `$ref`, and take the first alternative that is not null."""
-        if not isinstance(schema, dict) or depth > _DEEPEST:
-            return {}
-        reference = schema.get("$ref")
-        if isinstance(reference, str) and reference.startswith("#/"):
-            target: Any = self._tool.schema
-            for part in reference[2:].split("/"):
-                target = target.get(part, {}) if isinstance(target, dict) else {}
-            return self._resolved(target, depth + 1)
-        for key in ("anyOf", "oneOf"):
-            options = schema.get(key)
-            if isinstance(options, list):
-                usable = [o for o in options if isinstance(o, dict) and o.get("type") != "null"]
-                if usable:
-                    outer = {k: v for k, v in schema.items() if k not in {key, "default"}}
-                    return self._resolved({**outer, **usable[0]}, depth + 1)
-        parts = schema.get("allOf")
-        if isinstance(parts, list):
-            merged: dict[str, Any] = {k: v for k, v in schema.items() if k != "allOf"}
-            for part in parts:
-                merged.update(self._resolved(part, depth + 1))
-            return merged
-        return schema
+    def _resolved(self, schema: Any) -> Mapping[str, Any]:
+        return walking.resolved(self._tool.schema, schema)
 
     def value(self, name: str, schema: Mapping[str, Any], depth: int) -> Any:
         """Return a value for one parameter."""

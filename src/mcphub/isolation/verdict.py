@@ -97,13 +97,13 @@ def _doubt(case: Case, coverage: Coverage) -> str:
     if unmade:
         return (
             f"{unmade[0]} never worked, so nothing was there for {unmade[1]} to show."
-            f"{_last(case, unmade[0])}"
+            f"{_last(case, unmade[0])}{_real(case)}"
         )
     idle = _idle(case, coverage)
     if idle:
         return (
             f"Most of the tools that may change something did not work ({', '.join(idle[:3])})."
-            f"{_last(case, idle[0])}"
+            f"{_last(case, idle[0])}{_real(case)}"
         )
     return ""
 

@@ -23,8 +23,8 @@ from .slow import Slow
 MODULES = [
     import_module(f"{__name__}.{name}")
     for name in (
-        "claims", "databases", "files", "history", "identifiers", "notifications", "races", "secrets",
-        "sessions", "state", "tokens",
+        "claims", "databases", "files", "history", "identifiers", "notifications", "programs", "races",
+        "secrets", "sessions", "state", "tokens",
     )
 ]  # fmt: skip
 VARIANTS = {
