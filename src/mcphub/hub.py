@@ -25,7 +25,7 @@ from mcphub.gateway.listen import LIST_CHANGED, Outlets
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.sessions import Sessions
 from mcphub.ground import Ground
-from mcphub.ids import Clock
+from mcphub.ids import Clock, steady_clock
 from mcphub.oauth.connections import Connections
 from mcphub.offboarding import destroy
 from mcphub.policy.model import HostFacts, Transport
@@ -35,15 +35,19 @@ from mcphub.spawn.launching import Launcher
 from mcphub.spawn.pool import InstancePool
 from mcphub.spawn.spawner import Spawner
 from mcphub.store import changes
+from mcphub.store.database import Revision
 from mcphub.tasks import Tasks
 from mcphub.wire.envelope import Message
 
 _log = structlog.get_logger()
 _POLL_S: Final = 1.0
+_SILENT_S: Final = 10.0
 _SLOW_POLLS: Final = 60
 _DUE_POLLS: Final = 5
 _EGRESS_POLLS: Final = 300
 _WARM_AT_ONCE: Final = 2
+
+Look = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -73,37 +77,39 @@ class Hub:
     connections: Connections
     cannot_go_on: Callable[[HubError], None]
     url: str = ""
-    revision: int = -1
-    _out_of_sight: bool = False
+    revision: Revision | None = None
+    _heard_at: float = field(default_factory=steady_clock)
+    _silent: bool = False
     _reload: asyncio.Lock = field(default_factory=asyncio.Lock)
     _asked: int = 0
     _answered: int = 0
 
     async def refresh(self) -> int:
-        """Read the database anew and stop what may not run any more; returns the revision in memory.
+        """Read the database anew and stop what may not run any more; returns the revision's number.
 
         Whoever asks while it is being read waits for one reading more, all of them for the same.
         """
         self._asked = mine = self._asked + 1
         async with self._reload:
-            if self._answered >= mine:
-                return self.revision
+            if self._answered >= mine and self.revision is not None:
+                return self.revision.number
             asked = self._asked
-            known = -1 if self._out_of_sight else self.revision
-            revision, users = await changes.since(self.ground.db, known)
+            found = await changes.since(self.ground.db, self.revision)
             before = (
                 {name: state.pin for name, state in self.access.states.items()}
-                if self.revision >= 0
+                if self.revision is not None
                 else {}
             )
-            await self.access.load(users)
-            self.revision, self._out_of_sight = revision, False
+            await self.access.load(found.users)
+            self.revision = found.revision
             for name, state in self.access.states.items():
                 if name in before and before[name] != state.pin:
                     self._changed(name)
+            if found.another:
+                self._begin_anew()
             self._end_what_is_over()
             self._answered = asked
-            return revision
+            return found.revision.number
 
     def status(self) -> dict[str, object]:
         """Return figures of the hub as a whole."""
@@ -111,7 +117,8 @@ class Hub:
         return {
             "version": __version__,
             "url": self.url,
-            "revision": self.revision,
+            "revision": self.revision.number if self.revision is not None else 0,
+            "databaseSilentS": round(self.silent_s()) if self._silent else 0,
             "sandboxLevel": self.spawner.level,
             "sandbox": self.spawner.means,
             "minimumLevel": self.host.minimum_level,
@@ -137,6 +144,7 @@ class Hub:
             "mcphub_users": len(self.access.active_users),
             "mcphub_request_records_waiting": self.recorder.waiting,
             "mcphub_request_records_dropped_total": self.recorder.dropped,
+            "mcphub_database_silent_seconds": self.silent_s(),
             **self._spans(),
             "process_cpu_seconds_total": time.process_time(),
         }
@@ -250,45 +258,66 @@ class Hub:
         """Begin to write records and to follow the settings file and the database."""
         self.tasks.start("audit.flush", self.recorder.run())
         self.tasks.start("settings.watch", self.ground.live.watch(self.settings_changed))
-        self.tasks.start("store.watch", self.watch())
+        self.tasks.start("store.watch", self.watch(self._looks_at_the_database))
+        self.tasks.start("hub.watch", self.watch(self._looks_at_the_hub))
 
-    async def watch(self) -> None:
-        """Follow the database's revision, so that a change by another process counts within a second.
+    async def watch(self, looks: Callable[[int], Iterator[Look]]) -> None:
+        """Look at something every second, as at the database's revision: a change by another process counts then.
 
         Whatever fails is tried again with the next look, and keeps nothing else from being looked at: a
         revocation has to count also while something else is out of order.
+
+        Args:
+            looks: Gives what is looked at in the second of a number.
         """
         polls, told = 0, dict[str, str]()
         while True:
             await asyncio.sleep(_POLL_S)
             polls += 1
-            for step in self._looks(polls):
-                name, problem = step.__name__.strip("_"), ""
+            for step in looks(polls):
+                name, problem, cause = step.__name__.strip("_"), "", ""
                 try:
                     await step()
                 except HubError as error:
-                    problem = str(error)
+                    # of the database's error the type alone: its text can hold values
+                    problem, cause = error.message, type(error.__cause__ or error).__name__
                 except Exception as error:  # noqa: BLE001  the next look must come
-                    problem = type(error).__name__
+                    problem = cause = type(error).__name__
                     if told.get(name) != problem:
                         _log.exception("watch.failed", step=name)
                 if problem and told.get(name) != problem:
-                    _log.warning("watch.problem", step=name, error=problem)
+                    _log.warning("watch.problem", step=name, error=problem, cause=cause)
+                elif not problem and told.get(name):
+                    _log.info("watch.works_again", step=name)
                 told[name] = problem
 
-    def _looks(self, polls: int) -> Iterator[Callable[[], Awaitable[None]]]:
-        """Yield what is looked at this time, what others' rights hang on first."""
-        yield self._keep_to_the_database
+    def _looks_at_the_database(self, polls: int) -> Iterator[Look]:
+        """Yield what asks the database, what others' rights hang on first; it may not answer for a while."""
         yield self._follow_database
         yield self._follow_signing_keys
-        yield self._end_what_is_idle
         if polls % _SLOW_POLLS == 0:
             yield self._note_keys
         if polls % _EGRESS_POLLS == 0:
             yield self.note_egress
         if polls % _DUE_POLLS == 0:
-            yield self._drain_expired
             yield self._remove_who_is_due
+
+    def _looks_at_the_hub(self, polls: int) -> Iterator[Look]:
+        """Yield what the hub finds out by itself, whether or not the database answers."""
+        yield self._keep_to_the_database
+        yield self._tell_of_silence
+        yield self._end_what_is_idle
+        if polls % _DUE_POLLS == 0:
+            yield self._drain_expired
+
+    def silent_s(self) -> float:
+        """Return for how long the database has not answered: what was changed there meanwhile does not count yet."""
+        return steady_clock() - self._heard_at
+
+    async def _tell_of_silence(self) -> None:
+        if not self._silent and self.silent_s() > _SILENT_S:
+            self._silent = True
+            _log.error("database.silent", for_s=round(self.silent_s()))
 
     async def _keep_to_the_database(self) -> None:
         if self.ground.db_file.is_another():
@@ -301,14 +330,12 @@ class Hub:
             )
 
     async def _follow_database(self) -> None:
-        try:
-            changed = await self.ground.db.revision() != self.revision
-        except Exception:
-            # another server may answer next, which lacks what this one had: its numbers say nothing
-            self._out_of_sight = True
-            raise
-        if changed or self._out_of_sight:
+        if await self.ground.db.revision() != self.revision:
             await self.refresh()
+        if self._silent:
+            self._silent = False
+            _log.info("database.answers_again", after_s=round(self.silent_s()))
+        self._heard_at = steady_clock()
 
     async def _follow_signing_keys(self) -> None:
         if self.ground.signer.refresh():
@@ -365,6 +392,11 @@ class Hub:
         self.catalogs.forget(name)
         self.pool.advice.forget(name)
         self.outlets.changed(name)
+
+    def _begin_anew(self) -> None:
+        """Let every user's instance go: numbers of what it was started with may mean something else by now."""
+        _log.warning("database.another_past")
+        self.pool.drain(lambda found: found.owner.startswith("u_"))
 
     def _end_what_is_over(self) -> None:
         """Stop instances of users who are gone, drain what may not run so, end streams of dead keys."""

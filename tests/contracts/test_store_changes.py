@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete, insert, update
 
 from mcphub.catalog.states import ServerStates
 from mcphub.errors import HubError
@@ -13,7 +14,8 @@ from mcphub.identity.snapshot import PrincipalSnapshot
 from mcphub.policy.model import Evidence, Role
 from mcphub.secret import Secret
 from mcphub.store.changes import since
-from mcphub.store.database import Database
+from mcphub.store.database import Database, Revision
+from mcphub.store.tables import changes, meta
 from mcphub.testing.clock import MovableClock
 from mcphub.vault.keys import FileKeys, KeyRing
 from mcphub.vault.vault import CredentialState, Vault
@@ -27,13 +29,14 @@ class Follower:
 
     def __init__(self, db: Database, directory: Directory, vault: Vault) -> None:
         self.db, self.directory, self.vault = db, directory, vault
-        self.revision = -1
+        self.revision: Revision | None = None
+        self.another = False
         self.snapshot = PrincipalSnapshot()
         self.credentials: dict[str, dict[str, CredentialState]] = {}
 
     async def follow(self) -> frozenset[str] | None:
         """Catch up; returns whom it was about."""
-        self.revision, users = await since(self.db, self.revision)
+        self.revision, users, self.another = await since(self.db, self.revision)
         if users is None:
             self.snapshot = await self.directory.snapshot()
             self.credentials = await self.vault.states()
@@ -117,12 +120,45 @@ async def test_a_change_that_says_nothing_and_too_many_to_keep_concern_anybody(
         pass
     await directory.create_key("anna")
     assert await follower.follow() is None
+    await directory.create_key("anna")
+    assert await follower.follow() == {user.id}, "what said nothing is over"
     for enabled in range(1001):
         await (directory.enable_user if enabled % 2 else directory.disable_user)(user.id)
     assert await follower.follow() is None
+    assert not follower.another
     async with db.read() as conn:
         kept = (await conn.exec_driver_sql("SELECT count(*) FROM changes")).scalar_one()
     assert kept == 1000
+
+
+@pytest.mark.parametrize("ahead", [-2, 0, 1, 3])
+async def test_a_database_that_never_had_the_known_revision_concerns_anybody(
+    db: Database, directory: Directory, vault: Vault, ahead: int
+) -> None:
+    """A backup or a replica without the last changes, that went on from there: its numbers mean something else."""
+    anna, ben = await directory.add_user("anna"), await directory.add_user("ben")
+    await directory.create_key("anna")
+    async with db.read() as conn:
+        was = (await conn.execute(meta.select())).one()
+        kept = (await conn.execute(changes.select())).all()
+    follower = Follower(db, directory, vault)
+    await follower.follow()
+    for _ in range(3):
+        await directory.create_key("ben")
+    await follower.follow()
+    assert not follower.another
+    async with db.write() as conn:
+        await conn.execute(update(meta).values(revision=was.revision, mark=was.mark))
+        await conn.execute(delete(changes))
+        await conn.execute(insert(changes), [row._asdict() for row in kept])
+    for _ in range(3 + ahead):
+        await directory.create_key("anna")
+    assert await follower.follow() is None
+    assert follower.another
+    assert set(follower.snapshot.users) == {anna.id, ben.id}
+    await directory.create_key("ben")
+    assert await follower.follow() == {ben.id}
+    assert not follower.another
 
 
 @pytest.mark.parametrize("seed", range(3))

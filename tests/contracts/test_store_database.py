@@ -1,11 +1,14 @@
 """What every database under the hub promises, on SQLite and on PostgreSQL."""
 
 import asyncio
+import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import anyio
+import asyncpg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -80,6 +83,54 @@ async def test_migrating_again_keeps_everything(db: Database) -> None:
     assert len(install_id) == 32
 
 
+@pytest.mark.parametrize("state", ["25006", "53100", "53300", "57P01", "40P01", "58030"])
+async def test_what_postgresql_cannot_do_just_now_is_unavailable(postgres: str, state: str) -> None:
+    """No room, no changes taken, shutting down: nothing is wrong with what was asked."""
+    async with Database.at(postgres) as db:
+        with pytest.raises(Unavailable, match="just now"):
+            async with db.write() as conn:
+                await conn.execute(
+                    text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$")
+                )
+        with pytest.raises(DBAPIError):
+            async with db.write() as conn:
+                await conn.execute(text("SELECT of_nothing"))
+
+
+async def test_a_postgresql_that_takes_no_changes_is_read_and_unavailable_for_writing(
+    postgres: str,
+) -> None:
+    name = "read_only_" + secrets.token_hex(4)
+    admin = await asyncpg.connect(postgres)
+    await admin.execute(f"CREATE DATABASE {name}")
+    async with Database.at(urlsplit(postgres)._replace(path=f"/{name}").geturl()) as db:
+        await db.migrate()
+        await db.close()
+        await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        with pytest.raises(Unavailable):
+            await insert_group(db, "dev")
+        with pytest.raises(Unavailable):
+            await db.try_write()
+        assert await names(db) == []
+        await db.close()
+        await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await db.try_write()
+        await insert_group(db, "dev")
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+async def test_an_answer_that_does_not_come_is_unavailable(db: Database) -> None:
+    async def hang() -> None:
+        async with db.write() as conn:
+            await conn.execute(insert(groups).values(name="dev"))
+            raise TimeoutError
+
+    with pytest.raises(Unavailable, match="does not answer"):
+        await hang()
+    assert await names(db) == []
+
+
 async def test_records_of_an_older_version_are_kept(database_url: str) -> None:
     def older(connection: Connection) -> None:
         command.upgrade(config(connection), "0004")
@@ -123,17 +174,17 @@ async def test_a_database_of_a_newer_version_is_refused(db: Database) -> None:
 
 
 async def test_only_changes_raise_the_revision(db: Database) -> None:
-    before = await db.revision()
+    before = (await db.revision()).number
     async with db.write():
         pass
-    assert await db.revision() == before
+    assert (await db.revision()).number == before
     async with db.write(changes=True):
         pass
-    assert await db.revision() == before + 1
+    assert (await db.revision()).number == before + 1
 
 
 async def test_a_failed_block_changes_nothing_and_keeps_the_revision(db: Database) -> None:
-    before = await db.revision()
+    before = (await db.revision()).number
 
     async def fail() -> None:
         async with db.write(changes=True) as conn:
@@ -143,7 +194,7 @@ async def test_a_failed_block_changes_nothing_and_keeps_the_revision(db: Databas
     with pytest.raises(RuntimeError):
         await fail()
     assert await names(db) == []
-    assert await db.revision() == before
+    assert (await db.revision()).number == before
 
 
 async def insert_group(db: Database, name: str) -> None:
@@ -152,14 +203,14 @@ async def insert_group(db: Database, name: str) -> None:
 
 
 async def test_blocks_together_are_done_together_and_see_each_other(db: Database) -> None:
-    before = await db.revision()
+    before = (await db.revision()).number
     async with db.together():
         await insert_group(db, "one")
         async with db.together():
             await insert_group(db, "two")
         assert await names(db) == ["one", "two"]
     assert await names(db) == ["one", "two"]
-    assert await db.revision() == before + 2
+    assert (await db.revision()).number == before + 2
 
 
 async def test_of_blocks_together_nothing_stays_when_one_fails(db: Database) -> None:
@@ -168,10 +219,10 @@ async def test_of_blocks_together_nothing_stays_when_one_fails(db: Database) -> 
             await insert_group(db, "one")
             await insert_group(db, "one")
 
-    before = await db.revision()
+    before = (await db.revision()).number
     with pytest.raises(IntegrityError):
         await twice()
-    assert await names(db) == [] and await db.revision() == before
+    assert await names(db) == [] and (await db.revision()).number == before
     await insert_group(db, "three")
     assert await names(db) == ["three"]
 
@@ -248,12 +299,12 @@ async def test_concurrent_writers_lose_no_update(db: Database, database_url: str
             await conn.execute(update(meta).values(next_number=number + 1))
 
     async with Database.at(database_url) as other:  # as another process would
-        before = await db.revision()
+        before = (await db.revision()).number
         with anyio.fail_after(60):
             async with asyncio.TaskGroup() as tasks:
                 for database in [db, other] * 20:
                     tasks.create_task(add(database))
-    assert await db.revision() == before + 40
+    assert (await db.revision()).number == before + 40
     async with db.read() as conn:
         assert (await conn.execute(select(meta.c.next_number))).scalar_one() == 16 + 40
 

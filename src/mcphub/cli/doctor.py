@@ -151,6 +151,7 @@ async def _database(cli: Cli) -> Check:
     try:
         await migrate(db, settings, beside=True)
         found = await AuditLog(db, system_clock).verify()
+        await db.try_write()
     finally:
         await db.close()
     return Check(
@@ -227,14 +228,19 @@ async def _control(cli: Cli) -> Check:
     except NotRunning:
         return Check("running hub", True, False, "not running")
     mode = stat.S_IMODE(socket.stat().st_mode)
+    silent = int(status.get("databaseSilentS") or 0)
     problem = str(status.get("settingsError") or "")
+    hint = "Correct mcp_settings.json; the hub works with the last valid state."
+    if silent:
+        problem = f"it has not heard of its database for {silent} s: no change counts meanwhile"
+        hint = "Calls go on as far as the hub knows; to keep somebody out, stop it."
     return Check(
         "running hub",
         not mode & 0o077 and not problem,
-        bool(mode & 0o077),
+        bool(mode & 0o077 or silent),
         f"{status.get('url')}, {status.get('instances')} instances"
         + (f"; {problem}" if problem else ""),
-        "Correct mcp_settings.json; the hub works with the last valid state.",
+        hint,
     )
 
 

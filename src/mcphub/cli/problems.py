@@ -13,6 +13,9 @@ from mcphub.errors import HubError, InvalidInput, Unavailable
 _ROOM: Final = "Make room there and run the command again; what was stored before is still there."
 _UNCLEAR: Final = "Is there room on its disk, and may this account write there?"
 _SERVICE: Final = "Is PostgreSQL running, and is `database` in mcphub.toml right?"
+_CROWDED: Final = (
+    "Raise max_connections of PostgreSQL, or end other clients: the hub needs up to 10."
+)
 _NAME: Final = "Correct `database` in mcphub.toml; / @ : in its password are written %2F %40 %3A."
 _ACCOUNT: Final = "Run it as the account that owns it, or name another directory with --dir."
 _HINTS: Final = {
@@ -26,6 +29,16 @@ _HINTS: Final = {
 _DATABASE: Final = (
     ("disk is full", _ROOM),
     ("readonly", _ACCOUNT),
+    (
+        "read-only transaction",
+        "PostgreSQL takes no changes: is it a standby, or default_transaction_read_only on?",
+    ),
+    ("No space left", "Make room on PostgreSQL's disk and run the command again."),
+    ("too many clients", _CROWDED),
+    ("too many connections", _CROWDED),
+    ("connection slots", _CROWDED),
+    ("starting up", "Run the command again when PostgreSQL has started."),
+    ("shutting down", _SERVICE),
     ("locked", "Another program holds the database; when it is done, run the command again."),
     ("malformed", "Stop the hub and restore hub.db from a backup."),
     ("not a database", "Stop the hub and restore hub.db from a backup."),

@@ -9,6 +9,7 @@ await on anything but the database.
 import asyncio
 import os
 import re
+import secrets
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import (
@@ -19,16 +20,28 @@ from contextlib import (
 )
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from sqlalchemy import Connection, Table, event, inspect, select, text, update
+from sqlalchemy import (
+    Connection,
+    Table,
+    delete,
+    event,
+    insert,
+    inspect,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mcphub.errors import InvalidInput, Unavailable
 from mcphub.store.patient import transaction
-from mcphub.store.tables import meta
+from mcphub.store.tables import changes, meta
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
@@ -39,8 +52,28 @@ _BUSY_MS = 10_000
 AT_ONCE = 50
 """Users whose rows are read in one step: what is made of them keeps all else waiting meanwhile."""
 
-HEAD = "0005"
+HEAD = "0006"
 """Newest migration; a contract test compares it with the files."""
+
+
+KEPT = 1000
+"""Newest revisions of which it is kept what they were about."""
+
+_NOT_NOW = ("08", "25006", "40", "53", "55P03", "57", "58")
+"""SQLSTATEs of PostgreSQL, or how they begin, that say nothing against a statement: lost connections, a server
+that takes no changes, conflicts of transactions, no room or connection left, locks, interventions, input/output."""
+
+
+class Revision(NamedTuple):
+    """A state of what the hub keeps in memory.
+
+    Attributes:
+        number: Goes up with every change.
+        mark: Random; of two states with one number, as after a failover, it tells which it is.
+    """
+
+    number: int
+    mark: str
 
 
 @dataclass(slots=True)
@@ -193,7 +226,7 @@ class Database:
                 joint.conn = await joint.stack.enter_async_context(self._transaction())
             try:
                 if changes:
-                    await joint.conn.execute(update(meta).values(revision=meta.c.revision + 1))
+                    await _new_revision(joint.conn)
                 yield joint.conn
             except BaseException:
                 joint.failed = True
@@ -215,10 +248,19 @@ class Database:
                 driver: Any = raw.driver_connection
                 await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    async def revision(self) -> int:
+    async def try_write(self) -> None:
+        """Write a row as it is, to see whether the database takes changes.
+
+        Raises:
+            Unavailable: It takes none.
+        """
+        async with self.write() as conn:
+            await conn.execute(update(meta).values(id=meta.c.id))
+
+    async def revision(self) -> Revision:
         """Return the revision; `store.changes` tells what has happened since an older one."""
         async with self.read() as conn:
-            return int((await conn.execute(select(meta.c.revision))).scalar_one())
+            return Revision(*(await conn.execute(select(meta.c.revision, meta.c.mark))).one())
 
     async def install_id(self) -> str:
         """Return the random id that this database got when it was created."""
@@ -250,12 +292,28 @@ async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
             try:
                 conn = await stack.enter_async_context(transaction(engine))
             except (SQLAlchemyError, *_drivers_errors(), OSError, TimeoutError) as error:
-                raise _unusable() from error
+                raise _unusable(error) from error
             yield conn
     except DBAPIError as error:  # also one of the end: a full disk shows when it is committed
-        if error.connection_invalidated or isinstance(error, OperationalError):
-            raise _unusable() from error
+        if (
+            error.connection_invalidated
+            or isinstance(error, OperationalError)
+            or str(getattr(error.orig, "sqlstate", None)).startswith(_NOT_NOW)
+        ):
+            raise _unusable(error) from error
         raise
+    except (TimeoutError, ConnectionError) as error:  # PostgreSQL's driver: an answer did not come
+        raise _unusable(error) from error
+
+
+async def _new_revision(conn: AsyncConnection) -> None:
+    """Make the next revision, of which nothing is said yet; `store.changes` says it."""
+    mark, now = secrets.token_hex(16), meta.c.revision
+    await conn.execute(update(meta).values(revision=now + 1, mark=mark))
+    row = select(now, literal(mark))
+    await conn.execute(insert(changes).from_select(["revision", "mark"], row))
+    oldest = select(now - KEPT).scalar_subquery()
+    await conn.execute(delete(changes).where(changes.c.revision <= oldest))
 
 
 def _drivers_errors() -> tuple[type[Exception], ...]:
@@ -271,7 +329,12 @@ def _version(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _unusable() -> Unavailable:
+def _unusable(error: Exception) -> Unavailable:
+    if isinstance(error, (TimeoutError, PoolTimeoutError)):
+        return Unavailable(
+            "The hub's database does not answer.",
+            hint="Is it overloaded or stopped, or is the way to it broken?",
+        )
     return Unavailable(
         "The hub's database cannot be used just now.",
         hint="Look at the hub's log and run: mcphub doctor",

@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, select, text
 
 from mcphub.errors import InvalidInput
-from mcphub.store.tables import meta
+from mcphub.store.tables import changes, meta
 
 FIRST_USER_NUMBER = 16
 """Smaller numbers are the hub's own: neutral and shared instances."""
@@ -53,8 +53,10 @@ def upgrade(connection: Connection) -> None:
                 id=1,
                 install_id=secrets.token_hex(16),
                 revision=1,
+                mark=(mark := secrets.token_hex(16)),
                 next_number=FIRST_USER_NUMBER,
                 audit_seq=0,
                 audit_hash="",
             )
         )
+        connection.execute(insert(changes).values(revision=1, mark=mark))

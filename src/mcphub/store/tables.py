@@ -43,6 +43,8 @@ meta = Table(
     Column("install_id", String(64), nullable=False),
     # Goes up with every change of what the hub keeps in memory (`Database.write(changes=True)`).
     Column("revision", BigInteger, nullable=False),
+    # Random with each revision: an equal number of another past, as a backup's, is not the same revision.
+    Column("mark", String(32), nullable=False, server_default=""),
     # Next user number: counted here, because a removed user's number must never come back.
     Column("next_number", Integer, nullable=False),
     # Newest audit event: makes a removed last row visible, and orders writers.
@@ -51,12 +53,13 @@ meta = Table(
     CheckConstraint("id = 1", name="one_row"),
 )
 
-# The user whom a revision concerns, "" for nobody. No foreign key: the user may be gone by it.
+# The user whom a revision concerns, "" for nobody, NULL for anybody. No foreign key: the user may be gone by it.
 changes = Table(
     "changes",
     metadata,
     Column("revision", BigInteger, primary_key=True, autoincrement=False),
-    Column("user_id", String(64), nullable=False),
+    Column("mark", String(32), nullable=False),
+    Column("user_id", String(64)),
 )
 
 users = Table(
