@@ -104,7 +104,7 @@ class Cli:
         try:
             await self.running().refresh()
         except Unavailable as error:
-            self.warn(f"{error.message} It notices the change by itself within a second.")
+            self.warn(f"{error.message} The change counts there once it has read its database.")
 
     def show(self, data: object, human: "Rows | str") -> None:
         """Print a result: `data` as JSON with `--json`, else `human`."""
