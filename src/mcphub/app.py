@@ -96,19 +96,22 @@ CONTEXT_PATH: Final = "/.well-known/mcphub-user-context"
 
 
 @asynccontextmanager
-async def running(settings: HubSettings, clock: Clock, stopping: Stopping) -> AsyncIterator[Hub]:
+async def running(
+    settings: HubSettings, clock: Clock, stopping: Stopping, *, make: bool = True
+) -> AsyncIterator[Hub]:
     """Run a hub without listening anywhere: sandbox, pool, data plane, watchers.
 
     Args:
         settings: Of the hub.
         clock: Of everything in it.
         stopping: Is told what the end has come to.
+        make: Whether a database that is missing is made.
 
     Raises:
         HubError: The settings, the store or the key cannot be used.
     """
     async with contextlib.AsyncExitStack() as stack:
-        services = await stack.enter_async_context(ground(settings, clock))
+        services = await stack.enter_async_context(ground(settings, clock, make=make))
         stack.callback(stopping.at, "database")
         egress = EgressLedger()
         spawner = await _spawner(stack, settings, egress.take)
@@ -388,7 +391,11 @@ def _user_services(hub: Hub) -> UserServices:
 
 @asynccontextmanager
 async def serving(
-    settings: HubSettings, clock: Clock = system_clock, *, stopping: Stopping | None = None
+    settings: HubSettings,
+    clock: Clock = system_clock,
+    *,
+    stopping: Stopping | None = None,
+    make: bool = True,
 ) -> AsyncIterator[Hub]:
     """Run a hub and listen: MCP and user API on the TCP port, the control API on its socket.
 
@@ -396,6 +403,7 @@ async def serving(
         settings: Of the hub.
         clock: Of everything in it.
         stopping: Is told what the end has come to, and may hurry it.
+        make: Whether a database that is missing is made.
 
     Raises:
         HubError: It cannot start: settings, store, key, port, or another hub in the directory.
@@ -405,11 +413,12 @@ async def serving(
     if (above := replaceable(settings.dir)) is not None:
         _log.warning("hub.directory_can_be_replaced", by_accounts_that_write=str(above))
     with (
-        the_only_hub(settings.run),
+        the_only_hub(settings.run) as uses,
         tcp_listener(settings) as listener,
         control_listener(settings.control_socket) as control,
     ):
-        async with running(settings, clock, stopping) as hub, Tasks() as tasks:
+        async with running(settings, clock, stopping, make=make) as hub, Tasks() as tasks:
+            uses(hub.ground.install_id)
             hub.url = settings.listen.public_url or url_of(settings.listen.host, listener)
             hub.plane.hub_url = hub.url
             front = application(hub)
@@ -478,7 +487,7 @@ async def serve(
     stopping = Stopping(settings.limits.stop_s)
     stopping.take_signals()
     loop = asyncio.get_running_loop()
-    async with serving(settings, stopping=stopping) as hub:
+    async with serving(settings, stopping=stopping, make=False) as hub:
         loop.add_signal_handler(signal.SIGHUP, lambda: hub.tasks.start("hub.reload", hub.reload()))
         stopping.guard(hub.left, hub.save)
         keep_what_is_there()

@@ -9,8 +9,8 @@ few commands need and takes long to import is imported then, too.
 import fcntl
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,12 @@ from mcphub.catalog.live import LiveSettings
 from mcphub.catalog.packages import PackageStore
 from mcphub.catalog.states import ServerStates
 from mcphub.catalog.toolchain import find_toolchain
-from mcphub.errors import Conflict, InvalidInput
+from mcphub.errors import Conflict, InvalidInput, NotFound
 from mcphub.identity.directory import Directory
 from mcphub.ids import Clock, system_clock
 from mcphub.settings import HubSettings
 from mcphub.store.database import Database
+from mcphub.store.holding import Hold
 from mcphub.vault.keys import CommandKeys, EnvironmentKeys, FileKeys, KeyProvider, KeyRing
 from mcphub.vault.vault import Vault, is_empty
 
@@ -78,6 +79,7 @@ class Ground:
     clock: Clock
     db: Database
     db_file: DatabaseFile
+    hold: Hold
     directory: Directory
     vault: Vault
     states: ServerStates
@@ -181,8 +183,10 @@ def replaceable(directory: Path) -> Path | None:
 
 
 @contextmanager
-def the_only_hub(folder: Path) -> Iterator[None]:
+def the_only_hub(folder: Path) -> Iterator[Callable[[str], None]]:
     """Hold the directory of sockets for one hub; the kernel lets go of it however the hub ends.
+
+    Yields what is to be told the id of the hub's database, for commands that may be for another one.
 
     Raises:
         InvalidInput: Another hub has it, also one that is still starting or stopping.
@@ -196,50 +200,62 @@ def the_only_hub(folder: Path) -> Iterator[None]:
             raise InvalidInput(
                 "A hub runs in this directory already.", hint="Stop it, or use another --dir."
             ) from None
-        yield
+        os.truncate(held, 0)  # what a hub before said
+        yield lambda install_id: _write(held, install_id)
     finally:
         os.close(held)
 
 
-def hub_runs(folder: Path) -> bool:
-    """Whether a hub holds the directory of sockets now."""
+def _write(file: int, text: str) -> None:
+    os.pwrite(file, text.encode(), 0)
+
+
+def running_on(folder: Path) -> str | None:
+    """Return the id of the database of the hub that holds the directory of sockets now.
+
+    "" when that hub has none yet; None when there is no hub.
+    """
     try:
         looked_at = os.open(folder / "hub.lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return False
+        return None
     try:
         fcntl.flock(looked_at, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return os.pread(looked_at, 100, 0).decode()
     finally:
         os.close(looked_at)
-    return False
+    return None
 
 
 @asynccontextmanager
 async def ground(
-    settings: HubSettings, clock: Clock = system_clock, *, beside: bool = False
+    settings: HubSettings, clock: Clock = system_clock, *, beside: bool = False, make: bool = True
 ) -> AsyncIterator[Ground]:
-    """Open the store and everything on it; make database and vault key on first use.
+    """Open the store and everything on it; make the vault key on first use.
 
     Args:
         settings: Of the hub.
         clock: Of everything on it.
-        beside: It is opened by a command, beside which a hub may run.
+        beside: It is opened by a command, beside which a hub may run. Otherwise no hub may use the database.
+        make: Whether a database that is missing is made.
 
     Raises:
         HubError: The database or the key cannot be used, or others may change the settings.
     """
     take_directory(settings)
-    db = Database.at(settings.database_url)
-    try:
-        await migrate(db, settings, beside=beside)
+    hold = Hold(settings.database_url)
+    async with (
+        nullcontext() if beside else hold,
+        database(settings, beside=beside, make=make) as db,
+    ):
         keys = key_provider(settings, make=await is_empty(db))
         yield Ground(
             settings=settings,
             clock=clock,
             db=db,
             db_file=DatabaseFile(settings.database_url),
+            hold=hold,
             directory=Directory(db, clock),
             vault=Vault(db, KeyRing.load(keys), clock),
             states=ServerStates(db, clock),
@@ -247,26 +263,45 @@ async def ground(
             audit=AuditLog(db, clock),
             install_id=await db.install_id(),
         )
-    finally:
-        await db.close()
 
 
-async def migrate(db: Database, settings: HubSettings, *, beside: bool) -> None:
-    """Bring the database to this version.
+@asynccontextmanager
+async def database(settings: HubSettings, *, beside: bool, make: bool) -> AsyncIterator[Database]:
+    """Open the database at this version, that of the hub which runs in the directory. Args as `ground`.
 
     Raises:
-        Conflict: It is older, and the hub that uses it still runs (`beside`).
+        NotFound: It is missing, and not to be made.
+        Conflict: It is older, and the hub that uses it still runs; or the hub that runs has another (`beside`).
         HubError: It cannot be used.
     """
+    url, hubs = settings.database_url, running_on(settings.run) if beside else None
 
-    def first() -> None:
-        if beside and hub_runs(settings.run):
+    async def first() -> None:
+        if beside and (hubs is not None or await Hold(url).is_taken()):
             raise Conflict(
                 "The database is that of an older MCPHub, and a hub of that version still runs.",
                 hint="Stop it first; it is brought to the new version when it starts again.",
             )
 
-    await db.migrate(first)
+    async with AsyncExitStack() as stack:
+        try:
+            db = await stack.enter_async_context(Database.at(url, make=make and not hubs))
+            await db.migrate(first, make=make and not hubs)
+        except NotFound:
+            if hubs:
+                raise _elsewhere() from None
+            raise
+        if hubs and hubs != await db.install_id():
+            raise _elsewhere()
+        yield db
+
+
+def _elsewhere() -> Conflict:
+    return Conflict(
+        "The hub that runs in this directory uses another database than this command would; nothing was changed.",
+        hint="Give the command what the hub was started with (MCPHUB_DATABASE, for example), or start the hub "
+        "again if `database` in mcphub.toml has been changed since.",
+    )
 
 
 def context_keys(settings: HubSettings) -> FileKeys:

@@ -18,7 +18,7 @@ from mcphub.audit import log
 from mcphub.audit.recorder import Recorder
 from mcphub.catalog.settings_file import LoadedSettings
 from mcphub.catalog.spec import ServerSpec
-from mcphub.errors import HubError, NotFound, Unavailable
+from mcphub.errors import Conflict, HubError, NotFound, Unavailable
 from mcphub.gateway.access import Access
 from mcphub.gateway.catalogs import TOOLS, Catalogs
 from mcphub.gateway.listen import LIST_CHANGED, Outlets
@@ -294,6 +294,7 @@ class Hub:
     def _looks_at_the_database(self, polls: int) -> Iterator[Look]:
         """Yield what asks the database, what others' rights hang on first; it may not answer for a while."""
         yield self._follow_database
+        yield self._stay_the_only_hub
         yield self._follow_signing_keys
         if polls % _SLOW_POLLS == 0:
             yield self._note_keys
@@ -336,6 +337,12 @@ class Hub:
             self._silent = False
             _log.info("database.answers_again", after_s=round(self.silent_s()))
         self._heard_at = steady_clock()
+
+    async def _stay_the_only_hub(self) -> None:
+        try:
+            await self.ground.hold.keep()
+        except Conflict as error:
+            self.cannot_go_on(error)
 
     async def _follow_signing_keys(self) -> None:
         if self.ground.signer.refresh():

@@ -15,13 +15,12 @@ from mcphub.catalog.toolchain import find_toolchain
 from mcphub.cli.problems import explained
 from mcphub.cli.running import NotRunning
 from mcphub.cli.shell import Cli, Rows, command
-from mcphub.ground import migrate, replaceable
+from mcphub.ground import database, replaceable
 from mcphub.ids import system_clock
 from mcphub.listening import FILES_HINT, files_wanted
 from mcphub.policy.model import RiskLevel
 from mcphub.settings import HubSettings
 from mcphub.spawn.selftest import Row, report
-from mcphub.store.database import Database
 
 _LONG_AGO = 1_760_000_000.0  # October 2025: a clock before it is wrong
 
@@ -147,13 +146,9 @@ async def _directory(cli: Cli) -> Check:
 async def _database(cli: Cli) -> Check:
     settings = cli.settings()
     kind = "SQLite" if settings.database_url.startswith("sqlite") else "PostgreSQL"
-    db = Database.at(settings.database_url)
-    try:
-        await migrate(db, settings, beside=True)
+    async with database(settings, beside=True, make=False) as db:
         found = await AuditLog(db, system_clock).verify()
         await db.try_write()
-    finally:
-        await db.close()
     return Check(
         "database",
         found.intact,

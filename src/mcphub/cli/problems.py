@@ -14,7 +14,7 @@ _ROOM: Final = "Make room there and run the command again; what was stored befor
 _UNCLEAR: Final = "Is there room on its disk, and may this account write there?"
 _SERVICE: Final = "Is PostgreSQL running, and is `database` in mcphub.toml right?"
 _CROWDED: Final = (
-    "Raise max_connections of PostgreSQL, or end other clients: the hub needs up to 10."
+    "Raise max_connections of PostgreSQL, or end other clients: the hub needs up to 9."
 )
 _NAME: Final = "Correct `database` in mcphub.toml; / @ : in its password are written %2F %40 %3A."
 _ACCOUNT: Final = "Run it as the account that owns it, or name another directory with --dir."

@@ -50,7 +50,7 @@ async def init(
     settings = cli.settings()
     made = _files(settings)
     existed = settings.key_file.exists()
-    async with opened(settings) as ground:
+    async with opened(settings, make=True) as ground:
         if settings.keys.source == "file" and not existed:
             made.append("vault key")
         admins = [user for user in await ground.directory.users() if user.role is Role.ADMIN]

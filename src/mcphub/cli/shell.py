@@ -154,11 +154,11 @@ class Cli:
 
 
 @asynccontextmanager
-async def opened(settings: HubSettings) -> "AsyncIterator[Ground]":
-    """Open the services of a hub, creating database and keys when they are missing."""
+async def opened(settings: HubSettings, *, make: bool = False) -> "AsyncIterator[Ground]":
+    """Open the services of a hub, with a new database when it is missing and `make`."""
     from mcphub.ground import ground  # noqa: PLC0415  a second of imports that --help can do without
 
-    async with ground(settings, beside=True) as services:
+    async with ground(settings, beside=True, make=make) as services:
         yield services
 
 

@@ -11,11 +11,12 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
+    contextmanager,
     nullcontext,
 )
 from dataclasses import dataclass
@@ -38,8 +39,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
-from mcphub.errors import InvalidInput, Unavailable
+from mcphub.errors import InvalidInput, NotFound, Unavailable
 from mcphub.store.patient import transaction
 from mcphub.store.tables import changes, meta
 
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 _SQLITE = re.compile(r"sqlite://(/+)(.+)")
 _BUSY_MS = 10_000
+_LIMITS = {"timeout": 10, "command_timeout": 60}
+"""Of PostgreSQL, in seconds: to connect, and for one statement."""
 
 AT_ONCE = 50
 """Users whose rows are read in one step: what is made of them keeps all else waiting meanwhile."""
@@ -106,30 +110,27 @@ class Database:
         self._joint: dict[asyncio.Task[Any] | None, _Joint] = {}
 
     @classmethod
-    def at(cls, url: str) -> Self:
+    def at(cls, url: str, *, make: bool = True) -> Self:
         """Return the database at `sqlite:///absolute/path` or `postgresql://user:password@host/name`.
 
         Nothing is opened yet, except that a missing SQLite file is created (mode 0600).
 
+        Args:
+            url: Of the database.
+            make: Whether a missing file is created.
+
         Raises:
             InvalidInput: The URL cannot be used. Its text is not repeated: it may hold a password.
+            NotFound: The file is missing (`make`).
         """
-        match = _SQLITE.fullmatch(url)
-        if match:
-            path = Path("/" + match.group(2))
+        path = file_of(url)
+        if path is not None:
+            if not make and not path.exists():
+                raise _missing()
             _private_file(path)
             parsed = URL.create("sqlite+aiosqlite", database=str(path))
             return cls(parsed, _sqlite(parsed, writes=False), _sqlite(parsed, writes=True))
-        try:
-            parsed = make_url(url)
-        except (ArgumentError, ValueError):
-            parsed = None
-        if parsed is None or parsed.drivername not in {"postgresql", "postgres"}:
-            raise InvalidInput(
-                "The database URL cannot be used.",
-                hint="Use sqlite:///absolute/path/hub.db or postgresql://user:password@host/name.",
-            )
-        parsed = parsed.set(drivername="postgresql+asyncpg")
+        parsed = _parsed(url)
         return cls(parsed, _postgresql(parsed, writes=False), _postgresql(parsed, writes=True))
 
     @property
@@ -148,22 +149,28 @@ class Database:
 
         return postgresql.insert(table)
 
-    async def migrate(self, first: Callable[[], None] = lambda: None) -> None:
+    async def migrate(
+        self, first: Callable[[], Awaitable[None]] | None = None, *, make: bool = True
+    ) -> None:
         """Bring the schema to this version's; create it in an empty database. Safe to run at once by many.
 
         Args:
-            first: Called before the schema of an older version is changed; when it raises, nothing is done.
+            first: Awaited before the schema of an older version is changed; when it raises, nothing is done.
+            make: Whether an empty database gets the schema.
 
         Raises:
             InvalidInput: A newer MCPHub has written the database.
+            NotFound: It is empty (`make`).
             Unavailable: The database cannot be reached.
         """
         async with self.write() as conn:
             version = await conn.run_sync(_version)
             if version == HEAD:
                 return
-            if version is not None:
-                first()
+            if version is None and not make:
+                raise _missing()
+            if version is not None and first is not None:
+                await first()
             # Alembic costs 0.1 s to import; commands on an up-to-date database never need it.
             from mcphub.store.migrate import upgrade  # noqa: PLC0415
 
@@ -281,19 +288,42 @@ class Database:
         await self.close()
 
 
+def file_of(url: str) -> Path | None:
+    """Return the file of a SQLite database; None where it is a service."""
+    match = _SQLITE.fullmatch(url)
+    return Path("/" + match.group(2)) if match else None
+
+
+def session_engine(url: str) -> AsyncEngine:
+    """Return what makes sessions at a PostgreSQL that keep what is said in them; raises as `Database.at`."""
+    return create_async_engine(
+        _parsed(url),
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args=_LIMITS,
+    )
+
+
 @asynccontextmanager
 async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """Yield a connection in a transaction; a lost or refused connection becomes `Unavailable`.
+    """Yield a connection in a transaction; a lost or refused connection becomes `Unavailable`."""
+    with as_errors_of_ours():
+        async with AsyncExitStack() as stack:
+            try:
+                conn = await stack.enter_async_context(transaction(engine))
+            except SQLAlchemyError as error:
+                raise _unusable(error) from error
+            yield conn
+
+
+@contextmanager
+def as_errors_of_ours() -> Generator[None]:
+    """Turn what says that the database cannot be used just now into `Unavailable`.
 
     Errors of a statement itself (a constraint, a bug) stay what they are.
     """
     try:
-        async with AsyncExitStack() as stack:
-            try:
-                conn = await stack.enter_async_context(transaction(engine))
-            except (SQLAlchemyError, *_drivers_errors(), OSError, TimeoutError) as error:
-                raise _unusable(error) from error
-            yield conn
+        yield
     except DBAPIError as error:  # also one of the end: a full disk shows when it is committed
         if (
             error.connection_invalidated
@@ -302,7 +332,8 @@ async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
         ):
             raise _unusable(error) from error
         raise
-    except (TimeoutError, ConnectionError) as error:  # PostgreSQL's driver: an answer did not come
+    # what PostgreSQL's driver raises past SQLAlchemy, and an answer that did not come
+    except (*_drivers_errors(), OSError, PoolTimeoutError) as error:
         raise _unusable(error) from error
 
 
@@ -327,6 +358,28 @@ def _version(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _missing() -> NotFound:
+    return NotFound(
+        "The hub's database is missing, or empty.",
+        hint="Restore it from a backup, or see that this command is told of the right one (`database` in mcphub.toml, "
+        "MCPHUB_DATABASE). A new, empty one is made by: mcphub init",
+    )
+
+
+def _parsed(url: str) -> URL:
+    """Return the URL of a PostgreSQL database for the driver; raises as `Database.at`."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or parsed.drivername not in {"postgresql", "postgres"}:
+        raise InvalidInput(
+            "The database URL cannot be used.",
+            hint="Use sqlite:///absolute/path/hub.db or postgresql://user:password@host/name.",
+        )
+    return parsed.set(drivername="postgresql+asyncpg")
 
 
 def _unusable(error: Exception) -> Unavailable:
@@ -400,5 +453,5 @@ def _postgresql(url: URL, *, writes: bool) -> AsyncEngine:
         pool_pre_ping=True,
         pool_timeout=10,
         execution_options=options,
-        connect_args={"timeout": 10, "command_timeout": 60},
+        connect_args=_LIMITS,
     )
