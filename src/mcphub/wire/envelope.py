@@ -6,29 +6,36 @@ of a repeated name the last one counts, as in `JSON.parse`, so that the hub and 
 can never read two different messages (parser differential).
 
 What is read has few members or items (`MOST`): reading takes a microsecond for each, in which nobody else
-is served. What is not read may hold as many as it likes.
+is served. What is not read may hold as many as it likes. A message over `LARGE` is read while it arrives
+(`wire.arriving`), and goes on in pieces.
 
 Not here: eras (`wire.eras`), transports. No I/O. Source: JSON-RPC 2.0, MCP basic §Messages.
 """
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from mcphub.wire.codes import INVALID_REQUEST, PARSE_ERROR
+from mcphub.wire.pieces import Blocks, Pieces, Raw, Text
 
-Members = dict[str, msgspec.Raw]
+Members = dict[str, Raw]
 """Member name -> raw JSON text."""
+Inside = Mapping[tuple[str, ...], Members]
+"""Path of an object in a message -> its members."""
 
+LARGE: Final = 256 * 1024
+"""Bytes beyond which a message is never read, written or copied in one step."""
 MOST: Final = 10_000
 """Members of an object, or items of an array, that the hub reads."""
 _SMALL: Final = 64 * 1024
 """Bytes in which there cannot be many more."""
 
-_MEMBERS: Final = msgspec.json.Decoder(Members)
+_MEMBERS: Final[msgspec.json.Decoder[Members]] = msgspec.json.Decoder(dict[str, msgspec.Raw])  # pyright: ignore[reportAssignmentType]
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
 _QUOTED: dict[str, bytes] = {}
@@ -71,11 +78,21 @@ class Message:
         members: All members of the message, raw.
         id: Raw JSON text of the id (a string or an integer), or b"" for a notification.
         method: The method, or "" for a response.
+        inside: Members of objects in it that are known already, by their path.
     """
 
     members: Members
     id: bytes
     method: str
+    inside: Inside | None = None
+
+    def inner(self, *path: str) -> Members:
+        """Return the members of an object in the message, to be changed at will; empty when there is none."""
+        members = self.members
+        for depth, name in enumerate(path, start=1):
+            known = self.inside.get(path[:depth]) if self.inside else None
+            members = object_of(members.get(name)) if known is None else dict(known)
+        return members
 
     @property
     def size(self) -> int:
@@ -108,6 +125,15 @@ def parse(data: bytes | bytearray | memoryview | msgspec.Raw) -> Message:
         raise Malformed(PARSE_ERROR, "The message is nested too deeply to be read.") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Malformed(PARSE_ERROR, "The body is not valid JSON.") from None
+    return message_of(members)
+
+
+def message_of(members: Members, inside: Inside | None = None) -> Message:
+    """Return members as a message.
+
+    Raises:
+        Malformed: Wrong `jsonrpc`, an id that is neither string nor integer, or no method and no result.
+    """
     if bytes(members.get("jsonrpc", b"")) != b'"2.0"':
         raise Malformed(INVALID_REQUEST, 'A message has "jsonrpc": "2.0".')
     raw_id = bytes(members["id"]) if "id" in members else b""
@@ -119,7 +145,7 @@ def parse(data: bytes | bytearray | memoryview | msgspec.Raw) -> Message:
     method = text(members.get("method")) if "method" in members else ""
     if not method and "result" not in members and "error" not in members:
         raise Malformed(INVALID_REQUEST, "A message has a method, a result or an error.")
-    return Message(members, raw_id, method)
+    return Message(members, raw_id, method, inside)
 
 
 def split_batch(data: bytes) -> list[msgspec.Raw] | None:
@@ -135,13 +161,15 @@ def split_batch(data: bytes) -> list[msgspec.Raw] | None:
         raise Malformed(PARSE_ERROR, "The body is not valid JSON.") from None
 
 
-def members_of(data: bytes | bytearray | memoryview | msgspec.Raw) -> Members:
+def members_of(data: bytes | bytearray | memoryview | Raw) -> Members:
     """Return the members of a raw JSON object.
 
     Raises:
         TooMany: It has more than `MOST`.
         msgspec.MsgspecError, RecursionError, UnicodeDecodeError: It is no JSON object.
     """
+    if isinstance(data, Pieces):
+        data = bytes(data)
     if len(data) <= _SMALL:
         return _MEMBERS.decode(data)
     left = MOST
@@ -157,13 +185,15 @@ def members_of(data: bytes | bytearray | memoryview | msgspec.Raw) -> Members:
     return {str(name): raw for name, raw in found.items()}
 
 
-def items_of(data: bytes | msgspec.Raw) -> list[msgspec.Raw]:
+def items_of(data: bytes | Raw) -> list[msgspec.Raw]:
     """Return the items of a raw JSON array.
 
     Raises:
         TooMany: It has more than `MOST`, or is large and no array.
         msgspec.MsgspecError, RecursionError, UnicodeDecodeError: It is no JSON array.
     """
+    if isinstance(data, Pieces):
+        data = bytes(data)
     if len(data) <= _SMALL:
         return _ITEMS.decode(data)
     try:
@@ -180,7 +210,7 @@ def _few() -> msgspec.json.Decoder[msgspec.Struct]:
     return msgspec.json.Decoder(few)
 
 
-def object_of(raw: bytes | msgspec.Raw | None) -> Members:
+def object_of(raw: bytes | Raw | None) -> Members:
     """Return the members of a raw JSON object; empty for None or anything that is no object.
 
     One of more than `MOST` members is none.
@@ -193,7 +223,7 @@ def object_of(raw: bytes | msgspec.Raw | None) -> Members:
         return {}
 
 
-def array_of(raw: bytes | msgspec.Raw | None) -> list[msgspec.Raw]:
+def array_of(raw: bytes | Raw | None) -> list[msgspec.Raw]:
     """Return the raw items of a raw JSON array; empty for None or anything else, and for more than `MOST`."""
     if raw is None:
         return []
@@ -203,27 +233,48 @@ def array_of(raw: bytes | msgspec.Raw | None) -> list[msgspec.Raw]:
         return []
 
 
-def text(raw: bytes | msgspec.Raw | None) -> str:
+def text(raw: bytes | Raw | None) -> str:
     """Return the value of a raw JSON string; "" for None or anything that is no string."""
     if raw is None:
         return ""
     try:
-        return _TEXT.decode(raw)
+        return _TEXT.decode(raw if not isinstance(raw, Pieces) else bytes(raw))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return ""
 
 
 def join(members: Members, before: bytes = b"", after: bytes = b"") -> bytes:
     """Write an object from raw members, on one line; `before` and `after` stand around it."""
-    parts = [before, b"{"]
+    return bytes(written(members, before, after))
+
+
+def written(members: Members, before: bytes = b"", after: bytes = b"") -> Text:
+    """Write an object as `join` does; in pieces, when one of its members is."""
+    parts: list[bytes | Raw] = [before, b"{"]
+    is_large = False
     for name, raw in members.items():
+        is_large = is_large or type(raw) is Pieces
         parts += (_quoted(name), b":", raw, b",")
     if members:
         parts[-1] = b"}"
     else:
         parts.append(b"}")
     parts.append(after)
-    return one_line(b"".join(parts))
+    if is_large:
+        return _in_pieces(parts)
+    return one_line(b"".join(parts))  # pyright: ignore[reportArgumentType]
+
+
+def _in_pieces(parts: list[bytes | Raw]) -> Pieces:
+    """Put a text together without copying what is large; pieces are on one line as they are."""
+    blocks = Blocks()
+    for part in parts:
+        if isinstance(part, Pieces):
+            for piece in part:
+                blocks.add(piece)
+        else:
+            blocks.add(one_line(bytes(part)))
+    return blocks.text()
 
 
 def array(items: list[bytes] | list[msgspec.Raw]) -> bytes:
@@ -259,10 +310,10 @@ def without_halves(data: bytes) -> bytes:
     return b"".join((*parts, data[at:])) if parts else data
 
 
-def request(upstream_id: int, method: str, params: Members) -> bytes:
+def request(upstream_id: int, method: str, params: Members) -> Text:
     """Write a request of the hub's own, one line without its end."""
     head = b'{"jsonrpc":"2.0","id":%d,"method":%b,"params":' % (upstream_id, _quoted(method))
-    return join(params, head, b"}")
+    return written(params, head, b"}")
 
 
 def notification(method: str, params: bytes | None) -> bytes:
@@ -274,6 +325,11 @@ def notification(method: str, params: bytes | None) -> bytes:
 def result(raw_id: bytes, value: bytes) -> bytes:
     """Write a response with a raw result."""
     return b'{"jsonrpc":"2.0","id":' + raw_id + b',"result":' + value + b"}"
+
+
+def result_of(raw_id: bytes, members: Members) -> Text:
+    """Write a response with a result of these members."""
+    return written(members, b'{"jsonrpc":"2.0","id":' + raw_id + b',"result":', b"}")
 
 
 def error(raw_id: bytes, code: int, message: str, data: object = None) -> bytes:
