@@ -30,6 +30,7 @@ from mcphub.wire.codes import (
 )
 from mcphub.wire.envelope import Members
 from mcphub.wire.extensions import routed
+from mcphub.wire.pieces import Raw
 
 _log = structlog.get_logger()
 _PROBE_S: Final = 0.25
@@ -78,7 +79,7 @@ async def discover(plane: DataPlane, call: Call) -> bytes:
         async with asyncio.timeout(_PROBE_S):
             opening = await _opening(plane, call)
     except TimeoutError:
-        opening = {"capabilities": msgspec.Raw(_AGGREGATED)}
+        opening = Members(capabilities=msgspec.Raw(_AGGREGATED))
     info = bytes(opening.pop("serverInfo", msgspec.Raw(_HUB_INFO)))
     opening.pop("protocolVersion", None)
     opening["supportedVersions"] = envelope.raw(MODERN_VERSIONS)
@@ -116,7 +117,7 @@ async def _put_together(
         seen.append((server, await _visible(permit, kind, items)))
     page, cursor = plane.pages.cut(call, seen)
     if call.target.server:
-        raws = [item.raw for _, item in page]
+        raws: list[msgspec.Raw] = [item.raw for _, item in page]
     else:
         raws = await each(lambda one: _prefixed(one[0], kind, one[1]), page)
     value: Members = {kind.member: _raws(raws)}
@@ -198,7 +199,7 @@ async def _opening(plane: DataPlane, call: Call) -> Members:
     return envelope.object_of(instance.upstream.opening)
 
 
-def _capabilities(plane: DataPlane, call: Call) -> msgspec.Raw:
+def _capabilities(plane: DataPlane, call: Call) -> Raw:
     """Return what an endpoint of several servers can do: what the hub does, and extensions of its servers."""
     merged = envelope.object_of(_AGGREGATED)
     found: Members = {}
@@ -265,7 +266,7 @@ def _failed_before(
     return None if learned or ready_instance(plane, call, spec, permit) else before
 
 
-def _raws(items: list[msgspec.Raw]) -> msgspec.Raw:
+def _raws(items: list[msgspec.Raw]) -> Raw:
     return msgspec.Raw(envelope.array(items))
 
 

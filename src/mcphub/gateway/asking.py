@@ -29,6 +29,7 @@ from mcphub.upstream.exchange import Exchange
 from mcphub.wire import envelope, translate
 from mcphub.wire.codes import CANCELLED
 from mcphub.wire.envelope import Message
+from mcphub.wire.pieces import Text
 
 _PARKED_S: Final = 600.0
 _PARKED_PER_USER: Final = 16
@@ -39,11 +40,11 @@ MARK: Final = "w."
 """How the state of a parked call begins."""
 
 
-def as_request(session: Session, instance: Instance, question: Message) -> tuple[bytes, bytes]:
+def as_request(session: Session, instance: Instance, question: Message) -> tuple[bytes, Text]:
     """Return the new raw id and the request for a legacy client; its answer comes back by that id (R2)."""
     own_id = envelope.raw(f"mcphub-{secrets.token_hex(8)}")
     session.asked[bytes(own_id)] = (instance, question.id)
-    return bytes(own_id), envelope.join(question.members | {"id": own_id})
+    return bytes(own_id), envelope.written(question.members | {"id": own_id})
 
 
 def take_answer(session: Session, message: Message) -> bool:

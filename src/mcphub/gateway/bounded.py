@@ -68,7 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
     __slots__ = (
         "_all_unread", "_between", "_body", "_crowd", "_deadline", "_framing", "_stalled", "_timer",
         "_timer_s", "_unread_of", "_written_for", "cycle", "loop", "owner", "recent", "server_state",
-        "timeout_keep_alive", "timeout_keep_alive_task", "transport",
+        "timeout_keep_alive", "timeout_keep_alive_task", "transport", "waiting",
     )  # fmt: skip
 
     def __init__(self, unread: Unread, crowd: Crowd, **given: Any) -> None:
@@ -76,6 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._all_unread, self._crowd = unread, crowd
         self.owner: str | None = None
         self.recent = False
+        self.waiting = 0
         self._deadline = self._timer_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._written_for = self._unread_of = ""
@@ -181,7 +182,7 @@ class BoundedProtocol(HttpToolsProtocol):
     @property
     def unread(self) -> int:
         """Bytes that wait for the client."""
-        return self.transport.get_write_buffer_size()
+        return self.transport.get_write_buffer_size() + self.waiting
 
     def abort(self) -> None:
         """End the connection, and drop what waits for the client."""

@@ -17,6 +17,7 @@ from mcphub.wire import envelope
 from mcphub.wire.codes import Era
 from mcphub.wire.envelope import Members, Message
 from mcphub.wire.eras import ModernMeta
+from mcphub.wire.pieces import Text
 
 SEPARATOR: Final = "__"
 """Between server and tool in the names of an aggregated endpoint; server names have no underscore."""
@@ -54,7 +55,7 @@ def target_of(path: str, root: str = "/mcp") -> Target | None:
     return Target(group=rest[1:]) if rest.startswith("@") else Target(server=rest)
 
 
-Emit = Callable[[bytes], Awaitable[None]]
+Emit = Callable[[Text], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -66,6 +67,7 @@ class Call:
         params: Raw members of `params`.
         assertions: User contexts that were made for it so far.
         refused: Why the hub itself did not do it, once it is known that it will not.
+        failed_with: Code of the JSON-RPC error that it is answered with; None for a result.
         progress_token: Raw token that the caller wants progress with, or b"".
         modern: What a modern request declares; None in the legacy era.
         session: The legacy session; None in the modern era and for `initialize`.
@@ -94,6 +96,7 @@ class Call:
     decision: str = "permit"
     assertions: int = 0
     refused: HubError | None = None
+    failed_with: int | None = None
 
     @property
     def method(self) -> str:
@@ -141,7 +144,7 @@ class Call:
     async def event(self, message: Message) -> None:
         """Send a server's notification on this call's own stream."""
         if message.method == "notifications/message" and self.log_level:
-            level = envelope.text(envelope.object_of(message.members.get("params")).get("level"))
+            level = envelope.text(message.inner("params").get("level"))
             if not severe_enough(level, self.log_level):
                 return
-        await self.emit(envelope.join(message.members))
+        await self.emit(envelope.written(message.members))

@@ -34,6 +34,7 @@ from mcphub.wire.codes import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND,
 from mcphub.wire.envelope import Members, Message
 from mcphub.wire.extensions import ui_resource
 from mcphub.wire.parameters import Mirrored, mirrored, usable
+from mcphub.wire.pieces import Raw
 
 _log = structlog.get_logger()
 _MAX_PAGES: Final = 100
@@ -359,7 +360,7 @@ async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) ->
             list when it says that the server has no such method.
     """
     items: list[Item] = []
-    cursor: msgspec.Raw | None = None
+    cursor: Raw | None = None
     size, began = 0, time.monotonic()
     for _ in range(_MAX_PAGES):
         if time.monotonic() - began > _LONGEST_S:
@@ -413,7 +414,7 @@ def _listed(upstream: Upstream, kind: Kind, answer: Message) -> Members:
     raise ListFailed(f"Server '{upstream.name}' failed at {kind.method}: {text}")
 
 
-def _page(upstream: Upstream, raw: msgspec.Raw | None, before: int) -> list[msgspec.Raw]:
+def _page(upstream: Upstream, raw: Raw | None, before: int) -> list[msgspec.Raw]:
     """Return the items of one page, which come behind `before` others.
 
     Raises:

@@ -62,7 +62,7 @@ class UserContexts:
             if not signed:
                 return {}, headers
             token = self.assertion(call, spec, instance, method, written)
-            meta = {META_USER_CONTEXT: envelope.raw({"assertion": token})}
+            meta: Members = {META_USER_CONTEXT: envelope.raw({"assertion": token})}
             mirrored = {HEADER: token} if spec.transport is Transport.HTTP else {}
             return meta, {**headers, **mirrored}
 

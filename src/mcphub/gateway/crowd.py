@@ -18,10 +18,12 @@ class Connection(Protocol):
     Attributes:
         owner: Id of the user whose last request it carried, `NOBODY`, or None when it is not counted.
         recent: It carried a request of its owner since the crowd looked last who is silent.
+        waiting: Bytes of answers that have not been handed to it yet.
     """
 
     owner: str | None
     recent: bool
+    waiting: int
 
     @property
     def idle(self) -> bool:

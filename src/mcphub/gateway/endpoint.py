@@ -14,7 +14,7 @@ import msgspec
 from mcphub.errors import HubError, LimitExceeded, NotFound
 from mcphub.gateway import intake, streams
 from mcphub.gateway.calls import Call, Target
-from mcphub.gateway.http import Receive, Reply, Scope, Send, claim
+from mcphub.gateway.http import CONNECTION, Receive, Reply, Scope, Send, claim
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.relay import Cancelled, relay
@@ -44,7 +44,7 @@ class McpEndpoint:
         """Serve one HTTP request to `target`; `headers` come from `http.read_headers`."""
         request_id = self._plane.ids.new()
         headers_out = [(b"x-mcphub-request-id", request_id.encode())]
-        reply = Reply(send, receive, self._plane.tasks, headers_out)
+        reply = Reply(send, receive, self._plane.tasks, headers_out, scope.get(CONNECTION))
         principal = intake.authenticated(self._plane, headers)
         if principal is None:
             await intake.unauthenticated(reply)
@@ -101,7 +101,7 @@ class McpEndpoint:
             answer = await relay(self._plane, call)
         except Cancelled:
             return
-        await reply.finish(answer, *status_of(call, answer))
+        await reply.finish(answer, *status_of(call))
 
     async def _initialize(self, reply: Reply, call: Call) -> None:
         answer = await relay(self._plane, call)
@@ -115,11 +115,11 @@ class McpEndpoint:
             except HubError as error:
                 call.refused = error
                 answer = error_reply(call.message.id, error)
-                await reply.finish(answer, *status_of(call, answer))
+                await reply.finish(answer, *status_of(call))
                 return
             session.declare(capabilities)
             reply.add_header(b"mcp-session-id", session.id.encode())
-        await reply.finish(answer, *status_of(call, answer))
+        await reply.finish(answer, *status_of(call))
 
     async def _batch(self, inbound: Inbound, batch: list[msgspec.Raw]) -> None:
         """Answer a batch: only inside a 2025-03-26 session, each message as if it came alone."""
@@ -138,7 +138,7 @@ class McpEndpoint:
             *(relay(self._plane, call) for call in calls if call.message.is_request)
         )
         if answers:
-            await inbound.reply.finish(envelope.array(list(answers)))
+            await inbound.reply.finish(envelope.array(list(map(bytes, answers))))
         else:
             await inbound.reply.plain(202)
 

@@ -3,8 +3,8 @@
 A connection class for uvicorn. It reads a request by itself only when it understands every byte of
 its head, knows the caller, and the call can be sent to a running instance at once; then no task, no
 ASGI scope and no header list is made for it. **Everything else goes to uvicorn's own protocol** and
-through it to the ASGI door, byte for byte: other paths and methods, chunked bodies, repeated or odd
-headers, refusals, streams, cold instances. So the fast lane refuses nothing and streams nothing.
+through it to the ASGI door, byte for byte: other paths and methods, chunked and large bodies, repeated or
+odd headers, refusals, streams, cold instances. So the fast lane refuses nothing and streams nothing.
 Host, Origin, key, session, era and policy are checked by the code of the ASGI door.
 
 A connection may go back and forth, but only where uvicorn has answered all it got and its parser
@@ -17,6 +17,7 @@ docs/decisions/0012-fast-lane.md.
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
@@ -26,9 +27,11 @@ from mcphub.errors import LimitExceeded
 from mcphub.gateway.bounded import BoundedProtocol
 from mcphub.gateway.heads import Head, Heads, without_upgrade
 from mcphub.gateway.http import OWNER, Receive, Reply, Scope, Send
-from mcphub.gateway.relay import LARGE, Cancelled, relay
+from mcphub.gateway.relay import Cancelled, relay
 from mcphub.gateway.replies import status_of
 from mcphub.gateway.warm import Sent
+from mcphub.wire.envelope import LARGE
+from mcphub.wire.pieces import Pieces
 
 _log = structlog.get_logger()
 HEAD_S: Final = 20.0
@@ -200,7 +203,11 @@ class FastLane(BoundedProtocol):
         try:
             if exchange.is_over():
                 answer, status, more = sent.complete(self._plane)
-                if not self._lost:
+                if self._lost:
+                    return
+                if isinstance(answer, Pieces):
+                    self._by_uvicorn(sent, lambda reply: reply.finish(answer, status, more))
+                else:
                     self._answer(sent, answer, status, more)
             else:
                 self._continue(sent)
@@ -241,17 +248,24 @@ class FastLane(BoundedProtocol):
             plane.tasks.start("fastlane.lost", relay(plane, call, begun))
             return
 
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            scope[OWNER] = call.principal.user_id
-            await receive()
-            request_id = (b"x-mcphub-request-id", call.request_id.encode())
-            reply = Reply(send, receive, plane.tasks, [request_id])
+        async def go_on(reply: Reply) -> None:
             call.emit, call.watch = reply.emit, reply.watch
             try:
                 answer = await relay(plane, call, begun)
             except Cancelled:
                 return
-            await reply.finish(answer, *status_of(call, answer))
+            await reply.finish(answer, *status_of(call))
+
+        self._by_uvicorn(sent, go_on)
+
+    def _by_uvicorn(self, sent: Sent, give: Callable[[Reply], Awaitable[None]]) -> None:
+        """Let uvicorn send what `give` gives: it waits for a client that reads slowly."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[OWNER] = sent.user_id
+            await receive()
+            request_id = (b"x-mcphub-request-id", sent.request_id.encode())
+            await give(Reply(send, receive, self._plane.tasks, [request_id], self))
 
         ordinary, self.app = self.app, app  # pyright: ignore[reportAttributeAccessIssue]
         super().data_received(_GO_ON)

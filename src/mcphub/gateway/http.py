@@ -10,8 +10,12 @@ from typing import Any, Final
 from mcphub.gateway.crowd import Connection, Crowd
 from mcphub.gateway.shares import Upload
 from mcphub.tasks import Tasks
+from mcphub.upstream.pace import Pace
 from mcphub.wire import sse
+from mcphub.wire.arriving import Arriving
+from mcphub.wire.envelope import LARGE
 from mcphub.wire.eras import PARAMETER_HEADER
+from mcphub.wire.pieces import Pieces, Text
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -35,6 +39,8 @@ OWNER: Final = "mcphub.user"
 CONNECTION: Final = "mcphub.connection"
 """Member of an ASGI scope: the connection that the request came on, where it is counted."""
 KEEP_ALIVE_S: Final = 15.0
+_A_TURN: Final = 256 * 1024
+"""Bytes of a large answer that are sent before others have their turn."""
 
 
 class Ambiguous(Exception):
@@ -83,8 +89,12 @@ def claim(crowd: Crowd, scope: Scope, user_id: str) -> None:
         crowd.claim(connection, user_id)
 
 
-async def read_body(receive: Receive, declared: str, limit: int, upload: Upload) -> bytes:
+async def read_body(
+    receive: Receive, declared: str, limit: int, upload: Upload, pace: Pace
+) -> bytes | Arriving:
     """Return the whole body; what arrives of it in parts counts in `upload`.
+
+    A large one is read while it arrives, in its user's time (`pace`), and returned as it was read.
 
     Raises:
         LimitExceeded: `upload` cannot have as much.
@@ -93,37 +103,84 @@ async def read_body(receive: Receive, declared: str, limit: int, upload: Upload)
     """
     if declared.isdecimal() and int(declared) > limit:
         raise TooLarge
+    part, more = await _part(receive)
+    if len(part) > limit:
+        raise TooLarge
+    if not more:
+        return part
+    body = _Body(limit, upload, pace)
+    try:
+        async with asyncio.timeout(_BODY_S):
+            await body.take(part)
+            while more:
+                part, more = await _part(receive)
+                await body.take(part)
+            return await body.end()
+    except TimeoutError:
+        raise Disconnected from None
+
+
+async def _part(receive: Receive) -> tuple[bytes, bool]:
+    """Return the next part of a body, and whether more comes."""
     event = await receive()
     if event["type"] == "http.disconnect":
         raise Disconnected
-    body: bytes = event.get("body", b"")
-    if len(body) > limit:
-        raise TooLarge
-    if not event.get("more_body", False):
-        return body
-    parts, size = [body], len(body)
-    upload.take(size)
-    try:
-        async with asyncio.timeout(_BODY_S):
-            while event.get("more_body", False):
-                event = await receive()
-                if event["type"] == "http.disconnect":
-                    raise Disconnected
-                part: bytes = event.get("body", b"")
-                upload.take(len(part))
-                parts.append(part)
-                size += len(part)
-                if size > limit:
-                    raise TooLarge
-    except TimeoutError:
-        raise Disconnected from None
-    return b"".join(parts)
+    return event.get("body", b""), event.get("more_body", False)
+
+
+class _Body:
+    """A body that arrives in parts; see `read_body`."""
+
+    def __init__(self, limit: int, upload: Upload, pace: Pace) -> None:
+        self._limit, self._upload, self._pace = limit, upload, pace
+        self._parts: list[bytes] = []
+        self._large: Arriving | None = None
+
+    async def take(self, part: bytes) -> None:
+        """Take a part; of a large body what has come is read."""
+        self._upload.take(len(part))
+        self._parts.append(part)
+        if self._upload.size > self._limit:
+            raise TooLarge
+        if self._upload.size > LARGE:
+            large = self._large = self._large or Arriving()
+            for one in self._parts:
+                large.add(one)
+            self._parts.clear()
+            await self._read(large)
+
+    async def end(self) -> bytes | Arriving:
+        """Return all of it."""
+        if self._large is None:
+            return b"".join(self._parts)
+        self._large.end()
+        await self._read(self._large)
+        return self._large
+
+    async def _read(self, large: Arriving) -> None:
+        """Read on, one step each turn of the loop."""
+        loop = asyncio.get_running_loop()
+        is_read = False
+        while not is_read:
+            began = loop.time()
+            is_read = large.read()
+            rest = self._pace.take(loop.time() - began)
+            if rest or not is_read:
+                await asyncio.sleep(rest)
 
 
 class Reply:
     """The one reply to a request: a JSON document, or a stream that ends with one.
 
-    Starts as neither. `emit` turns it into an event stream; `finish` completes whichever it became.
+    Starts as neither. `emit` turns it into an event stream; `finish` completes whichever it became. What
+    is large goes out in pieces, as fast as the client reads, and others have their turn between them.
+
+    Args:
+        send: Of the ASGI application.
+        receive: Of the ASGI application.
+        tasks: Where its own run.
+        headers: First of the response.
+        connection: Where what waits to be sent is counted, if anywhere.
     """
 
     def __init__(
@@ -132,10 +189,13 @@ class Reply:
         receive: Receive,
         tasks: Tasks,
         headers: Iterable[tuple[bytes, bytes]],
+        connection: Connection | None = None,
     ) -> None:
         self._send, self._receive = send, receive
         self._tasks = tasks
         self._headers = list(headers)
+        self._connection = connection
+        self._turn = asyncio.Lock()
         self._streaming = False
         self._ended = False
         self._watcher: asyncio.Task[None] | None = None
@@ -144,7 +204,7 @@ class Reply:
         """Add a response header; only before anything is sent."""
         self._headers.append((name, value))
 
-    async def emit(self, message: bytes) -> None:
+    async def emit(self, message: Text) -> None:
         """Send one message ahead of the answer."""
         await self._chunk(sse.event(message))
 
@@ -153,17 +213,18 @@ class Reply:
         await self._chunk(data)
 
     async def finish(
-        self, message: bytes, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
+        self, message: Text, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
         """Send the answer and end the reply. A stream has status 200 and its headers by then."""
         self._stop_watching()
         if self._streaming:
-            await self._send({"type": "http.response.body", "body": sse.event(message)})
+            async with self._turn:
+                await self._body(sse.event(message))
         else:
             await self.plain(status, message, [_JSON, *headers])
 
     async def plain(
-        self, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()
+        self, status: int, body: Text = b"", headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
         """Send a complete reply that is no stream."""
         length = (b"content-length", b"%d" % len(body))
@@ -174,7 +235,7 @@ class Reply:
                 "headers": [*self._headers, *headers, length],
             }
         )
-        await self._send({"type": "http.response.body", "body": body})
+        await self._body(body)
 
     async def open_stream(self) -> None:
         """Start the event stream."""
@@ -219,11 +280,43 @@ class Reply:
                 gone()
                 return
 
-    async def _chunk(self, data: bytes) -> None:
-        if self._ended:
-            return
-        await self.open_stream()
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+    async def _chunk(self, data: Text) -> None:
+        async with self._turn:
+            if self._ended:
+                return
+            await self.open_stream()
+            await self._body(data, more=True)
+
+    async def _body(self, data: Text, *, more: bool = False) -> None:
+        """Send what is the next of the body, or its last."""
+        if isinstance(data, Pieces):
+            await self._pieces(data)
+            data = b""
+            if more:
+                return
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _pieces(self, data: Pieces) -> None:
+        """Send a large text, some of it each turn; one that cannot be sent to its end ends the connection."""
+        connection = self._connection
+        left, is_whole = len(data), False
+        if connection is not None:
+            connection.waiting += left
+        try:
+            for part in data.blocks(_A_TURN):
+                if connection is not None:
+                    connection.waiting -= len(part)
+                left -= len(part)
+                await self._send({"type": "http.response.body", "body": part, "more_body": True})
+                await asyncio.sleep(0)
+            is_whole = True
+        finally:
+            if connection is not None:
+                connection.waiting -= left
+            if not is_whole:
+                self._ended = True
+                if connection is not None:
+                    connection.end()
 
     def _stop_watching(self) -> None:
         if self._watcher is not None:

@@ -4,7 +4,6 @@ What Streamable HTTP (`gateway.endpoint`) and the old HTTP+SSE (`gateway.old_sse
 Sources: MCP 2025-11-25 transports, 2026-07-28 streamable-http and versioning.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,12 +16,14 @@ from mcphub.gateway import asking
 from mcphub.gateway.calls import Call, Target
 from mcphub.gateway.http import Disconnected, Receive, Reply, TooLarge, read_body
 from mcphub.gateway.plane import DataPlane
-from mcphub.gateway.relay import LARGE, Cancelled
+from mcphub.gateway.relay import Cancelled
 from mcphub.gateway.replies import Protocol, error_reply, overload_of
 from mcphub.gateway.sessions import Session
 from mcphub.policy.model import Principal
 from mcphub.wire import codes, envelope, eras, translate
-from mcphub.wire.envelope import Malformed, Message
+from mcphub.wire.arriving import Arriving
+from mcphub.wire.envelope import LARGE, Malformed, Message
+from mcphub.wire.pieces import Text
 
 _TRACE: Final = re.compile(
     r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})$"
@@ -101,7 +102,8 @@ async def body_of(
     known = plane.access.generation
     try:
         with plane.uploads.of(inbound.principal.user_id) as upload:
-            body = await read_body(receive, declared, limit, upload)
+            pace = plane.reading.of(inbound.principal.user_id)
+            body = await read_body(receive, declared, limit, upload, pace)
         if known != plane.access.generation:
             principal = authenticated(plane, headers)
             if principal is None:
@@ -111,8 +113,12 @@ async def body_of(
         if not is_json(headers):
             await refuse(reply, 415, "The body must be application/json.")
             return None
-        if len(body) > LARGE:
-            await asyncio.sleep(0)
+        if isinstance(body, Arriving):
+            if body.is_batch:
+                text = f"A batch is over {LARGE} bytes: send its messages one by one."
+                await refuse(reply, 413, text)
+                return None
+            return inbound, body.message(), len(body)
         batch = envelope.split_batch(body)
         return inbound, (batch if batch is not None else envelope.parse(body)), len(body)
     except TooLarge:
@@ -169,8 +175,8 @@ def call_of(
         eras.Refused, HubError: The message breaks the rules of its era.
     """
     headers = inbound.headers
-    params = envelope.object_of(message.members.get("params"))
-    meta = envelope.object_of(params["_meta"]) if "_meta" in params else {}
+    params = message.inner("params")
+    meta = message.inner("params", "_meta") if "_meta" in params else {}
     modern, session = None, None
     token = bytes(meta["progressToken"]) if "progressToken" in meta else b""
     version = headers.get("mcp-protocol-version", "")
@@ -253,12 +259,12 @@ def one_way(call: Call) -> None:
         exchange.fail(Cancelled("The client cancelled the request."))
 
 
-def opened(call: Call, answer: bytes) -> tuple[str, str, bytes] | None:
+def opened(call: Call, answer: Text) -> tuple[str, str, bytes] | None:
     """Return version, client and capabilities as a modern server wants them, of an `initialize`.
 
     None when it failed.
     """
-    result = envelope.object_of(envelope.object_of(answer).get("result"))
+    result = envelope.object_of(envelope.object_of(bytes(answer)).get("result"))
     if not result:
         return None
     version = envelope.text(result.get("protocolVersion"))

@@ -17,7 +17,7 @@ import msgspec
 from mcphub.errors import HubError, LimitExceeded, NotFound
 from mcphub.gateway import intake, streams
 from mcphub.gateway.calls import Call, Target
-from mcphub.gateway.http import Receive, Reply, Scope, Send, claim
+from mcphub.gateway.http import CONNECTION, Receive, Reply, Scope, Send, claim
 from mcphub.gateway.intake import Inbound
 from mcphub.gateway.plane import DataPlane
 from mcphub.gateway.relay import Cancelled, relay
@@ -25,6 +25,7 @@ from mcphub.gateway.replies import error_reply, overload_of
 from mcphub.gateway.sessions import Session
 from mcphub.wire import envelope, eras, sse
 from mcphub.wire.envelope import Malformed, Message
+from mcphub.wire.pieces import Text
 
 _FIRST_VERSION: Final = "2024-11-05"
 _HOW: Final = (
@@ -55,7 +56,11 @@ class SseEndpoint:
         """Serve one HTTP request to `target`; `headers` come from `http.read_headers`."""
         request_id = self._plane.ids.new()
         reply = Reply(
-            send, receive, self._plane.tasks, [(b"x-mcphub-request-id", request_id.encode())]
+            send,
+            receive,
+            self._plane.tasks,
+            [(b"x-mcphub-request-id", request_id.encode())],
+            scope.get(CONNECTION),
         )
         principal = intake.authenticated(self._plane, headers)
         if principal is None:
@@ -173,11 +178,11 @@ class SseEndpoint:
         )
         raws = [answer for answer in answers if answer]
         if batch and raws:
-            await out.emit(envelope.array(raws))
+            await out.emit(envelope.array(list(map(bytes, raws))))
         elif raws:
             await out.emit(raws[0])
 
-    async def _one(self, session: Session, call: Call) -> bytes:
+    async def _one(self, session: Session, call: Call) -> Text:
         try:
             answer = await relay(self._plane, call)
         except Cancelled:

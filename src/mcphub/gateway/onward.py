@@ -94,6 +94,6 @@ def _headers(plane: DataPlane, call: Call, to: Route, instance: Instance) -> dic
         return {}
     for item in plane.catalogs.listed(to.spec, instance, TOOLS):
         if item.name == to.name:
-            arguments = envelope.object_of(call.params.get("arguments"))
+            arguments = call.message.inner("params", "arguments")
             return parameters.headers_of(item.mirrored, arguments) if item.mirrored else {}
     return dict(call.modern.parameters) if call.modern is not None else {}

@@ -35,6 +35,7 @@ from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.instance import Instance
 from mcphub.spawn.pool import InstancePool
 from mcphub.tasks import Tasks
+from mcphub.upstream.pace import Shares
 from mcphub.wire import envelope, eras, parameters
 from mcphub.wire.codes import METHOD_NOT_FOUND
 from mcphub.wire.extensions import TASK_METHODS
@@ -92,6 +93,7 @@ class DataPlane:
     watches: Watches
     pages: Pages
     uploads: Uploads
+    reading: Shares
     held: Uploads
     unread: Unread
     crowd: Crowd
@@ -253,7 +255,7 @@ def _check_headers(
     instance = ready_instance(plane, call, spec, permit)
     for item in plane.catalogs.listed(spec, instance, TOOLS):
         if item.name == tool and item.mirrored and call.modern is not None:
-            arguments = envelope.object_of(call.params.get("arguments"))
+            arguments = call.message.inner("params", "arguments")
             try:
                 parameters.check(item.mirrored, arguments, call.modern.parameters)
             except eras.Refused as error:

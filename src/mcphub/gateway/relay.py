@@ -36,9 +36,9 @@ from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.upstream import TimedOut
 from mcphub.wire import envelope, translate
 from mcphub.wire.codes import CANCELLED
+from mcphub.wire.envelope import LARGE
+from mcphub.wire.pieces import Text, start_of
 
-LARGE: Final = 2 * 1024 * 1024
-"""Bytes of a message whose steps take turns with other callers' (it is read, and written, in one step each)."""
 _FURTHER_S: Final = 0.1
 
 
@@ -56,7 +56,7 @@ class Cancelled(HubError):
     code = "cancelled"
 
 
-async def relay(plane: DataPlane, call: Call, begun: Begun | None = None) -> bytes:
+async def relay(plane: DataPlane, call: Call, begun: Begun | None = None) -> Text:
     """Answer one request: here when the hub owns the answer, else by the caller's own instance.
 
     Args:
@@ -69,13 +69,12 @@ async def relay(plane: DataPlane, call: Call, begun: Begun | None = None) -> byt
         where the agent can act on them.
     """
     user = call.principal.user_id
-    outcome, code, reply = Outcome.ERROR, None, b""
+    outcome, code = Outcome.ERROR, None
+    reply: Text = b""
     has_room = begun is not None or plane.has_room(user, call.bytes_in)
     if begun is None:
         plane.enter(user, call.bytes_in)
     try:
-        if call.bytes_in > LARGE:
-            await asyncio.sleep(0)
         if not has_room:
             raise LimitExceeded(
                 "You have as many calls in flight as you may, or as large ones.",
@@ -109,7 +108,7 @@ def ended(plane: DataPlane, call: Call, outcome: Outcome, code: int | None, byte
     plane.metrics.of(call.server, call.method).ended(outcome.value, record.duration_ms / 1000)
 
 
-def answered(plane: DataPlane, call: Call, begun: Begun) -> tuple[bytes, Outcome, int | None]:
+def answered(plane: DataPlane, call: Call, begun: Begun) -> tuple[Text, Outcome, int | None]:
     """Take a server's answer: remember what follows from it, and shape it for the caller's era.
 
     Raises:
@@ -132,12 +131,14 @@ def answered(plane: DataPlane, call: Call, begun: Begun) -> tuple[bytes, Outcome
     plane.task_owners.take(call.principal.user_id, begun.instance.server, answer)
     reply, outcome, code = shaped(plane.states, call, begun.instance, begun.exchange, answer)
     if outcome is not Outcome.OK:
-        plane.pool.advice.look(begun.instance, reply)
-        check_era(plane, call.principal, begun.instance, begun.to.spec, reply)
+        said = start_of(reply, LARGE)
+        plane.pool.advice.look(begun.instance, said)
+        check_era(plane, call.principal, begun.instance, begun.to.spec, said)
+    call.failed_with = code
     return reply, outcome, code
 
 
-async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcome, int | None]:
+async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[Text, Outcome, int | None]:
     """Lease the caller's instance, exchange bytes, shape the answer for the caller's era."""
     call.server, call.name = to.spec.name, to.name
     if call.method in {SUBSCRIBE, UNSUBSCRIBE}:
@@ -148,7 +149,7 @@ async def _forward(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outc
 
 async def _exchange(
     plane: DataPlane, call: Call, begun: Begun, questions: dict[str, envelope.Message]
-) -> tuple[bytes, Outcome, int | None]:
+) -> tuple[Text, Outcome, int | None]:
     """See a call through that its server has; a modern caller that is asked something gets that."""
     instance, exchange = begun.instance, begun.exchange
     waits = False
@@ -188,7 +189,7 @@ async def _begin(
     return Begun(to, instance, exchange), {}
 
 
-async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcome, int | None]:
+async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[Text, Outcome, int | None]:
     """Answer `resources/subscribe` and `resources/unsubscribe` of a legacy session."""
     instance = await lease(plane, call, to.spec, to.permit)
     try:
@@ -214,7 +215,7 @@ async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[bytes, Outcom
     kept = {name: answer[name] for name in ("result", "error") if name in answer}
     reply = {"jsonrpc": envelope.VERSION, "id": msgspec.Raw(call.message.id), **kept}
     code = translate.code_of(kept["error"]) if "error" in kept else None
-    return envelope.join(reply), Outcome.OK if code is None else Outcome.ERROR, code
+    return envelope.written(reply), Outcome.OK if code is None else Outcome.ERROR, code
 
 
 async def _answer(
@@ -311,6 +312,7 @@ def refused(plane: DataPlane, call: Call, error: HubError) -> tuple[bytes, Outco
         if call.modern is not None:
             value = translate.result_for_modern(call.method, value)
         return envelope.result(call.message.id, value), outcome, code
+    call.failed_with = code
     return error_reply(call.message.id, error), outcome, code
 
 

@@ -84,8 +84,8 @@ def overload_of(error: HubError | None) -> tuple[int, list[tuple[bytes, bytes]]]
     return status, [(b"retry-after", b"%d" % seconds)]
 
 
-def status_of(call: Call, answer: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
-    """Return HTTP status and headers of a JSON answer.
+def status_of(call: Call) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """Return HTTP status and headers of the JSON answer to a call that is over.
 
     Modern errors have their own status (MCP 2026-07-28 streamable-http). In the legacy era an answer
     is 200 whatever it says: Python's `mcp` 1.x ends the whole session at any other status, and its
@@ -96,14 +96,9 @@ def status_of(call: Call, answer: bytes) -> tuple[int, list[tuple[bytes, bytes]]
     overload = overload_of(call.refused)
     if overload is not None:
         return overload
-    if call.modern is None or b'"error"' not in answer:
+    if call.modern is None or call.failed_with is None:
         return 200, []
-    error = envelope.object_of(envelope.object_of(answer).get("error"))
-    raw_code = bytes(error.get("code", b"0"))
-    try:
-        return codes.MODERN_HTTP_STATUS.get(int(raw_code), 200), []
-    except ValueError:
-        return 200, []
+    return codes.MODERN_HTTP_STATUS.get(call.failed_with, 200), []
 
 
 def answers_as_tool_error(method: str, error: HubError) -> bool:

@@ -14,16 +14,18 @@ from mcphub.spawn.instance import Instance
 from mcphub.upstream.exchange import Exchange
 from mcphub.wire import envelope, eras, translate
 from mcphub.wire.codes import MISSING_CAPABILITY, Era
-from mcphub.wire.envelope import Message
+from mcphub.wire.envelope import Members, Message
 from mcphub.wire.extensions import TASK, TASKS, declares
+from mcphub.wire.pieces import Raw, Text
 from mcphub.wire.splicing import PlainResult
 
+_EMPTY: Final = 64
 _MODERN: Final = Era.MODERN
 
 
 def shaped(
     states: States, call: Call, instance: Instance, exchange: Exchange, answer: Message
-) -> tuple[bytes, Outcome, int | None]:
+) -> tuple[Text, Outcome, int | None]:
     """Return the answer under the caller's id and in the caller's era, the outcome and the error code.
 
     Raises:
@@ -35,11 +37,12 @@ def shaped(
     modern_server = instance.upstream.era is Era.MODERN
     if "error" in members:
         return _error(states, call, instance, exchange, answer)
-    raw_result = members.get("result", msgspec.Raw(b"{}"))
+    result = answer.inner("result")
+    outcome = _outcome(call, result)
     if modern_server and call.modern is not None:
-        kind = translate.result_type(raw_result)
+        kind = translate.result_type(result)
         if kind == translate.INPUT_REQUIRED:
-            members["result"] = _bound(states, call, instance, exchange, raw_result)
+            members["result"] = _bound(states, call, instance, exchange, result)
         elif kind == TASK and not declares(call.modern.capabilities, TASKS):
             raise Protocol(
                 MISSING_CAPABILITY,
@@ -47,15 +50,17 @@ def shaped(
                 {"requiredCapabilities": {"extensions": {TASKS: {}}}},
             )
     elif modern_server:
-        if translate.result_type(raw_result) != translate.COMPLETE:
+        if translate.result_type(result) != translate.COMPLETE:
             raise UpstreamFailed(
                 f"Server '{instance.server}' gave a result of a kind that this client cannot have."
             )
-        members["result"] = msgspec.Raw(translate.result_for_legacy(raw_result))
-    elif call.modern is not None:
+        if result:
+            members["result"] = envelope.object_raw(translate.members_for_legacy(result))
+    elif call.modern is not None and (result or _is_empty(members.get("result", b"{}"))):
         info = instance.upstream.server_info
-        members["result"] = msgspec.Raw(translate.result_for_modern(call.method, raw_result, info))
-    return envelope.join(members), _outcome(call, raw_result), None
+        shown = translate.members_for_modern(call.method, result, info)
+        members["result"] = envelope.object_raw(shown)
+    return envelope.written(members), outcome, None
 
 
 def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bool) -> bytes | None:
@@ -85,7 +90,7 @@ def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bo
 
 def _error(
     states: States, call: Call, instance: Instance, exchange: Exchange, answer: Message
-) -> tuple[bytes, Outcome, int | None]:
+) -> tuple[Text, Outcome, int | None]:
     members = answer.members
     raw_error = members["error"]
     code = translate.code_of(raw_error)
@@ -93,9 +98,9 @@ def _error(
     if call.modern is None:
         if modern_server:
             code, members["error"] = translate.error_for_legacy(call.method, raw_error)
-        return envelope.join(members), Outcome.ERROR, code
+        return envelope.written(members), Outcome.ERROR, code
     if modern_server:
-        return envelope.join(members), Outcome.ERROR, code
+        return envelope.written(members), Outcome.ERROR, code
     pages = translate.url_requests(raw_error) if eras.ELICIT_URL in exchange.outgoing.asks else {}
     if pages:
         # the server has ended the call: it is sent again when the user has been there
@@ -104,14 +109,13 @@ def _error(
         return envelope.result(call.message.id, result), Outcome.OK, None
     in_vain = exchange.refused if exchange.refused not in exchange.outgoing.asks else ""
     code, members["error"] = translate.error_for_modern(raw_error, in_vain)
-    return envelope.join(members), Outcome.ERROR, code
+    return envelope.written(members), Outcome.ERROR, code
 
 
 def _bound(
-    states: States, call: Call, instance: Instance, exchange: Exchange, result: msgspec.Raw
-) -> msgspec.Raw:
+    states: States, call: Call, instance: Instance, exchange: Exchange, members: Members
+) -> Raw:
     """Return an `input_required` result whose state only this caller can use, for this request."""
-    members = envelope.object_of(result)
     for raw in envelope.object_of(members.get("inputRequests")).values():
         request = envelope.object_of(raw)
         asked = eras.asked_by(envelope.text(request.get("method")), request.get("params"))
@@ -124,12 +128,15 @@ def _bound(
     if "requestState" in members:
         state = states.seal(call, instance.server, Kind.SERVERS, members["requestState"])
         members["requestState"] = envelope.raw(state)
-    return msgspec.Raw(envelope.join(members))
+    return envelope.object_raw(members)
 
 
-def _outcome(call: Call, raw_result: msgspec.Raw) -> Outcome:
-    if call.method == "tools/call" and b'"isError"' in bytes(raw_result):
-        is_error = envelope.object_of(raw_result).get("isError")
-        if is_error is not None and bytes(is_error) == b"true":
-            return Outcome.TOOL_ERROR
+def _is_empty(raw: bytes | Raw) -> bool:
+    """Whether it is an object without members; what is large and none was read for nothing."""
+    return len(raw) < _EMPTY and bytes(raw).split() in ([b"{}"], [b"{", b"}"])
+
+
+def _outcome(call: Call, result: Members) -> Outcome:
+    if call.method == "tools/call" and bytes(result.get("isError", b"")) == b"true":
+        return Outcome.TOOL_ERROR
     return Outcome.OK

@@ -75,7 +75,7 @@ async def _leased(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit
 
 
 def _progress(call: Call, spec: ServerSpec, step: int) -> bytes:
-    params = {
+    params: envelope.Members = {
         "progressToken": msgspec.Raw(call.progress_token),
         "progress": envelope.raw(step * _STEP),
         "message": envelope.raw(f"Starting {spec.title or spec.name}…"),

@@ -26,6 +26,7 @@ from mcphub.ids import Clock, steady_clock
 from mcphub.wire import envelope
 from mcphub.wire.codes import INVALID_PARAMS
 from mcphub.wire.envelope import Members
+from mcphub.wire.pieces import Raw
 
 MARK: Final = "s."
 """How a sealed state begins."""
@@ -58,7 +59,7 @@ class States:
     clock: Clock = steady_clock
     _key: AESGCM = field(default_factory=lambda: AESGCM(AESGCM.generate_key(256)), repr=False)
 
-    def seal(self, call: Call, server: str, kind: Kind, state: msgspec.Raw | None = None) -> str:
+    def seal(self, call: Call, server: str, kind: Kind, state: Raw | None = None) -> str:
         """Return the state for the caller; `state` is the server's own, raw, when it has one."""
         own = None if state is None else bytes(state).decode()
         plain = msgspec.json.encode(_Sealed(kind, self.clock() + _LIVES_S, own))

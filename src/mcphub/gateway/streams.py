@@ -61,7 +61,7 @@ async def listen(plane: DataPlane, call: Call, reply: Reply, caller: Caller) -> 
         )
         call.refused = error
         answer = error_reply(call.message.id, error)
-        await reply.finish(answer, *status_of(call, answer))
+        await reply.finish(answer, *status_of(call))
         return
     plane.listening[user] += 1
     try:

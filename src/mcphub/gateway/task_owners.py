@@ -23,7 +23,7 @@ class TaskOwners:
 
     def take(self, user_id: str, server: str, answer: Message) -> None:
         """Remember the task that an answer of a server announces to a user, if it does."""
-        task_id = new_task(answer.members.get("result", b""))
+        task_id = new_task(answer.inner("result"))
         if not task_id or len(task_id) > _LONGEST:
             return
         known = self._of_user.setdefault(user_id, OrderedDict())

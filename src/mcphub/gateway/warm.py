@@ -37,6 +37,7 @@ from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.upstream import Form
 from mcphub.wire import envelope, eras
 from mcphub.wire.envelope import Message
+from mcphub.wire.pieces import Text
 from mcphub.wire.toolcall import Params, tool_call
 
 _NEVER: Final = frozenset({*answers.LOCAL, SUBSCRIBE, UNSUBSCRIBE, LISTEN})
@@ -72,9 +73,10 @@ def begin(plane: DataPlane, call: Call) -> Begun | None:
     return Begun(to, instance, exchange)
 
 
-def complete(plane: DataPlane, call: Call, begun: Begun) -> bytes:
+def complete(plane: DataPlane, call: Call, begun: Begun) -> Text:
     """Return the answer to a call whose exchange has one and whose server said nothing before it."""
-    reply, outcome, code = b"", Outcome.ERROR, None
+    outcome, code = Outcome.ERROR, None
+    reply: Text = b""
     try:
         reply, outcome, code = answered(plane, call, begun)
     except HubError as error:
@@ -135,13 +137,13 @@ class Sent(msgspec.Struct):
                 self.way.call,
                 request_id=self.request_id,
                 message=message,
-                params=envelope.object_of(message.members.get("params")),
+                params=message.inner("params"),
                 bytes_in=len(self.body),
                 started=self.exchange.started,
             )
         return self._call
 
-    def complete(self, plane: DataPlane) -> tuple[bytes, int, list[tuple[bytes, bytes]]]:
+    def complete(self, plane: DataPlane) -> tuple[Text, int, list[tuple[bytes, bytes]]]:
         """Return the answer, its HTTP status and headers, once the exchange has one and nothing before it."""
         way, plain = self.way, self.exchange.plain
         if way is not None and plain is not None:
@@ -150,7 +152,7 @@ class Sent(msgspec.Struct):
                 self._ended(plane, way, len(answer))
                 return answer, 200, []
         answer = complete(plane, self.call, self.begun)
-        return answer, *status_of(self.call, answer)
+        return answer, *status_of(self.call)
 
     def _ended(self, plane: DataPlane, way: "Way", bytes_out: int) -> None:
         """Count a call that went its way as over, and keep its record."""
@@ -329,7 +331,7 @@ def _way(plane: DataPlane, call: Call, begun: Begun, key: _Key) -> Way | None:
     if to.rename is not None and to.name == envelope.text(call.params.get("name")):
         return None  # a name without its server: what the other servers list counts too
     # copies, so that nothing holds the body; what the arguments are does not matter
-    kept = {
+    kept: envelope.Members = {
         name: msgspec.Raw(b"" if name == "arguments" else bytes(raw))
         for name, raw in call.params.items()
     }

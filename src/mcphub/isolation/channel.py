@@ -17,7 +17,7 @@ import aiohttp
 
 from mcphub.errors import UpstreamFailed
 from mcphub.tasks import Tasks
-from mcphub.upstream.lines import LinePipe
+from mcphub.upstream.lines import Line, LinePipe
 from mcphub.wire.envelope import without_halves
 
 _LINE: Final = 16 * 1024 * 1024
@@ -96,7 +96,7 @@ class StdioChannel:
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ended = False
-        self._pipe = LinePipe(stdout, stdin, _LINE, self._on_line, self._on_end)
+        self._pipe = LinePipe(stdout, stdin, _LINE, self._on_line, self._on_end, large=_LINE)
 
     async def request(
         self, method: str, params: Mapping[str, Any], timeout_s: float
@@ -141,8 +141,8 @@ class StdioChannel:
         except BrokenPipeError:
             raise Ended("the server ended") from None
 
-    def _on_line(self, line: bytes, _stream: int = 0) -> None:
-        message = parsed(line)
+    def _on_line(self, line: Line, _stream: int = 0) -> None:
+        message = parsed(bytes(line))
         if message is None:
             return
         if "method" in message:

@@ -25,7 +25,7 @@ from mcphub.upstream.http import HttpPipe
 from mcphub.upstream.http_modern import ModernHttpPipe
 from mcphub.upstream.http_sse import SsePipe
 from mcphub.upstream.legacy import LegacyUpstream
-from mcphub.upstream.lines import Connect, LinePipe, OnEnd, OnLine, Pipe
+from mcphub.upstream.lines import Connect, Line, LinePipe, OnEnd, OnLine, Pipe
 from mcphub.upstream.modern import ModernUpstream
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.upstream.pace import Shares
@@ -118,7 +118,7 @@ class _Shared:
         """Leave the pipe to one of those who joined, by order."""
         self._takers = [self._takers[index]]
 
-    def _line(self, line: bytes, origin: int) -> None:
+    def _line(self, line: Line, origin: int) -> None:
         for on_line, _ in self._takers:
             on_line(line, origin)
 
@@ -327,7 +327,7 @@ def _discovered(answer: Message | None, name: str) -> bool:
     if answer is None:
         return False
     if "result" in answer.members:
-        return "supportedVersions" in envelope.object_of(answer.members["result"])
+        return "supportedVersions" in answer.inner("result")
     error = envelope.object_of(answer.members.get("error"))
     try:
         code = int(bytes(error.get("code", b"0")))

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Final
 
 from mcphub.upstream.connection import Head
-from mcphub.upstream.lines import LineTooLong
+from mcphub.upstream.lines import Line, LineTooLong
 from mcphub.wire import envelope, sse
+from mcphub.wire.arriving import Arriving
+from mcphub.wire.envelope import LARGE
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -17,20 +19,23 @@ _PART: Final = 64
 class Messages:
     """Reads the messages of one answer, JSON or an event stream, from pieces of any size.
 
+    What is large is read while it arrives.
+
     Args:
         limit: Longest message, in bytes.
         is_stream: Whether it is an event stream.
     """
 
-    __slots__ = ("_events", "_limit", "_parts", "_size")
+    __slots__ = ("_events", "_large", "_limit", "_parts", "_size")
 
     def __init__(self, limit: int, is_stream: bool) -> None:
         self._limit = limit
         self._events = sse.EventReader(limit) if is_stream else None
         self._parts: list[bytes] = []
+        self._large: Arriving | None = None
         self._size = 0
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> list[Line]:
         """Return the messages that `data` completes, each on one line.
 
         Raises:
@@ -41,13 +46,29 @@ class Messages:
             if self._size > self._limit:
                 raise LineTooLong
             self._parts.append(data)
+            if self._size > LARGE:
+                self._read()
             return []
         found = events(self._events, data)
-        return [envelope.one_line(text) for kind, text in found if kind == "message"]
+        return [on_one_line(text) for kind, text in found if kind == "message"]
 
-    def end(self) -> list[bytes]:
+    def _read(self) -> None:
+        """Read what has come of a large body."""
+        large = self._large = self._large or Arriving(mends=True)
+        for part in self._parts:
+            large.add(part)
+        self._parts.clear()
+        while not large.read():
+            pass
+
+    def end(self) -> list[Line]:
         """Return the messages that the end of the answer completes."""
-        body = b"".join(self._parts)
+        if self._large is not None:
+            self._large.end()
+            self._read()
+            if not self._large.is_batch:
+                return [self._large]
+        body = b"".join(self._parts) if self._large is None else bytes(self._large)
         try:
             batch = envelope.split_batch(body) if body else None
         except envelope.Malformed:
@@ -68,7 +89,7 @@ class Stream:
         ended: Its result is None, or what ended it: `LineTooLong`, or as in `connection.Taker`.
     """
 
-    def __init__(self, limit: int, on_event: Callable[[str, bytes], None]) -> None:
+    def __init__(self, limit: int, on_event: Callable[[str, Line], None]) -> None:
         self._reader = sse.EventReader(limit)
         self._on_event = on_event
         self.status = 0
@@ -96,7 +117,12 @@ class Stream:
             self.ended.set_result(error)
 
 
-def events(reader: sse.EventReader, data: bytes) -> list[tuple[str, bytes]]:
+def on_one_line(data: Line) -> Line:
+    """Return data of an event as one line; what is large is read and needs none."""
+    return data if isinstance(data, Arriving) else envelope.one_line(data)
+
+
+def events(reader: sse.EventReader, data: bytes) -> list[tuple[str, Line]]:
     """Return the events that `data` completes.
 
     Raises:

@@ -12,12 +12,14 @@ import asyncio
 import re
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 import httptools
 
 from mcphub.secret import Secret
+from mcphub.wire.pieces import Pieces, Text
 
 IDLE_S: Final = 15.0
 """Seconds that an idle connection is kept; less where the server says so."""
@@ -27,6 +29,8 @@ _SMALL: Final = 16 * 1024
 """Bodies that are cheaper copied behind their head than written beside it."""
 _STEP: Final = 16 * 1024
 """Bytes of a body that are handed on at once."""
+_A_TURN: Final = 256 * 1024
+"""Bytes of a large body that are written before others have their turn."""
 _KEEP: Final = re.compile(rb"timeout=([0-9]{1,4})")
 
 
@@ -74,7 +78,7 @@ class Request:
 
     __slots__ = ("body", "connection", "head", "taker", "task", "token", "tried")
 
-    def __init__(self, head: str, body: bytes, taker: Taker) -> None:
+    def __init__(self, head: str, body: Text, taker: Taker) -> None:
         self.head, self.body, self.taker = head, body, taker
         self.connection: Connection | None = None
         self.task: asyncio.Task[None] | None = None
@@ -127,6 +131,8 @@ class Connection(asyncio.Protocol):
         self._good_until = 0.0
         self._rest: asyncio.TimerHandle | None = None
         self._kept_s = IDLE_S
+        self._unwritten: Iterator[bytes] | None = None
+        self._is_full = False
         self._fresh()
 
     def is_good(self, now: float) -> bool:
@@ -141,14 +147,38 @@ class Connection(asyncio.Protocol):
         if request.token is not None:
             head += f"Authorization: Bearer {request.token.reveal()}\r\n"
         first = f"{head}\r\n".encode()
-        if len(request.body) < _SMALL:  # one write, by the loop at the end of its turn
+        if isinstance(request.body, Pieces):
+            self._unwritten = request.body.blocks(_A_TURN)
+            self._transport.write(first)
+            self._write_on()
+        elif len(request.body) < _SMALL:  # one write, by the loop at the end of its turn
             self._transport.write(first + request.body)
         else:
             self._transport.writelines((first, request.body))
 
+    def _write_on(self) -> None:
+        """Write some of what is left of a large body, a part each turn, as far as the server reads."""
+        if self._unwritten is None or self._is_full or self._transport.is_closing():
+            return
+        part = next(self._unwritten, None)
+        if part is None:
+            self._unwritten = None
+        else:
+            self._transport.write(part)
+            self._loop.call_soon(self._write_on)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._is_full = False
+        self._write_on()
+
     def abort(self) -> None:
         """Close at once; whoever waits hears nothing more."""
-        self._request = None
+        self._request = self._unwritten = None
         self._wake()
         self._owner.forget(self)
         self._transport.abort()
@@ -298,7 +328,11 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, request: Request) -> None:
         """End a complete answer, with the connection free for the next one where that is safe."""
-        if not self._keeps or self._transport.get_write_buffer_size():
+        if (
+            not self._keeps
+            or self._unwritten is not None
+            or self._transport.get_write_buffer_size()
+        ):
             self._end(request, None)
             return
         self._good_until = self._loop.time() + self._kept_s

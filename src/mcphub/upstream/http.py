@@ -12,8 +12,9 @@ from typing import Final
 
 from mcphub.errors import UpstreamFailed
 from mcphub.upstream import posting
-from mcphub.upstream.bodies import EVENTS, Stream
+from mcphub.upstream.bodies import EVENTS, Stream, on_one_line
 from mcphub.upstream.connection import Head
+from mcphub.upstream.lines import Line
 from mcphub.upstream.posting import Post, Posting
 from mcphub.wire import envelope, translate
 from mcphub.wire.codes import LATEST_LEGACY, MODERN_ERRORS
@@ -73,9 +74,9 @@ class HttpPipe(Posting):
             if stream.status not in {0, 200}:
                 return
 
-    def _streamed(self, kind: str, data: bytes) -> None:
+    def _streamed(self, kind: str, data: Line) -> None:
         if kind == "message":
-            self.on_line(envelope.one_line(data), 0)
+            self.on_line(on_one_line(data), 0)
 
     def _leave(self) -> None:
         if self._stream is not None:

@@ -27,6 +27,7 @@ from mcphub.tasks import Tasks
 from mcphub.upstream.connection import IDLE_S, Connection, Failed, Head, Request, Taker
 from mcphub.upstream.lines import NO_HEADERS
 from mcphub.upstream.pace import SHARE, Pace
+from mcphub.wire.pieces import Text
 
 _CONNECT_S: Final = 10.0
 _EYEBALLS_S: Final = 0.25
@@ -107,7 +108,7 @@ class Client:
         self,
         method: str,
         taker: Taker,
-        body: bytes = b"",
+        body: Text = b"",
         headers: Mapping[str, str] = NO_HEADERS,
         target: str = "",
     ) -> Request:

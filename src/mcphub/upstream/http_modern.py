@@ -13,6 +13,7 @@ from mcphub.upstream.lines import NO_HEADERS
 from mcphub.upstream.posting import Post, Posting
 from mcphub.wire import envelope, translate
 from mcphub.wire.codes import DISCOVER
+from mcphub.wire.pieces import Text
 
 _LEGACY_CODES: Final = range(-32019, -31999)
 """What implementations of the legacy era use as they like."""
@@ -23,7 +24,7 @@ class ModernHttpPipe(Posting):
 
     cancels = True
 
-    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
+    def write(self, line: Text, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Post one request; there are no other messages from clients in this era."""
         if not self._open:
             raise BrokenPipeError

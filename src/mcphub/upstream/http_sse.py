@@ -14,14 +14,15 @@ from yarl import URL
 from mcphub.errors import HubError, UpstreamFailed
 from mcphub.tasks import Tasks
 from mcphub.upstream import posting
-from mcphub.upstream.bodies import EVENTS, Stream
+from mcphub.upstream.bodies import EVENTS, Stream, on_one_line
 from mcphub.upstream.connection import Head
 from mcphub.upstream.http1 import Bearer
-from mcphub.upstream.lines import LineTooLong, OnEnd, OnLine
+from mcphub.upstream.lines import Line, LineTooLong, OnEnd, OnLine
 from mcphub.upstream.pace import Pace
 from mcphub.upstream.posting import Post, Posting
 from mcphub.upstream.upstream import OpeningRefused
 from mcphub.wire import envelope
+from mcphub.wire.pieces import Text
 
 
 class SsePipe(Posting):
@@ -43,7 +44,7 @@ class SsePipe(Posting):
     ) -> None:
         super().__init__(name, url, headers, limit, tasks, on_line, on_end, bearer, share)
         self._target = ""
-        self._waiting: list[tuple[Post, bytes, Mapping[str, str]]] = []
+        self._waiting: list[tuple[Post, Text, Mapping[str, str]]] = []
         self._stream = Stream(limit, self._streamed)
         self._listening = tasks.start("upstream.listen", self._listen())
 
@@ -59,7 +60,7 @@ class SsePipe(Posting):
         """Never called: nothing explains a refusal."""
         return False
 
-    def _send(self, post: Post, line: bytes, headers: Mapping[str, str]) -> None:
+    def _send(self, post: Post, line: Text, headers: Mapping[str, str]) -> None:
         """Post one message, as soon as the stream has said where."""
         if not self._target:
             self._waiting.append((post, line, headers))
@@ -91,10 +92,10 @@ class SsePipe(Posting):
             return UpstreamFailed(f"Server '{self.name}': {ended}")
         return UpstreamFailed(f"Server '{self.name}' closed its stream.", hint="Call again.")
 
-    def _streamed(self, kind: str, data: bytes) -> None:
+    def _streamed(self, kind: str, data: Line) -> None:
         if kind == "message":
-            self.on_line(envelope.one_line(data), 0)
-        elif kind == "endpoint" and not self._target:
+            self.on_line(on_one_line(data), 0)
+        elif kind == "endpoint" and not self._target and isinstance(data, bytes):
             self._found(data.decode("latin-1").strip())
 
     def _found(self, said: str) -> None:

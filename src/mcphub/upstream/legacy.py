@@ -187,7 +187,7 @@ class LegacyUpstream(Upstream):
         if message.method != CANCELLED:
             super()._told(message)
             return
-        params = envelope.object_of(message.members.get("params"))
+        params = message.inner("params")
         raw_id = bytes(params.get("requestId", b""))
         if self._asks_next is not None and self._asks_next.id == raw_id:
             self._asks_next = None

@@ -2,6 +2,7 @@
 
 Reads and writes non-blocking descriptors on the event loop (`add_reader`, `add_writer`), bounded in
 both directions: a line that is too long ends the connection, a writer waits when too much is queued.
+A large line is read while it arrives, and written some of it a turn, so that no other user waits for it.
 """
 
 import asyncio
@@ -15,6 +16,9 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from mcphub.upstream.pace import SHARE, Pace
+from mcphub.wire.arriving import Arriving
+from mcphub.wire.envelope import LARGE
+from mcphub.wire.pieces import Text, parts_of, start_of
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 BYTES_PER_S: Final = 256 * 1024 * 1024
@@ -28,7 +32,8 @@ processor's cache."""
 _LARGE: Final = 128 * 1024
 """Bytes of a message for which a pipe is made wider."""
 _WIDE: Final = 1024 * 1024
-"""What a pipe holds while a large message goes through: the most that Linux gives without a privilege."""
+"""What a pipe holds while a large message goes through: the most that Linux gives without a privilege. As
+much is written in one turn."""
 _LF: Final = ord("\n")
 _VECTORS: Final = 64
 _MOST_OWED: Final = 1024
@@ -54,7 +59,7 @@ class Pipe(Protocol):
         """Whether so much is queued that the caller must `await drain()` before it writes more."""
         ...
 
-    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
+    def write(self, line: Text, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Send one message on one line; does not wait.
 
         Args:
@@ -83,7 +88,9 @@ class Pipe(Protocol):
         ...
 
 
-OnLine = Callable[[bytes, int], None]
+Line = bytes | Arriving
+"""A message as it came; a large one was read on its way."""
+OnLine = Callable[[Line, int], None]
 """Takes a line, and the id of the request on whose stream it came: 0 where nothing says that."""
 OnEnd = Callable[[Exception | None], None]
 """Takes the reason of the end, or None for a plain one."""
@@ -109,6 +116,7 @@ class LinePipe:
         on_line: Called with each line without its end; must not raise.
         on_end: Called once when nothing more can be read, with the reason or None for a plain end.
         share: The owner's, of the loop's time.
+        large: Bytes of a line beyond which it is read while it arrives.
     """
 
     has_headers = False
@@ -121,6 +129,7 @@ class LinePipe:
         on_line: OnLine,
         on_end: OnEnd,
         share: Pace | None = None,
+        large: int = LARGE,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader, self._writer = reader, writer
@@ -128,6 +137,9 @@ class LinePipe:
         self._on_line, self._on_end = on_line, on_end
         self._partial: list[bytes] = []
         self._partial_size = 0
+        self._beyond = large
+        self._large: Arriving | None = None
+        self._behind: bytes | None = None
         self._queue: deque[bytes | memoryview] = deque()
         self._queued = 0
         self._drained: asyncio.Future[None] | None = None
@@ -145,7 +157,7 @@ class LinePipe:
         """Whether so much is queued that the caller must `await drain()` before it writes more."""
         return self._queued > _HIGH_WATER
 
-    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:  # noqa: ARG002
+    def write(self, line: Text, headers: Mapping[str, str] = NO_HEADERS) -> None:  # noqa: ARG002
         """Send one line, with all others of this turn of the loop in one system call.
 
         A call to the system wakes the server's process; that is most of a small message's price.
@@ -157,9 +169,9 @@ class LinePipe:
             raise BrokenPipeError
         if not self._queue:
             self._loop.call_soon(self._flush)
-        self._queue += (line, b"\n")
+        self._queue += (*parts_of(line), b"\n")
         self._queued += len(line) + 1
-        if line.find(_METHOD, 0, _START) > 0:  # to an answer of the hub's nothing is owed
+        if start_of(line, _START).find(_METHOD) > 0:  # to an answer of the hub's nothing is owed
             self._owed = min(self._owed + 1, _MOST_OWED)
         elif self._queued > _MOST_QUEUED:
             self.close(NotRead())
@@ -185,6 +197,7 @@ class LinePipe:
             self._loop.remove_writer(self._writer)
         self._queue.clear()
         self._queued = 0
+        self._large = None
         self._wake()
         self._on_end(reason)
 
@@ -196,8 +209,15 @@ class LinePipe:
         except OSError as error:
             self.close(error)
             return
-        if not data:
+        if data:
+            self._take(data)
+        else:
             self.close()
+
+    def _take(self, data: bytes) -> None:
+        """Hand on the lines that end in what was read."""
+        if self._large is not None:
+            self._add(self._large, data)
             return
         lines = self._split(data)
         if len(lines) > self._owed:
@@ -209,7 +229,7 @@ class LinePipe:
             self._on_line(line, 0)
         self._quiet()
         if rest := self._pace.take(len(data)):
-            self._pause(rest)
+            self._pause(rest, self._hand_on)
 
     def _hand_on(self, size: int = 0) -> None:
         """Hand on some lines of which not all were asked for, and read on when their time is paid."""
@@ -227,21 +247,64 @@ class LinePipe:
             used = (self._loop.time() - began) * unasked / len(turn)
             rest = max(self._pace.take(size + unasked * LINE_COST), self._share.take(used))
         if rest or self._lines:
-            self._pause(rest)
+            self._pause(rest, self._hand_on)
             return
         self._quiet()
-        if self._paused and self._open:
-            self._paused = False
-            self._loop.add_reader(self._reader, self._readable)
+        self._resume()
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
         """Stay away from the pipe for a while."""
         if not self._open:
             return
         if not self._paused:
             self._paused = True
             self._loop.remove_reader(self._reader)
-        self._loop.call_later(seconds, self._hand_on)
+        if seconds:
+            self._loop.call_later(seconds, then)
+        else:
+            self._loop.call_soon(then)
+
+    def _resume(self) -> None:
+        """Read from the pipe again."""
+        if self._paused and self._open:
+            self._paused = False
+            self._loop.add_reader(self._reader, self._readable)
+
+    def _add(self, line: Arriving, data: bytes) -> None:
+        """Take what comes next of a large line."""
+        end = data.find(_LF)
+        line.add(data if end < 0 else data[:end])
+        if len(line) > self._limit:
+            self.close(LineTooLong())
+            return
+        if end >= 0:
+            line.end()
+            self._behind = data[end + 1 :]
+        if rest := self._pace.take(len(data)):
+            self._pause(rest, self._read_large)
+        else:
+            self._read_large()
+
+    def _read_large(self) -> None:
+        """Read what has come of a large line, one step each turn, in its owner's time; hand it on at its end."""
+        line, behind = self._large, self._behind
+        if line is None:
+            return
+        began = self._loop.time()
+        is_read = line.read()
+        rest = self._share.take(self._loop.time() - began)
+        if rest or not is_read:
+            self._pause(rest, self._read_large)
+        elif behind is None:
+            self._resume()
+        else:
+            self._large = self._behind = None
+            self._owed = max(0, self._owed - 1)
+            self._on_line(line, 0)
+            self._quiet()
+            self._resume()
+            if behind and self._open:
+                self._take(behind)
 
     def _split(self, data: bytes) -> list[bytes]:
         """Take what was read; returns the lines that it has ended."""
@@ -262,7 +325,8 @@ class LinePipe:
 
     def _quiet(self) -> None:
         """Give back the width that a large message needed."""
-        if self._widths and self._open and not self._queue and not self._partial:
+        is_idle = not self._queue and not self._partial and self._large is None
+        if is_idle and self._widths and self._open:
             self._narrow()
 
     def _keep(self, data: bytes) -> None:
@@ -273,6 +337,12 @@ class LinePipe:
         if self._partial_size > self._limit:
             self._partial.clear()
             self.close(LineTooLong())
+        elif self._partial_size > self._beyond:
+            line = self._large = Arriving(mends=True)
+            for part in self._partial:
+                line.add(part)
+            self._partial.clear()
+            self._partial_size = 0
 
     def _flush(self) -> None:
         """Write what is queued; what the pipe does not take waits until it does."""
@@ -289,8 +359,11 @@ class LinePipe:
 
     def _send_queue(self) -> bool:
         """Return whether nothing is left to write, or nothing can be written any more."""
+        left = _WIDE
         while self._queue:
-            if len(self._queue[0]) >= _LARGE:
+            if left <= 0:
+                return False
+            if self._queued >= _LARGE:
                 self._widen(self._writer)
             try:
                 sent = os.writev(self._writer, list(islice(self._queue, _VECTORS)))
@@ -300,6 +373,7 @@ class LinePipe:
                 self.close(error)
                 return True
             self._queued -= sent
+            left -= sent
             while sent:
                 head = self._queue[0]
                 if sent < len(head):

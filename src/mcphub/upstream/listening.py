@@ -8,10 +8,9 @@ Source: MCP 2026-07-28 patterns/subscriptions.
 import asyncio
 from typing import Final, Protocol
 
-import msgspec
-
 from mcphub.wire import envelope
 from mcphub.wire.envelope import Members, Message
+from mcphub.wire.pieces import Raw
 
 _FLAGS: Final = {
     "tools": "toolsListChanged",
@@ -106,7 +105,7 @@ class Listening:
             self._honoured.discard(uri)
             await self._acknowledgement(timeout_s)
 
-    def took(self, message: Message, mark: msgspec.Raw | None, params: Members) -> bool:
+    def took(self, message: Message, mark: Raw | None, params: Members) -> bool:
         """Take what is about the subscription itself; also what comes of an older one is dropped."""
         if message.method == _ACKNOWLEDGED:
             if mark is not None and bytes(mark) == b"%d" % self._id:

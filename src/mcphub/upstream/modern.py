@@ -30,6 +30,7 @@ from mcphub.wire.codes import (
     Era,
 )
 from mcphub.wire.envelope import Members, Message
+from mcphub.wire.pieces import Raw
 from mcphub.wire.splicing import PlainResult
 
 MAX_ROUNDS: Final = 16
@@ -46,7 +47,7 @@ class _Round:
 
     __slots__ = ("answers", "keys", "number", "state")
 
-    def __init__(self, order: int, state: msgspec.Raw | None) -> None:
+    def __init__(self, order: int, state: Raw | None) -> None:
         self.number = order
         self.state = state
         self.keys: dict[bytes, tuple[str, str]] = {}
@@ -67,7 +68,7 @@ class ModernUpstream(Upstream):
         exchange = await self.send(Outgoing(DISCOVER, timeout_s), {})
         return self.take_opening(await self._opened(exchange))
 
-    def take_opening(self, discovered: msgspec.Raw) -> bytes:
+    def take_opening(self, discovered: Raw) -> bytes:
         """Take a DiscoverResult; as `open` does.
 
         Raises:
@@ -186,7 +187,7 @@ class ModernUpstream(Upstream):
         elif exchange.questions:
             return  # a second answer, while its client is being asked
         elif exchange.outgoing.one_by_one and _asks(message):
-            self._ask(exchange, message.members["result"])
+            self._ask(exchange, message.inner("result"))
         else:
             del self._pending[upstream_id]
             if self._rounds is not None:
@@ -214,8 +215,8 @@ class ModernUpstream(Upstream):
 
     def _told(self, message: Message) -> None:
         """Take a notification of the subscription, without the id that it has on this side."""
-        params = envelope.object_of(message.members.get("params"))
-        meta = envelope.object_of(params.get("_meta"))
+        params = message.inner("params")
+        meta = message.inner("params", "_meta")
         mark = meta.pop(META_SUBSCRIPTION, None)
         if self._listening is not None and self._listening.took(message, mark, params):
             return
@@ -223,14 +224,13 @@ class ModernUpstream(Upstream):
             params["_meta"] = msgspec.Raw(envelope.join(meta))
             if not meta:
                 del params["_meta"]
-            message.members["params"] = msgspec.Raw(envelope.join(params))
+            message.members["params"] = envelope.object_raw(params)
         self._on_notification(message)
 
     # ------------------------------------------------------------------ questions for legacy clients
 
-    def _ask(self, exchange: Exchange, result: msgspec.Raw) -> None:
+    def _ask(self, exchange: Exchange, members: Members) -> None:
         """Turn an `input_required` result into questions of the open call."""
-        members = envelope.object_of(result)
         rounds = self._rounds = self._rounds if self._rounds is not None else {}
         before = rounds.pop(exchange.upstream_id, None)
         now = _Round(before.number + 1 if before is not None else 1, members.get("requestState"))
@@ -249,7 +249,7 @@ class ModernUpstream(Upstream):
         if not exchange.questions:
             self._retry(exchange, now)
 
-    def _ask_one(self, exchange: Exchange, now: _Round, key: str, raw: msgspec.Raw) -> None:
+    def _ask_one(self, exchange: Exchange, now: _Round, key: str, raw: Raw) -> None:
         question_id = bytes(envelope.raw(f"ask-{secrets.token_hex(8)}"))
         members = translate.question_for_legacy(raw, question_id[1:-1].decode())
         members["id"] = msgspec.Raw(question_id)
@@ -283,7 +283,7 @@ class ModernUpstream(Upstream):
         """Send the request again, with a new id, the answers and the state as it came."""
         params = dict(exchange.params)
         params.pop("requestState", None)
-        params["inputResponses"] = msgspec.Raw(envelope.join(now.answers))
+        params["inputResponses"] = envelope.object_raw(now.answers)
         if now.state is not None:
             params["requestState"] = now.state
         self._forget(exchange)
@@ -308,5 +308,4 @@ class ModernUpstream(Upstream):
 
 
 def _asks(message: Message) -> bool:
-    result = message.members.get("result")
-    return result is not None and translate.result_type(result) == translate.INPUT_REQUIRED
+    return translate.result_type(message.inner("result")) == translate.INPUT_REQUIRED

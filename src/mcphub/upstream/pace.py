@@ -6,11 +6,14 @@ Nothing is lost.
 """
 
 import asyncio
+from collections import deque
 from typing import Final
 from weakref import WeakValueDictionary
 
 SHARE: Final = 0.25
-"""Of the loop's time, what may be spent on what the servers of one owner send without being asked."""
+"""Of the loop's time, what may be spent on what the servers of one owner send without being asked, or on
+reading what one user sends."""
+_RECENT: Final = 1024
 
 
 class Pace:
@@ -42,14 +45,16 @@ class Pace:
 
 
 class Shares:
-    """The loop's time for all servers of an owner together, as long as one of them runs."""
+    """The loop's time for all that is an owner's together, as long as something of it is there and for a while."""
 
     def __init__(self) -> None:
         self._of: WeakValueDictionary[str, Pace] = WeakValueDictionary()
+        self._recent: deque[Pace] = deque(maxlen=_RECENT)
 
     def of(self, owner: str) -> Pace:
         """Return an owner's."""
         share = self._of.get(owner)
         if share is None:
             share = self._of[owner] = Pace(SHARE)
+            self._recent.append(share)
         return share

@@ -19,10 +19,12 @@ from mcphub.tasks import Tasks
 from mcphub.upstream.bodies import EVENTS, JSON, Messages, messages_of
 from mcphub.upstream.connection import Head, Request
 from mcphub.upstream.http1 import Bearer, Client
-from mcphub.upstream.lines import NO_HEADERS, LineTooLong, OnEnd, OnLine
+from mcphub.upstream.lines import NO_HEADERS, Line, LineTooLong, OnEnd, OnLine
 from mcphub.upstream.pace import Pace
 from mcphub.wire import envelope
+from mcphub.wire.arriving import Arriving
 from mcphub.wire.codes import HUB_DENIED, HUB_UNAVAILABLE, HUB_UPSTREAM_FAILED
+from mcphub.wire.pieces import Pieces, Raw, Text, start_of
 
 POST_HEADERS: Final = {"Content-Type": JSON, "Accept": f"{JSON}, {EVENTS}"}
 REOPEN_S: Final = (1.0, 5.0, 30.0)
@@ -34,6 +36,7 @@ _MOST_IGNORED: Final = 64 * 1024
 _MARK: Final = secrets.token_urlsafe(16)
 """In errors that the hub itself answers with: no server knows it."""
 _WRITTEN: Final = re.compile(rb'\{"jsonrpc":"2\.0",(?:"id":([0-9]+),)?"method":"([^"\\]+)"')
+_MOST_WRITTEN: Final = 4096
 _RESPONSE: Final = re.compile(rb'\{"jsonrpc":"2\.0","id":([0-9]+),"(?:result|error)":')
 
 
@@ -83,7 +86,7 @@ class Posting(ABC):
         """Whether as many requests are open as may be."""
         return len(self._posts) >= MAX_POSTS
 
-    def write(self, line: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
+    def write(self, line: Text, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Post one message."""
         if not self._open:
             raise BrokenPipeError
@@ -125,7 +128,7 @@ class Posting(ABC):
 
     # ------------------------------------------------------------------ what differs
 
-    def _send(self, post: "Post", line: bytes, headers: Mapping[str, str]) -> None:
+    def _send(self, post: "Post", line: Text, headers: Mapping[str, str]) -> None:
         post.request = self._http.send("POST", post, line, headers)
 
     def _leave(self) -> None:
@@ -231,7 +234,7 @@ class Post:
         if self.request is not None:
             self.request.close()
 
-    def _take(self, lines: list[bytes]) -> None:
+    def _take(self, lines: list[Line]) -> None:
         origin = int(self.id or b"0")
         for line in lines:
             if not self.open:
@@ -289,7 +292,7 @@ def denied(raw_id: bytes, error: HubError) -> bytes:
     return envelope.error(raw_id, number, error.message, data)
 
 
-def own_error(raw_error: msgspec.Raw) -> HubError | None:
+def own_error(raw_error: Raw) -> HubError | None:
     """Return the hub's own error that `denied` answered with; None for any error of a server."""
     if _MARK.encode() not in bytes(raw_error):
         return None
@@ -307,27 +310,29 @@ def changed(name: str) -> UpstreamFailed:
     return UpstreamFailed(f"Server '{name}' speaks another protocol now.", hint="Call again.")
 
 
-def written(line: bytes) -> tuple[bytes, str]:
+def written(line: Text) -> tuple[bytes, str]:
     """Return id and method of a message that the hub wrote; no id of anything but a request."""
-    found = _WRITTEN.match(line)
+    found = _WRITTEN.match(start_of(line, _MOST_WRITTEN))
     if found is not None:
         return found[1] or b"", found[2].decode()
+    if isinstance(line, Pieces):
+        return b"", ""  # its requests begin with what they are: it is an answer
     message = envelope.parse(line)
     return (message.id if message.is_request else b""), message.method
 
 
-def responds(line: bytes, request_id: bytes) -> bool:
+def responds(line: Line, request_id: bytes) -> bool:
     """Whether a line is the response to a request; one that cannot be read ends the request too."""
-    found = _RESPONSE.match(line)
+    found = _RESPONSE.match(line) if isinstance(line, bytes) else None
     if found is not None:
         return found[1] == request_id
     message = parsed(line)
     return message is not None and not message.method and message.id == request_id
 
 
-def parsed(line: bytes) -> envelope.Message | None:
+def parsed(line: Line) -> envelope.Message | None:
     """Return a line as a message, or None."""
     try:
-        return envelope.parse(line)
+        return line.message() if isinstance(line, Arriving) else envelope.parse(line)
     except envelope.Malformed:
         return None

@@ -20,12 +20,14 @@ import msgspec
 from mcphub import __version__
 from mcphub.errors import HubError, Unavailable, UpstreamFailed
 from mcphub.upstream.exchange import Exchange
-from mcphub.upstream.lines import Connect, LineTooLong
+from mcphub.upstream.lines import Connect, Line, LineTooLong
 from mcphub.upstream.outgoing import Outgoing
 from mcphub.upstream.posting import own_error
 from mcphub.wire import envelope
+from mcphub.wire.arriving import Arriving
 from mcphub.wire.codes import Era
 from mcphub.wire.envelope import Members, Message
+from mcphub.wire.pieces import Raw
 from mcphub.wire.splicing import PlainResult, plain_result
 from mcphub.wire.translate import added_for_modern
 
@@ -215,7 +217,7 @@ class Upstream(ABC):
         kept = {name: raw for name, raw in params.items() if name != "arguments"}
         given = {name: _GAP if name == "arguments" else raw for name, raw in params.items()}
         body, headers = self._written(Exchange(outgoing, given, 0, 0.0), given)
-        line = envelope.request(0, outgoing.method, body)
+        line = bytes(envelope.request(0, outgoing.method, body))
         before, _, after = line[len(_BEFORE_ID) + 1 :].partition(bytes(_GAP))
         form = Form(outgoing, kept, before, after, headers)
         known = self._forms.get(before)
@@ -324,7 +326,7 @@ class Upstream(ABC):
             except BrokenPipeError:
                 return
 
-    async def _opened(self, exchange: Exchange) -> msgspec.Raw:
+    async def _opened(self, exchange: Exchange) -> Raw:
         """Return the result of the opening.
 
         Raises:
@@ -359,13 +361,21 @@ class Upstream(ABC):
             self.fail_all(reason)
         self._on_end()
 
-    def _line(self, line: bytes, origin: int = 0) -> None:
-        """Take one message; a tool's plain result stays unread.
+    def _line(self, line: Line, origin: int = 0) -> None:
+        """Take one message; a tool's plain result stays unread, unless it is large and was read on its way.
 
         Args:
             line: The message.
             origin: The id of the request whose stream it came on, 0 if unknown.
         """
+        if isinstance(line, Arriving):
+            try:
+                message = line.message()
+            except envelope.Malformed as error:
+                self._unreadable(*line.ends(), origin, error)
+            else:
+                self._take(message, origin)
+            return
         plain = plain_result(line)
         if plain is not None:
             exchange = self._pending.get(plain.id)
@@ -386,8 +396,12 @@ class Upstream(ABC):
             if whole != line:
                 self._line(whole, origin)
             else:
-                self._unreadable(line, origin, error)
+                self._unreadable(line, line, origin, error)
             return
+        self._take(message, origin)
+
+    def _take(self, message: Message, origin: int) -> None:
+        """Take one message that was read."""
         if not message.method:
             self._responded(message)
         elif message.id:
@@ -413,12 +427,22 @@ class Upstream(ABC):
         """Forget a call that has ended."""
         self._pending.pop(exchange.upstream_id, None)
 
-    def _unreadable(self, line: bytes, origin: int, error: envelope.Malformed) -> None:
-        """Count what is no message (some servers print a banner); a call that it answers has failed."""
+    def _unreadable(
+        self, first: bytes, last: bytes, origin: int, error: envelope.Malformed
+    ) -> None:
+        """Count what is no message (some servers print a banner); a call that it answers has failed.
+
+        Args:
+            first: Where it begins.
+            last: How it ends; the same when it is whole.
+            origin: As `_line`.
+            error: Why it is none.
+        """
         self.noise += 1
-        ends = (line[:_ENDS], line[-_ENDS:])
+        ends = (first[:_ENDS], last[-_ENDS:])
         named = next((found for end in ends if (found := _ID.search(end)) is not None), None)
-        answered = number(named[1]) if named is not None and b'"jsonrpc"' in line else origin
+        said = b'"jsonrpc"' in first or b'"jsonrpc"' in last
+        answered = number(named[1]) if named is not None and said else origin
         exchange = self._pending.pop(answered, None)
         if exchange is not None:
             text = f"Server '{self.name}' sent an answer that cannot be read: {error.reason}"
@@ -429,13 +453,13 @@ class Upstream(ABC):
         self._on_notification(message)
 
     def _progress(self, message: Message) -> None:
-        params = envelope.object_of(message.members.get("params"))
+        params = message.inner("params")
         exchange = self._pending.get(number(bytes(params.get("progressToken", b""))))
         if exchange is None or not exchange.progress_token:
             return
         exchange.move_on(self._loop.time())
         params["progressToken"] = msgspec.Raw(exchange.progress_token)
-        message.members["params"] = msgspec.Raw(envelope.join(params))
+        message.members["params"] = envelope.object_raw(params)
         exchange.event(message)
 
 

@@ -8,10 +8,11 @@ other user is served. Here it proves one window after the other:
 - **Else** one token is read at a time, until a guess is right again.
 
 So whatever `envelope.parse` takes is taken, with the same meaning, and nothing else; two things are refused
-that are there in no real message: a name, or a number, that is longer than a window.
+that are there in no real message: a name with its colon, or a number, that is longer than a window.
 The members that the hub reads (`_READ`) are noted on the way: who needs them reads nothing again. Pure.
 """
 
+import contextlib
 import re
 import time
 from collections import deque
@@ -45,8 +46,8 @@ _WHOLE: Final = 64 * 1024
 _DEEPEST: Final = 900
 _KEPT: Final = 4 * 1024
 """Bytes of each end that are kept of what may turn out to be no message."""
-_LONGEST_ESCAPE: Final = 12
-"""Bytes of a pair of surrogates."""
+_CRUMB: Final = 4 * 1024
+"""Bytes up to which parts that wait are put together: a window is made of few of them."""
 
 _READ: Final = frozenset(
     {
@@ -159,7 +160,10 @@ class Arriving:
         if self.is_batch:
             self._batch.append(part)
         elif self._wrong is None:
-            self._parts.append(part)
+            if self._parts and len(self._parts[-1]) + len(part) <= _CRUMB:
+                self._parts[-1] += part
+            else:
+                self._parts.append(part)
             self._waiting += len(part)
 
     def end(self) -> None:
@@ -190,7 +194,7 @@ class Arriving:
             self._wrong = Malformed(PARSE_ERROR, "The body is not valid JSON.")
         if self._wrong is not None:
             raise self._wrong
-        return message_of(self._members, self._inside)
+        return message_of(dict(self._members), self._inside)
 
     def ends(self) -> tuple[bytes, bytes]:
         """Return the first and the last bytes, a few thousand of each."""
@@ -279,10 +283,12 @@ class Arriving:
             self._parts.clear()
             self._waiting = 0
             self._window, self._at, self._state = b"", 0, _DONE
-        elif byte != b"{":
-            raise Malformed(INVALID_REQUEST, "A message is a JSON object.")
-        else:
+        elif byte == b"{":
             self._open(byte, ())
+        else:
+            with contextlib.suppress(msgspec.ValidationError):
+                _MEMBERS.decode(self._window[self._at : self._at + _WINDOW])
+            raise Malformed(INVALID_REQUEST, "A message is a JSON object.")
 
     def _after(self, byte: int) -> None:
         """Read what stands behind a value."""
@@ -375,14 +381,16 @@ class Arriving:
         """Note members, of which the last one of a name counts; more than `MOST` are none, or no message."""
         assert frame.members is not None
         assert frame.path is not None
+        frame.members.update(found)
+        is_none = len(frame.members) > MOST
+        if is_none and not frame.path:
+            raise Malformed(INVALID_REQUEST, f"A message has at most {MOST} members.")
         depth = len(frame.path)
         for path in list(self._inside):
-            if len(path) > depth and path[:depth] == frame.path and path[depth] in found:
+            is_below = len(path) > depth and path[:depth] == frame.path
+            if is_below and (is_none or path[depth] in found):
                 del self._inside[path]
-        frame.members.update(found)
-        if len(frame.members) > MOST:
-            if not frame.path:
-                raise Malformed(INVALID_REQUEST, f"A message has at most {MOST} members.")
+        if is_none:
             self._inside[frame.path] = {}
             frame.members = None
 
@@ -417,15 +425,17 @@ class Arriving:
     def _are_whole(self, frame: _Frame, text: bytes) -> bool:
         """Whether a text is whole members, or items; noted where they are."""
         before, after = frame.brackets
+        guessed = before + text + after
         try:
             if not text.isascii():
                 text.decode()
             if frame.members is None:
-                _ANY.decode(before + text + after)
+                _ANY.decode(guessed)
             else:
-                self._note(
-                    frame, dict[str, msgspec.Raw](_MEMBERS.decode(one_line(before + text + after)))
-                )
+                found = _MEMBERS.decode(guessed)
+                if _LF in text or _CR in text:  # proven to be in no string
+                    found = _MEMBERS.decode(one_line(guessed))
+                self._note(frame, dict[str, Raw](found))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return False
         return True

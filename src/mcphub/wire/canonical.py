@@ -57,15 +57,14 @@ def request_digest(method: str, params: Members) -> str:
     Raises:
         NotCanonical: The params have no canonical form.
     """
-    for raw in map(bytes, params.values()):
+    known = {name: bytes(raw) for name, raw in params.items()}
+    for raw in known.values():
         # reading a name costs more than all else; in a text its quote is escaped
         if len(raw) > MOST and raw.count(b'":') - raw.count(b'\\":') > MOST:
             raise TooManyValues
     try:
         covered = {
-            name: msgspec.json.decode(raw)
-            for name, raw in params.items()
-            if name not in NOT_COVERED
+            name: msgspec.json.decode(raw) for name, raw in known.items() if name not in NOT_COVERED
         }
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise NotCanonical("The params have no canonical JSON form.") from None

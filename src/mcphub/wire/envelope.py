@@ -265,6 +265,12 @@ def written(members: Members, before: bytes = b"", after: bytes = b"") -> Text:
     return one_line(b"".join(parts))  # pyright: ignore[reportArgumentType]
 
 
+def object_raw(members: Members) -> Raw:
+    """Write an object as `written` does, as the value of a member."""
+    text = written(members)
+    return text if isinstance(text, Pieces) else msgspec.Raw(text)
+
+
 def _in_pieces(parts: list[bytes | Raw]) -> Pieces:
     """Put a text together without copying what is large; pieces are on one line as they are."""
     blocks = Blocks()
@@ -325,11 +331,6 @@ def notification(method: str, params: bytes | None) -> bytes:
 def result(raw_id: bytes, value: bytes) -> bytes:
     """Write a response with a raw result."""
     return b'{"jsonrpc":"2.0","id":' + raw_id + b',"result":' + value + b"}"
-
-
-def result_of(raw_id: bytes, members: Members) -> Text:
-    """Write a response with a result of these members."""
-    return written(members, b'{"jsonrpc":"2.0","id":' + raw_id + b',"result":', b"}")
 
 
 def error(raw_id: bytes, code: int, message: str, data: object = None) -> bytes:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-import msgspec
-
 from mcphub.wire import envelope
 from mcphub.wire.codes import (
     HEADER_MISMATCH,
@@ -27,6 +25,7 @@ from mcphub.wire.codes import (
     UNSUPPORTED_VERSION,
 )
 from mcphub.wire.envelope import Members
+from mcphub.wire.pieces import Raw
 
 PARAMETER_HEADER: Final = "mcp-param-"
 """How the headers begin that repeat arguments of a tool (`wire.parameters`)."""
@@ -72,7 +71,7 @@ def questions_for(capabilities: Members) -> frozenset[str]:
     return frozenset(found)
 
 
-def asked_by(method: str, params: bytes | msgspec.Raw | None) -> str:
+def asked_by(method: str, params: bytes | Raw | None) -> str:
     """Return what a server's question needs of its client: a key of `NEEDS`, or the method itself."""
     if method == ELICIT and envelope.text(envelope.object_of(params).get("mode")) == "url":
         return ELICIT_URL
@@ -155,7 +154,7 @@ def _declared(info: bytes, capabilities: bytes) -> Declared:
     return Declared(client_name(info), members, questions_for(members))
 
 
-def client_name(info: bytes | msgspec.Raw | None) -> str:
+def client_name(info: bytes | Raw | None) -> str:
     """Return `name/version` of a clientInfo or serverInfo object, for records."""
     members = envelope.object_of(info)
     name, version = envelope.text(members.get("name")), envelope.text(members.get("version"))

@@ -6,10 +6,9 @@ Apps 2026-01-26 (SEP-1865), Tasks (SEP-2663); the experimental tasks of 2025-11-
 
 from typing import Final
 
-import msgspec
-
 from mcphub.wire import envelope
 from mcphub.wire.envelope import Members
+from mcphub.wire.pieces import Raw
 
 APPS: Final = "io.modelcontextprotocol/ui"
 TASKS: Final = "io.modelcontextprotocol/tasks"
@@ -20,7 +19,7 @@ TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel", "t
 _ROUTED: Final = (APPS, TASKS)
 
 
-def ui_resource(definition: bytes | msgspec.Raw) -> str:
+def ui_resource(definition: bytes | Raw) -> str:
     """Return the URI of the page that a tool shows itself with, or ""; both forms, nested and flat."""
     if b"ui" not in bytes(definition):
         return ""
@@ -40,11 +39,8 @@ def routed(capabilities: Members) -> Members:
     return {name: found[name] for name in _ROUTED if name in found}
 
 
-def new_task(result: bytes | msgspec.Raw) -> str:
+def new_task(members: Members) -> str:
     """Return the id of the task that a result announces, or "": of the extension or of 2025-11-25."""
-    if b'"taskId"' not in bytes(result):
-        return ""
-    members = envelope.object_of(result)
     if envelope.text(members.get("resultType")) == TASK:
         return envelope.text(members.get("taskId"))
     return envelope.text(envelope.object_of(members.get("task")).get("taskId"))

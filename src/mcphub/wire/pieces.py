@@ -31,6 +31,19 @@ class Pieces:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.parts)
 
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """Return the text in blocks of about `size` bytes: as many pieces as make it."""
+        held: list[bytes] = []
+        length = 0
+        for part in self.parts:
+            held.append(part)
+            length += len(part)
+            if length >= size:
+                yield b"".join(held)
+                held, length = [], 0
+        if held:
+            yield b"".join(held)
+
 
 Text = bytes | Pieces
 """A text that goes out: whole, or in pieces where it is large."""

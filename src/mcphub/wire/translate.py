@@ -33,6 +33,7 @@ from mcphub.wire.codes import (
 from mcphub.wire.envelope import Members
 from mcphub.wire.eras import ELICIT, NAMED, NEEDS, encode_header
 from mcphub.wire.extensions import TASKS
+from mcphub.wire.pieces import Raw, start_of
 
 COMPLETE: Final = "complete"
 INPUT_REQUIRED: Final = "input_required"
@@ -210,7 +211,7 @@ def _passed_meta(params: Members) -> Members:
 # ------------------------------------------------------------------ results and errors
 
 
-def opening_of(discovered: bytes | msgspec.Raw) -> bytes:
+def opening_of(discovered: bytes | Raw) -> bytes:
     """Return a DiscoverResult as an InitializeResult."""
     members = envelope.object_of(discovered)
     info = envelope.object_of(members.get("_meta")).get(META_SERVER_INFO)
@@ -224,7 +225,7 @@ def opening_of(discovered: bytes | msgspec.Raw) -> bytes:
     )
 
 
-def result_for_modern(method: str, value: bytes | msgspec.Raw, server_info: bytes = b"") -> bytes:
+def result_for_modern(method: str, value: bytes | Raw, server_info: bytes = b"") -> bytes:
     """Return a legacy server's result as a modern client wants it: what is missing is added.
 
     It is complete whatever it says: another kind is nothing that such a server knows, and would be asked, bound
@@ -233,6 +234,11 @@ def result_for_modern(method: str, value: bytes | msgspec.Raw, server_info: byte
     members = envelope.object_of(value)
     if not members and bytes(value).strip() != b"{}":
         return bytes(value)
+    return envelope.join(members_for_modern(method, members, server_info))
+
+
+def members_for_modern(method: str, members: Members, server_info: bytes = b"") -> Members:
+    """Return the members of a result as `result_for_modern` does."""
     added: Members = {"resultType": msgspec.Raw(b'"complete"')}
     members.pop("resultType", None)
     if method in _CACHEABLE:
@@ -244,7 +250,7 @@ def result_for_modern(method: str, value: bytes | msgspec.Raw, server_info: byte
         meta = envelope.object_of(members.get("_meta"))
         meta.setdefault(META_SERVER_INFO, msgspec.Raw(server_info))
         members["_meta"] = msgspec.Raw(envelope.join(meta))
-    return envelope.join(added | members)
+    return added | members
 
 
 def added_for_modern(server_info: bytes) -> bytes:
@@ -254,16 +260,19 @@ def added_for_modern(server_info: bytes) -> bytes:
     return b'"resultType":"complete","_meta":{"%b":%b}' % (META_SERVER_INFO.encode(), server_info)
 
 
-def result_for_legacy(value: bytes | msgspec.Raw) -> bytes:
+def result_for_legacy(value: bytes | Raw) -> bytes:
     """Return a modern server's complete result as a legacy client knows it.
 
     `structuredContent` was always an object (2025-11-25 schema): clients refuse the whole result for any
     other value, which the modern era allows and the text repeats.
     """
     members = envelope.object_of(value)
-    if not members:
-        return bytes(value)
-    if bytes(members.get("structuredContent", b"{"))[:1] != b"{":
+    return envelope.join(members_for_legacy(members)) if members else bytes(value)
+
+
+def members_for_legacy(members: Members) -> Members:
+    """Return the members of a result as `result_for_legacy` does."""
+    if start_of(members.get("structuredContent", b"{")) != b"{":
         del members["structuredContent"]
     for name in ("resultType", "ttlMs", "cacheScope"):
         members.pop(name, None)
@@ -273,18 +282,16 @@ def result_for_legacy(value: bytes | msgspec.Raw) -> bytes:
             members["_meta"] = msgspec.Raw(envelope.join(meta))
             if not meta:
                 del members["_meta"]
-    return envelope.join(members)
+    return members
 
 
-def result_type(value: bytes | msgspec.Raw) -> str:
+def result_type(members: Members) -> str:
     """Return what kind of result a modern server gave; one that does not say so is complete."""
-    if b'"resultType"' not in bytes(value):
-        return COMPLETE
-    raw = envelope.object_of(value).get("resultType")
+    raw = members.get("resultType")
     return COMPLETE if raw is None else envelope.text(raw)
 
 
-def code_of(raw_error: msgspec.Raw) -> int:
+def code_of(raw_error: Raw) -> int:
     """Return the code of a raw error object; -32603 when it has none."""
     try:
         return int(bytes(envelope.object_of(raw_error).get("code", b"-32603")))
@@ -292,7 +299,7 @@ def code_of(raw_error: msgspec.Raw) -> int:
         return INTERNAL_ERROR
 
 
-def error_for_modern(raw_error: msgspec.Raw, refused: str = "") -> tuple[int, msgspec.Raw]:
+def error_for_modern(raw_error: Raw, refused: str = "") -> tuple[int, Raw]:
     """Return the code and the raw error object as a modern client may see them (-32002 is legacy).
 
     Args:
@@ -314,7 +321,7 @@ def error_for_modern(raw_error: msgspec.Raw, refused: str = "") -> tuple[int, ms
     return code, raw_error
 
 
-def error_for_legacy(method: str, raw_error: msgspec.Raw) -> tuple[int, msgspec.Raw]:
+def error_for_legacy(method: str, raw_error: Raw) -> tuple[int, Raw]:
     """Return the code and the raw error object of a modern server as a legacy client may see them."""
     code = code_of(raw_error)
     given = code
@@ -332,9 +339,7 @@ def error_for_legacy(method: str, raw_error: msgspec.Raw) -> tuple[int, msgspec.
 # ------------------------------------------------------------------ questions
 
 
-def input_required(
-    requests: Mapping[str, msgspec.Raw], state: str, rest: Members = _EMPTY
-) -> bytes:
+def input_required(requests: Mapping[str, Raw], state: str, rest: Members = _EMPTY) -> bytes:
     """Write an `input_required` result."""
     return envelope.join(
         rest
@@ -346,7 +351,7 @@ def input_required(
     )
 
 
-def input_request(question: Members) -> msgspec.Raw:
+def input_request(question: Members) -> Raw:
     """Return a legacy server's question as an entry of `inputRequests`."""
     kept = {name: question[name] for name in ("method", "params") if name in question}
     if "params" in kept and b'"elicitationId"' in bytes(kept["params"]):
@@ -356,7 +361,7 @@ def input_request(question: Members) -> msgspec.Raw:
     return msgspec.Raw(envelope.join(kept))
 
 
-def question_for_legacy(request: msgspec.Raw, elicitation_id: str) -> Members:
+def question_for_legacy(request: Raw, elicitation_id: str) -> Members:
     """Return an entry of `inputRequests` as members of a legacy server's question, without an id."""
     members = envelope.object_of(request)
     params = envelope.object_of(members.get("params"))
@@ -366,15 +371,18 @@ def question_for_legacy(request: msgspec.Raw, elicitation_id: str) -> Members:
     return {"jsonrpc": envelope.VERSION, **members}
 
 
-def url_requests(raw_error: msgspec.Raw) -> dict[str, msgspec.Raw]:
+def url_requests(raw_error: Raw) -> dict[str, Raw]:
     """Return the pages that a -32042 error sends the user to, as `inputRequests`; empty for others."""
     if code_of(raw_error) != LEGACY_URL_ELICITATION_REQUIRED:
         return {}
     data = envelope.object_of(envelope.object_of(raw_error).get("data"))
-    found: dict[str, msgspec.Raw] = {}
+    found: dict[str, Raw] = {}
     for number, raw in enumerate(envelope.array_of(data.get("elicitations")), start=1):
         params = envelope.object_of(raw)
         params.setdefault("mode", msgspec.Raw(b'"url"'))
-        members = {"method": envelope.raw(ELICIT), "params": msgspec.Raw(envelope.join(params))}
+        members: Members = {
+            "method": envelope.raw(ELICIT),
+            "params": msgspec.Raw(envelope.join(params)),
+        }
         found[f"url{number}"] = input_request(members)
     return found
