@@ -21,16 +21,9 @@ from typing import Final
 
 import msgspec
 
+from mcphub.wire import envelope
 from mcphub.wire.codes import INVALID_REQUEST, PARSE_ERROR
-from mcphub.wire.envelope import (
-    MOST,
-    Malformed,
-    Members,
-    Message,
-    message_of,
-    one_line,
-    without_halves,
-)
+from mcphub.wire.envelope import Malformed, Members, Message
 from mcphub.wire.pieces import Blocks, Raw
 
 STEP_S: Final = 0.0003
@@ -194,7 +187,7 @@ class Arriving:
             self._wrong = Malformed(PARSE_ERROR, "The body is not valid JSON.")
         if self._wrong is not None:
             raise self._wrong
-        return message_of(dict(self._members), self._inside)
+        return envelope.message_of(dict(self._members), self._inside)
 
     def ends(self) -> tuple[bytes, bytes]:
         """Return the first and the last bytes, a few thousand of each."""
@@ -225,7 +218,7 @@ class Arriving:
 
     def _keep(self, bit: bytes) -> None:
         if _LF in bit or _CR in bit:
-            bit = one_line(bit)
+            bit = envelope.one_line(bit)
         for record in self._records:
             record.add(bit)
 
@@ -316,7 +309,7 @@ class Arriving:
         try:
             name = _TEXT.decode(quoted)
         except msgspec.DecodeError:
-            whole = without_halves(quoted) if self._mends else quoted
+            whole = envelope.without_halves(quoted) if self._mends else quoted
             if whole == quoted:
                 raise
             name = _TEXT.decode(whole)
@@ -340,7 +333,7 @@ class Arriving:
             self._in_string = True
         else:
             found = _SCALAR.match(self._window, self._at, self._at + _WINDOW)
-            if found is None or found.end() == self._at + _WINDOW:
+            if found is None:
                 raise _Wrong
             self._take(found.end())
             self._valued()
@@ -382,9 +375,9 @@ class Arriving:
         assert frame.members is not None
         assert frame.path is not None
         frame.members.update(found)
-        is_none = len(frame.members) > MOST
+        is_none = len(frame.members) > envelope.MOST
         if is_none and not frame.path:
-            raise Malformed(INVALID_REQUEST, f"A message has at most {MOST} members.")
+            raise Malformed(INVALID_REQUEST, f"A message has at most {envelope.MOST} members.")
         depth = len(frame.path)
         for path in list(self._inside):
             is_below = len(path) > depth and path[:depth] == frame.path
@@ -434,7 +427,7 @@ class Arriving:
             else:
                 found = _MEMBERS.decode(guessed)
                 if _LF in text or _CR in text:  # proven to be in no string
-                    found = _MEMBERS.decode(one_line(guessed))
+                    found = _MEMBERS.decode(envelope.one_line(guessed))
                 self._note(frame, dict[str, Raw](found))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return False
