@@ -89,7 +89,6 @@ from mcphub.spawn.warm.spawner import WarmSpawner
 from mcphub.spawn.zygote.spawner import ZygoteSpawner
 from mcphub.stopping import Stopping
 from mcphub.tasks import Tasks
-from mcphub.upstream.pace import Shares
 
 _log = structlog.get_logger()
 _CONTROLS: Final = 64
@@ -168,7 +167,6 @@ async def running(
             watches=watches,
             pages=Pages(limits.page_items),
             uploads=Uploads(SHARES * limits.body_bytes),
-            reading=Shares(),
             held=held,
             unread=Unread(SHARES * limits.line_bytes),
             crowd=Crowd(connections_at_once(limits.connections), limits.connections_per_user),

@@ -220,7 +220,6 @@ def changed(data, changes):
 
 PLACES = st.lists(st.integers(0, 4000), max_size=6)
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"(?:[ \t\r\n]*:)?|[-+.0-9a-zA-Z]+', re.DOTALL)
-MISTAKEN = re.compile(rb"\\\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]")
 
 
 def is_comparable(data, longest):
@@ -301,7 +300,6 @@ def test_halves_are_mended_as_if_it_were_whole(inner, more, changes, places):
         [b'"jsonrpc":"2.0","id":1,"method":"m"', *more, b'"params":{"arguments":%b}' % inner]
     )
     data = changed(b"{%b}" % text, changes)
-    assume(not MISTAKEN.search(data))
     longest = max(len(found[0]) for found in TOKEN.finditer(data) if found[0][-1:] != b'"')
     assume(is_comparable(data, longest))
     expected = whole(envelope.without_halves(data))
@@ -363,5 +361,5 @@ def test_a_large_message_is_read_as_if_it_were_whole(data, changes, shift, part)
     assume(len(data) <= 2_000_000 and is_comparable(data, 30_000))
     cuts = range(part, len(data), part)
     assert in_parts(data, cuts) == whole(data)
-    if not MISTAKEN.search(data) and len(re.findall(rb"\\u[dD][89a-fA-F]", data)) <= 10_000:
+    if len(re.findall(rb"\\u[dD][89a-fA-F]", data)) <= 10_000:
         assert in_parts(data, cuts, mends=True) == whole(envelope.without_halves(data))

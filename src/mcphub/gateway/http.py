@@ -143,7 +143,9 @@ class _Body:
         if self._upload.size > self._limit:
             raise TooLarge
         if self._upload.size > LARGE:
-            large = self._large = self._large or Arriving()
+            if self._large is None:
+                self._large = Arriving()
+            large = self._large
             for one in self._parts:
                 large.add(one)
             self._parts.clear()

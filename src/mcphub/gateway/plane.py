@@ -93,10 +93,10 @@ class DataPlane:
     watches: Watches
     pages: Pages
     uploads: Uploads
-    reading: Shares
     held: Uploads
     unread: Unread
     crowd: Crowd
+    reading: Shares = field(default_factory=Shares)
     task_owners: TaskOwners = field(default_factory=TaskOwners)
     lists: OneAtATime = field(default_factory=OneAtATime)
     hub_url: str = ""

@@ -54,7 +54,9 @@ class Messages:
 
     def _read(self) -> None:
         """Read what has come of a large body."""
-        large = self._large = self._large or Arriving(mends=True)
+        if self._large is None:
+            self._large = Arriving(mends=True)
+        large = self._large
         for part in self._parts:
             large.add(part)
         self._parts.clear()

@@ -44,6 +44,7 @@ VERSION: Final = msgspec.Raw(b'"2.0"')
 _SURROGATES: Final = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
 )
+_ESCAPE: Final = len(rb"\uffff")
 _MOST_SURROGATES: Final = 10_000
 
 
@@ -310,8 +311,11 @@ def without_halves(data: bytes) -> bytes:
         if number == _MOST_SURROGATES:
             return data
         before, kept = data[at : found.start()], found[0]
-        is_escaped = (len(before) - len(before.rstrip(b"\\"))) % 2
-        parts += (before, kept if found[1] or is_escaped else b"\\ufffd")
+        if (len(before) - len(before.rstrip(b"\\"))) % 2:  # a text: only what may follow is one
+            kept = kept[:_ESCAPE] + (b"\\ufffd" if found[1] else b"")
+        elif not found[1]:
+            kept = b"\\ufffd"
+        parts += (before, kept)
         at = found.end()
     return b"".join((*parts, data[at:])) if parts else data
 
