@@ -31,6 +31,7 @@ def windows(size):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
             "_WINDOW": size,
+            "_STRING": size,
             "_NOTED": size // 2,
             "_ESCAPED": max(size // 4, 12),
             "_FIRST_GUESS": size // 4,

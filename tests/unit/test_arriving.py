@@ -396,7 +396,7 @@ def rows(item, size):
 
 
 @pytest.mark.parametrize("shape", DOCUMENTS)
-def test_no_more_than_a_window_is_proven_between_two_looks_at_the_time(shape):
+def test_no_more_than_a_long_window_is_proven_between_two_looks_at_the_time(shape):
     reader = Arriving()
     reader.add(call(DOCUMENTS[shape](MEGABYTE // 2)))
     reader.end()
@@ -405,7 +405,7 @@ def test_no_more_than_a_window_is_proven_between_two_looks_at_the_time(shape):
         reader._step()
         place, before = reader._passed + reader._at, place
         # and a quote at its end
-        assert 0 < place - before <= arriving._WINDOW + 1
+        assert 0 < place - before <= arriving._STRING + 1
     assert place == len(reader)
 
 

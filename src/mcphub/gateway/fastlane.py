@@ -3,8 +3,8 @@
 A connection class for uvicorn. It reads a request by itself only when it understands every byte of
 its head, knows the caller, and the call can be sent to a running instance at once; then no task, no
 ASGI scope and no header list is made for it. **Everything else goes to uvicorn's own protocol** and
-through it to the ASGI door, byte for byte: other paths and methods, chunked and large bodies, repeated or
-odd headers, refusals, streams, cold instances. So the fast lane refuses nothing and streams nothing.
+through it to the ASGI door, byte for byte: other paths and methods, chunked bodies, those of over a MiB and what
+takes long to read, repeated or odd headers, refusals, streams, cold instances. So the fast lane refuses nothing and streams nothing.
 Host, Origin, key, session, era and policy are checked by the code of the ASGI door.
 
 A connection may go back and forth, but only where uvicorn has answered all it got and its parser
@@ -24,14 +24,15 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from mcphub.errors import LimitExceeded
+from mcphub.gateway.arrived import LARGEST, Arrived
 from mcphub.gateway.bounded import BoundedProtocol
 from mcphub.gateway.heads import Head, Heads, without_upgrade
 from mcphub.gateway.http import OWNER, Receive, Reply, Scope, Send
 from mcphub.gateway.relay import Cancelled, relay
 from mcphub.gateway.replies import status_of
 from mcphub.gateway.warm import Sent
-from mcphub.wire.envelope import LARGE
-from mcphub.wire.pieces import Pieces
+from mcphub.wire.arriving import Arriving
+from mcphub.wire.pieces import Pieces, Text, parts_of
 
 _log = structlog.get_logger()
 HEAD_S: Final = 20.0
@@ -57,18 +58,17 @@ class FastLane(BoundedProtocol):
     """
 
     __slots__ = (
-        "_fast", "_head", "_head_bytes", "_heads", "_inside", "_known", "_leaving", "_lost", "_parts",
-        "_plane", "_sent", "_size", "_wanted",
+        "_arrived", "_fast", "_heads", "_inside", "_known", "_leaving", "_lost", "_parts", "_plane",
+        "_sent", "_size",
     )  # fmt: skip
 
     def __init__(self, heads: Heads, *, fast: bool, **given: Any) -> None:
         super().__init__(heads.plane.unread, heads.plane.crowd, **given)
         self._plane, self._heads, self._fast = heads.plane, heads, fast
         self._parts: list[bytes] = []
-        self._size = self._wanted = 0
+        self._size = 0
         self._known: Head | None = None
-        self._head: Head | None = None
-        self._head_bytes = b""
+        self._arrived: Arrived | None = None
         self._sent: Sent | None = None
         self._inside = self._leaving = self._lost = False
 
@@ -84,11 +84,11 @@ class FastLane(BoundedProtocol):
             self._size += len(data)
             if self._size > _MAX_AHEAD:
                 self.flow.pause_reading()
-        elif self._parts:
-            self._parts.append(data)
-            self._size += len(data)
-            if self._size >= self._wanted:
-                self._go_on_reading()
+        elif self._arrived is not None:
+            self._arrived.add(data)
+            self._go_on(self._arrived)
+        elif self._parts:  # of a head
+            self._begin(b"".join((*self._parts, data)))
         elif self._is_uvicorns():
             super().data_received(data)
         elif self._fast:
@@ -99,7 +99,8 @@ class FastLane(BoundedProtocol):
     @property
     def idle(self) -> bool:
         """Whether nobody waits for anything: no message is under way in either direction."""
-        return self._sent is None and not self._parts and not self._is_uvicorns()
+        waits = self._sent is not None or self._arrived is not None or bool(self._parts)
+        return not waits and not self._is_uvicorns()
 
     def _is_uvicorns(self) -> bool:
         """Whether uvicorn's parser is in the middle of a message or has a request to answer."""
@@ -109,6 +110,7 @@ class FastLane(BoundedProtocol):
 
     def _begin(self, data: bytes) -> None:
         """Read a request from its first byte."""
+        waits, self._parts = bool(self._parts), []
         head = self._known
         if head is not None and data.startswith(head.before):
             start = len(head.before)
@@ -124,7 +126,9 @@ class FastLane(BoundedProtocol):
                 return
         cut = data.find(b"\r\n\r\n", 0, _MAX_HEAD)
         if cut < 0 and len(data) < _MAX_HEAD and data[: len(_START)] == _START[: len(data)]:
-            self._wait_for(data, len(data) + 1, HEAD_S)
+            self._parts = [data]
+            if not waits:
+                self._expect(HEAD_S)
             return
         length = _LENGTH.search(data, 0, cut + 2) if cut >= 0 else None
         if length is not None:
@@ -145,42 +149,37 @@ class FastLane(BoundedProtocol):
         if len(data) == cut + size:
             if not self._send(head, data[cut:]):
                 self._to_uvicorn(data)
-        elif size > min(self._plane.limits.body_bytes, LARGE) or not self._plane.uploads.take(
+        elif size > min(self._plane.limits.body_bytes, LARGEST) or not self._plane.uploads.take(
             head.user_id, size
         ):
             self._to_uvicorn(data)
         else:
-            self._head, self._head_bytes = head, data[:cut]
-            self._wait_for(data[cut:], size, BODY_S)
-            if self._size >= size:
-                self._go_on_reading()
+            self._arrived = Arrived(head, data[:cut], data[cut:], size)
+            self._expect(BODY_S)
+            self._go_on(self._arrived)
 
-    def _wait_for(self, data: bytes, size: int, seconds: float) -> None:
-        self._parts, self._size, self._wanted = [data], len(data), size
-        self._expect(seconds)
-
-    def _go_on_reading(self) -> None:
-        """Look at what is there: enough has arrived for a next step."""
-        data = b"".join(self._parts)
-        self._parts = []
-        head, self._head = self._head, None
-        before, self._head_bytes = self._head_bytes, b""
-        if head is None:
-            self._begin(data)
+    def _go_on(self, arrived: Arrived) -> None:
+        """Send a request on whose body has come."""
+        if arrived.left > 0:
             return
-        self._plane.uploads.give(head.user_id, self._wanted)
-        rest = data[self._wanted :]
-        if not self._send(head, data[: self._wanted] if rest else data):
-            self._to_uvicorn(before)
-            self._to_uvicorn(data)
-        elif rest:
-            self.data_received(rest)
+        self._forget_arrived()
+        body = arrived.body()
+        if body is None or not self._send(arrived.head, body):
+            self._to_uvicorn(arrived.before)
+            self._to_uvicorn(arrived.data)
+        elif arrived.left:
+            self.data_received(arrived.data[arrived.size :])
+
+    def _forget_arrived(self) -> None:
+        if self._arrived is not None:
+            self._plane.uploads.give(self._arrived.head.user_id, self._arrived.size)
+            self._arrived = None
 
     def _to_uvicorn(self, data: bytes) -> None:
         if not self.transport.is_closing():
             super().data_received(data)
 
-    def _send(self, head: Head, body: bytes) -> bool:
+    def _send(self, head: Head, body: bytes | Arriving) -> bool:
         """Send a warm call to its server; False when it is none."""
         if self._stalled is not None:
             return False
@@ -205,7 +204,7 @@ class FastLane(BoundedProtocol):
                 answer, status, more = sent.complete(self._plane)
                 if self._lost:
                     return
-                if isinstance(answer, Pieces):
+                if len(answer) > LARGEST and isinstance(answer, Pieces):
                     self._by_uvicorn(sent, lambda reply: reply.finish(answer, status, more))
                 else:
                     self._answer(sent, answer, status, more)
@@ -216,16 +215,16 @@ class FastLane(BoundedProtocol):
             self.transport.abort()
 
     def _answer(
-        self, sent: Sent, answer: bytes, status: int, more: list[tuple[bytes, bytes]]
+        self, sent: Sent, answer: Text, status: int, more: list[tuple[bytes, bytes]]
     ) -> None:
         head = _ANSWER % (STATUS_LINE[status], sent.request_id.encode(), len(answer))
         if more:
             lines = b"".join(b"%b: %b\r\n" % header for header in more)
             head = head[:-2] + lines + b"\r\n"
-        if len(answer) < _MAX_AHEAD:
+        if isinstance(answer, bytes) and len(answer) < _MAX_AHEAD:
             self.transport.write(head + answer)
         else:
-            self.write_for(sent.user_id, (head, answer))
+            self.write_for(sent.user_id, (head, *parts_of(answer)))
         self.server_state.total_requests += 1
         self._plane.metrics.fast += 1
         if self._leaving:
@@ -311,9 +310,7 @@ class FastLane(BoundedProtocol):
         """Cancel a modern call, let a legacy one end as it will (as `relay` does for slow ones)."""
         self._lost = True
         self._parts = []
-        if self._head is not None:
-            self._plane.uploads.give(self._head.user_id, self._wanted)
-            self._head = None
+        self._forget_arrived()
         super().connection_lost(exc)
         if (sent := self._sent) is not None and sent.is_modern:
             sent.instance.upstream.cancel(sent.exchange)

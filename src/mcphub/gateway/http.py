@@ -106,7 +106,7 @@ async def read_body(
     part, more = await _part(receive)
     if len(part) > limit:
         raise TooLarge
-    if not more:
+    if not more and len(part) <= LARGE:
         return part
     body = _Body(limit, upload, pace)
     try:

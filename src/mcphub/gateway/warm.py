@@ -36,6 +36,7 @@ from mcphub.spawn.instance import Instance, State
 from mcphub.upstream.exchange import Exchange
 from mcphub.upstream.upstream import Form
 from mcphub.wire import envelope, eras
+from mcphub.wire.arriving import Arriving
 from mcphub.wire.envelope import Message
 from mcphub.wire.pieces import Text
 from mcphub.wire.toolcall import Params, tool_call
@@ -260,8 +261,10 @@ class Ways:
         self._known: dict[_Key, Way | None] = {}
         self._last: Way | None = None
 
-    def send(self, plane: DataPlane, inbound: Inbound, body: bytes) -> Sent | None:
+    def send(self, plane: DataPlane, inbound: Inbound, body: bytes | Arriving) -> Sent | None:
         """Send a request to its server at once; None when it is none of the fast lane's, and nothing was done."""
+        if isinstance(body, Arriving):
+            return _decided(plane, inbound, body)
         given = tool_call(body)
         if given is None:
             return _decided(plane, inbound, body)
@@ -299,11 +302,11 @@ def _key(params: Params) -> _Key:
 
 
 def _decided(
-    plane: DataPlane, inbound: Inbound, body: bytes, *, chosen: bool = False
+    plane: DataPlane, inbound: Inbound, body: bytes | Arriving, *, chosen: bool = False
 ) -> Sent | None:
     """Read a request, decide it, and send it."""
     try:
-        message = envelope.parse(body)
+        message = body.message() if isinstance(body, Arriving) else envelope.parse(body)
         if not message.is_request:
             return None
         request_id = plane.ids.new()

@@ -29,6 +29,8 @@ at it costs the hub more than reading it. Answers do not count: whoever asks pay
 _READ: Final = 64 * 1024
 """As much as a pipe holds at first. Larger reads are no faster from a wide one: this much stays in a
 processor's cache."""
+_READ_LARGE: Final = 256 * 1024
+"""As much of a large line is read at once: it is read in larger steps."""
 _LARGE: Final = 128 * 1024
 """Bytes of a message for which a pipe is made wider."""
 _WIDE: Final = 1024 * 1024
@@ -203,7 +205,7 @@ class LinePipe:
 
     def _readable(self) -> None:
         try:
-            data = os.read(self._reader, _READ)
+            data = os.read(self._reader, _READ if self._large is None else _READ_LARGE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:

@@ -29,6 +29,8 @@ from mcphub.wire.pieces import Blocks, Raw
 STEP_S: Final = 0.0003
 """Seconds after which a step ends."""
 _WINDOW: Final = 32 * 1024
+_STRING: Final = 128 * 1024
+"""Bytes of a string without escapes that are proven together."""
 _NOTED: Final = 8 * 1024
 """Bytes of a guess where members are noted: each costs more there."""
 _ESCAPED: Final = 8 * 1024
@@ -199,14 +201,14 @@ class Arriving:
         """Whether a step can be made: with a whole window, unless that was the last one."""
         left = len(self._window) - self._at
         if left < _WINDOW and self._parts and (self._ended or left + self._waiting >= _WINDOW):
-            taken = [self._window[self._at :]]
+            taken = [self._window[self._at :]] if left else []
             while self._parts and left < _WINDOW:
                 part = self._parts.popleft()
                 taken.append(part)
                 left += len(part)
                 self._waiting -= len(part)
             self._passed += self._at
-            self._window, self._at = b"".join(taken), 0
+            self._window, self._at = b"".join(taken) if len(taken) > 1 else taken[0], 0
         return left >= _WINDOW or (self._ended and left > 0)
 
     def _take(self, to: int) -> None:
@@ -438,7 +440,7 @@ class Arriving:
     def _string(self) -> None:
         """Prove what comes of a string."""
         data, at = self._window, self._at
-        to = min(at + _WINDOW, len(data))
+        to = min(at + _STRING, len(data))
         quote = data.find(b'"', at, to)
         slash = data.find(b"\\", at, to if quote < 0 else quote)
         if slash >= 0:
@@ -462,14 +464,15 @@ class Arriving:
                 to = at + len(text)
             text.decode()
         _ANY.decode(b'"' + text + b'"')
-        if quote < 0:
-            if not text:
-                raise _Wrong
-            self._take(to)
-        else:
+        self._at = to
+        for record in self._records:
+            record.add(text)
+        if quote >= 0:
             self._take(to + 1)
             self._in_string = False
             self._valued()
+        elif not text:
+            raise _Wrong
 
     def _half(self, at: int) -> None:
         """Replace half of a pair of surrogates.
