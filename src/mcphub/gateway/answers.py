@@ -208,8 +208,8 @@ def _capabilities(plane: DataPlane, call: Call) -> Raw:
         if offer is not None:
             found = routed(offer.capabilities) | found
     if found:
-        merged["extensions"] = msgspec.Raw(envelope.join(found))
-    return msgspec.Raw(envelope.join(merged))
+        merged["extensions"] = envelope.object_raw(found)
+    return envelope.object_raw(merged)
 
 
 async def _lists(

@@ -406,10 +406,10 @@ def _listed(upstream: Upstream, kind: Kind, answer: Message) -> Members:
     Raises:
         ListFailed: It failed.
     """
-    error = answer.members.get("error")
-    if error is None or translate.code_of(error) in _UNKNOWN:
-        return envelope.object_of(answer.members.get("result"))
-    text = envelope.text(envelope.object_of(error).get("message"))[:300]
+    error = answer.inner("error")
+    if "error" not in answer.members or translate.code_of(error) in _UNKNOWN:
+        return answer.inner("result")
+    text = envelope.text(error.get("message"))[:300]
     text = text.removeprefix(f"Server '{upstream.name}': ")
     raise ListFailed(f"Server '{upstream.name}' failed at {kind.method}: {text}")
 

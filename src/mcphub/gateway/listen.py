@@ -18,6 +18,7 @@ from mcphub.spawn.launching import SHARED
 from mcphub.wire import envelope
 from mcphub.wire.codes import LOG_LEVELS, META_SUBSCRIPTION
 from mcphub.wire.envelope import Message
+from mcphub.wire.pieces import Text
 
 _MAX_QUEUE: Final = 512
 _MAX_BYTES: Final = 8 * 1024 * 1024
@@ -51,7 +52,7 @@ class Outlet:
     subscription: bytes = b""
     alive: Callable[[], bool] = lambda: True
     closed: bool = False
-    _queue: deque[bytes] = field(default_factory=deque)
+    _queue: deque[Text] = field(default_factory=deque)
     _held: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -64,7 +65,7 @@ class Outlet:
             unasked: An update of a resource of a server that takes no subscriptions.
         """
         if not self.closed and self._takes(server, message, unasked=unasked):
-            data = envelope.join(self._addressed(message))
+            data = envelope.written(self._addressed(message))
             self._queue.append(data)
             self._held += len(data)
             while len(self._queue) > _MAX_QUEUE or (
@@ -78,7 +79,7 @@ class Outlet:
         self.closed = True
         self._wake.set()
 
-    async def next(self, timeout_s: float) -> list[bytes]:
+    async def next(self, timeout_s: float) -> list[Text]:
         """Return queued messages; empty after `timeout_s` seconds of silence or when closed."""
         if not self._queue and not self.closed:
             self._wake.clear()
@@ -96,7 +97,7 @@ class Outlet:
         method = message.method
         if not self.covers(server) or (self.methods is not None and method not in self.methods):
             return False
-        params = envelope.object_of(message.members.get("params"))
+        params = message.inner("params")
         if method == "notifications/message":
             wanted = self.log_level()
             return bool(wanted) and severe_enough(envelope.text(params.get("level")), wanted)
@@ -107,11 +108,11 @@ class Outlet:
     def _addressed(self, message: Message) -> envelope.Members:
         if not self.subscription:
             return message.members
-        params = envelope.object_of(message.members.get("params"))
-        meta = envelope.object_of(params.get("_meta"))
+        params = message.inner("params")
+        meta = message.inner("params", "_meta")
         meta[META_SUBSCRIPTION] = msgspec.Raw(self.subscription)
-        params["_meta"] = msgspec.Raw(envelope.join(meta))
-        return message.members | {"params": msgspec.Raw(envelope.join(params))}
+        params["_meta"] = envelope.object_raw(meta)
+        return message.members | {"params": envelope.object_raw(params)}
 
 
 class Outlets:

@@ -5,8 +5,6 @@ client can be asked, the span that a call has in a trace. Nothing of the caller'
 the upstream's business.
 """
 
-import msgspec
-
 from mcphub.gateway.calls import Call
 from mcphub.gateway.catalogs import TOOLS
 from mcphub.gateway.plane import DataPlane, Route
@@ -81,7 +79,7 @@ def _with_own_context(declared: Members, to: Route) -> Members:
     offered.pop(META_USER_CONTEXT, None)
     if to.spec.offers:
         offered[META_USER_CONTEXT] = _OFFER
-    return {**declared, "extensions": msgspec.Raw(envelope.join(offered))}
+    return {**declared, "extensions": envelope.object_raw(offered)}
 
 
 def _headers(plane: DataPlane, call: Call, to: Route, instance: Instance) -> dict[str, str]:

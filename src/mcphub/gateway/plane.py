@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-import msgspec
-
 from mcphub.audit.recorder import Recorder
 from mcphub.audit.tracing import Traces
 from mcphub.catalog.spec import ServerSpec
@@ -170,7 +168,7 @@ def route(plane: DataPlane, call: Call) -> Route:
         found = _by_name(plane, call, PROMPTS, envelope.text(ref.get("name")))
         if found.rename is not None:
             ref["name"] = envelope.raw(found.name)
-            call.params["ref"] = msgspec.Raw(envelope.join(ref))
+            call.params["ref"] = envelope.object_raw(ref)
         return Route(found.spec, found.permit, found.name)
     if method in TASK_METHODS or method == "tasks/list":
         return _by_task(plane, call, envelope.text(params.get("taskId")))

@@ -214,7 +214,7 @@ async def _watch(plane: DataPlane, call: Call, to: Route) -> tuple[Text, Outcome
         plane.pool.release(instance)
     kept = {name: answer[name] for name in ("result", "error") if name in answer}
     reply = {"jsonrpc": envelope.VERSION, "id": msgspec.Raw(call.message.id), **kept}
-    code = translate.code_of(kept["error"]) if "error" in kept else None
+    code = translate.code_of(envelope.object_of(kept["error"])) if "error" in kept else None
     return envelope.written(reply), Outcome.OK if code is None else Outcome.ERROR, code
 
 

@@ -91,25 +91,31 @@ def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bo
 def _error(
     states: States, call: Call, instance: Instance, exchange: Exchange, answer: Message
 ) -> tuple[Text, Outcome, int | None]:
-    members = answer.members
-    raw_error = members["error"]
-    code = translate.code_of(raw_error)
+    error = answer.inner("error")
+    code, shown = translate.code_of(error), error
     modern_server = instance.upstream.era is Era.MODERN
-    if call.modern is None:
-        if modern_server:
-            code, members["error"] = translate.error_for_legacy(call.method, raw_error)
-        return envelope.written(members), Outcome.ERROR, code
     if modern_server:
-        return envelope.written(members), Outcome.ERROR, code
-    pages = translate.url_requests(raw_error) if eras.ELICIT_URL in exchange.outgoing.asks else {}
+        if call.modern is None:
+            code, shown = translate.error_for_legacy(call.method, error)
+        return _failed(answer, error, shown), Outcome.ERROR, code
+    if call.modern is None:
+        return _failed(answer, error, shown), Outcome.ERROR, code
+    pages = translate.url_requests(error) if eras.ELICIT_URL in exchange.outgoing.asks else {}
     if pages:
         # the server has ended the call: it is sent again when the user has been there
         state = states.seal(call, instance.server, Kind.PAGES)
         result = translate.input_required(pages, state)
         return envelope.result(call.message.id, result), Outcome.OK, None
     in_vain = exchange.refused if exchange.refused not in exchange.outgoing.asks else ""
-    code, members["error"] = translate.error_for_modern(raw_error, in_vain)
-    return envelope.written(members), Outcome.ERROR, code
+    code, shown = translate.error_for_modern(error, in_vain)
+    return _failed(answer, error, shown), Outcome.ERROR, code
+
+
+def _failed(answer: Message, error: Members, shown: Members) -> Text:
+    """Return the answer with its error as it is shown; as it came, where nothing is changed."""
+    if shown is error:
+        return envelope.written(answer.members)
+    return envelope.written(answer.members | {"error": envelope.object_raw(shown)})
 
 
 def _bound(

@@ -50,7 +50,7 @@ class HttpPipe(Posting):
         """Hand on the JSON-RPC error; what a modern server says ends the connection."""
         if found is None:
             return False
-        if translate.code_of(found.members["error"]) in MODERN_ERRORS:
+        if translate.code_of(found.inner("error")) in MODERN_ERRORS:
             self.close(posting.changed(self.name))
         else:
             post.answer(found.members)

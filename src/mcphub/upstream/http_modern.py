@@ -36,7 +36,7 @@ class ModernHttpPipe(Posting):
 
         What a server of the other era says ends the connection: the next one finds out anew.
         """
-        code = translate.code_of(found.members["error"]) if found is not None else None
+        code = translate.code_of(found.inner("error")) if found is not None else None
         other_era = code in _LEGACY_CODES or (found is None and post.status in {404, 405})
         if other_era and post.method != DISCOVER:
             self.close(posting.changed(self.name))

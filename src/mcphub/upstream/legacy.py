@@ -92,7 +92,7 @@ class LegacyUpstream(Upstream):
         kept = {name: members[name] for name in ("result", "error") if name in members}
         try:
             self._pipe.write(
-                envelope.join({"jsonrpc": envelope.VERSION, "id": msgspec.Raw(raw_id), **kept})
+                envelope.written({"jsonrpc": envelope.VERSION, "id": msgspec.Raw(raw_id), **kept})
             )
         except BrokenPipeError:
             return

@@ -36,7 +36,6 @@ from mcphub.wire.splicing import PlainResult
 MAX_ROUNDS: Final = 16
 """How often a server may ask in one call of a legacy client before the call is ended."""
 _REFUSALS: Final = frozenset({METHOD_NOT_FOUND, INVALID_PARAMS})
-_NO_ERROR: Final = msgspec.Raw(b'{"code":0}')
 _CANCEL_REASON: Final = b'"The caller cancelled."'
 _DECLINED: Final = msgspec.Raw(b'{"action":"decline"}')
 _CANCELLED: Final = msgspec.Raw(b'{"action":"cancel"}')
@@ -182,7 +181,8 @@ class ModernUpstream(Upstream):
         exchange = self._pending.get(upstream_id)
         if exchange is None:
             if self._listening is not None:
-                refused = translate.code_of(message.members.get("error", _NO_ERROR)) in _REFUSALS
+                error = message.inner("error")
+                refused = bool(error) and translate.code_of(error) in _REFUSALS
                 self._listening.ended(upstream_id, refused=refused)
         elif exchange.questions:
             return  # a second answer, while its client is being asked
@@ -221,7 +221,7 @@ class ModernUpstream(Upstream):
         if self._listening is not None and self._listening.took(message, mark, params):
             return
         if mark is not None:
-            params["_meta"] = msgspec.Raw(envelope.join(meta))
+            params["_meta"] = envelope.object_raw(meta)
             if not meta:
                 del params["_meta"]
             message.members["params"] = envelope.object_raw(params)

@@ -24,7 +24,7 @@ from mcphub.upstream.pace import Pace
 from mcphub.wire import envelope
 from mcphub.wire.arriving import Arriving
 from mcphub.wire.codes import HUB_DENIED, HUB_UNAVAILABLE, HUB_UPSTREAM_FAILED
-from mcphub.wire.pieces import Pieces, Raw, Text, start_of
+from mcphub.wire.pieces import Pieces, Text, start_of
 
 POST_HEADERS: Final = {"Content-Type": JSON, "Accept": f"{JSON}, {EVENTS}"}
 REOPEN_S: Final = (1.0, 5.0, 30.0)
@@ -292,11 +292,12 @@ def denied(raw_id: bytes, error: HubError) -> bytes:
     return envelope.error(raw_id, number, error.message, data)
 
 
-def own_error(raw_error: Raw) -> HubError | None:
+def own_error(message: envelope.Message) -> HubError | None:
     """Return the hub's own error that `denied` answered with; None for any error of a server."""
-    if _MARK.encode() not in bytes(raw_error):
+    raw_error = message.members["error"]
+    if isinstance(raw_error, Pieces) or _MARK.encode() not in bytes(raw_error):
         return None
-    error = envelope.object_of(raw_error)
+    error = message.inner("error")
     data = envelope.object_of(error.get("data"))
     text, hint = envelope.text(error.get("message")), envelope.text(data.get("hint"))
     code = envelope.text(data.get("code"))

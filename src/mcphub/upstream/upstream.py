@@ -415,7 +415,7 @@ class Upstream(ABC):
 
     def _responded(self, message: Message) -> None:
         """Take a response; what the hub itself says in its place fails the call, and nobody reads its mark."""
-        own = own_error(message.members["error"]) if "error" in message.members else None
+        own = own_error(message) if "error" in message.members else None
         exchange = self._pending.get(number(message.id)) if own is not None else None
         if own is None or exchange is None:
             self._answered(message)

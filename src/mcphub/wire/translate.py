@@ -108,7 +108,7 @@ def for_legacy_server(
     if progress_id is not None:
         kept["progressToken"] = msgspec.Raw(b"%d" % progress_id)
     if kept:
-        out["_meta"] = msgspec.Raw(envelope.join(kept))
+        out["_meta"] = envelope.object_raw(kept)
     else:
         out.pop("_meta", None)
     return out
@@ -142,7 +142,7 @@ def for_modern_server(
         kept[META_LOG_LEVEL] = envelope.raw(log_level)
     if progress_id is not None:
         kept["progressToken"] = msgspec.Raw(b"%d" % progress_id)
-    out["_meta"] = msgspec.Raw(envelope.join(kept))
+    out["_meta"] = envelope.object_raw(kept)
     return out
 
 
@@ -171,14 +171,14 @@ def capabilities_for_modern(version: str, capabilities: Members) -> bytes:
         if "url" in modes and version >= _URL_SINCE:
             known["url"] = modes["url"]
         if known:
-            out["elicitation"] = msgspec.Raw(envelope.join(known))
+            out["elicitation"] = envelope.object_raw(known)
     for name in ("sampling", "roots", "experimental"):
         if name in capabilities:
             out[name] = capabilities[name]
     extensions = envelope.object_of(capabilities.get("extensions"))
     extensions.pop(TASKS, None)
     if extensions:
-        out["extensions"] = msgspec.Raw(envelope.join(extensions))
+        out["extensions"] = envelope.object_raw(extensions)
     return envelope.join(out)
 
 
@@ -196,7 +196,7 @@ def capabilities_without(capabilities: Members, *, roots: bool, tasks: bool) -> 
     if not tasks and "extensions" in out:
         extensions = envelope.object_of(out["extensions"])
         extensions.pop(TASKS, None)
-        out = out | {"extensions": msgspec.Raw(envelope.join(extensions))}
+        out = out | {"extensions": envelope.object_raw(extensions)}
     return envelope.join(out)
 
 
@@ -249,7 +249,7 @@ def members_for_modern(method: str, members: Members, server_info: bytes = b"") 
     if server_info:
         meta = envelope.object_of(members.get("_meta"))
         meta.setdefault(META_SERVER_INFO, msgspec.Raw(server_info))
-        members["_meta"] = msgspec.Raw(envelope.join(meta))
+        members["_meta"] = envelope.object_raw(meta)
     return added | members
 
 
@@ -279,7 +279,7 @@ def members_for_legacy(members: Members) -> Members:
     if "_meta" in members:
         meta = envelope.object_of(members["_meta"])
         if meta.pop(META_SERVER_INFO, None) is not None:
-            members["_meta"] = msgspec.Raw(envelope.join(meta))
+            members["_meta"] = envelope.object_raw(meta)
             if not meta:
                 del members["_meta"]
     return members
@@ -291,49 +291,45 @@ def result_type(members: Members) -> str:
     return COMPLETE if raw is None else envelope.text(raw)
 
 
-def code_of(raw_error: Raw) -> int:
-    """Return the code of a raw error object; -32603 when it has none."""
+def code_of(error: Members) -> int:
+    """Return the code of an error, by its members; -32603 when it has none."""
     try:
-        return int(bytes(envelope.object_of(raw_error).get("code", b"-32603")))
+        return int(bytes(error.get("code", b"-32603")))
     except ValueError:
         return INTERNAL_ERROR
 
 
-def error_for_modern(raw_error: Raw, refused: str = "") -> tuple[int, Raw]:
-    """Return the code and the raw error object as a modern client may see them (-32002 is legacy).
+def error_for_modern(error: Members, refused: str = "") -> tuple[int, Members]:
+    """Return the code and the members of an error as a modern client may see them (-32002 is legacy).
 
     Args:
-        raw_error: As the legacy server gave it.
+        error: As the legacy server gave it.
         refused: What the server wanted to ask the client in this call, when the client had not
             declared that it can be asked: the error then says what to declare.
     """
-    code = code_of(raw_error)
+    code = code_of(error)
     if code == LEGACY_URL_ELICITATION_REQUIRED:
         refused = "elicitation/create url"
-    members = envelope.object_of(raw_error)
     if refused in NEEDS:
-        members["code"] = envelope.raw(MISSING_CAPABILITY)
-        members["data"] = envelope.raw({"requiredCapabilities": NEEDS[refused]})
-        return MISSING_CAPABILITY, msgspec.Raw(envelope.join(members))
+        needs = envelope.raw({"requiredCapabilities": NEEDS[refused]})
+        return MISSING_CAPABILITY, error | _code(MISSING_CAPABILITY) | {"data": needs}
     if code == LEGACY_RESOURCE_NOT_FOUND:
-        members["code"] = msgspec.Raw(b"%d" % INVALID_PARAMS)
-        return INVALID_PARAMS, msgspec.Raw(envelope.join(members))
-    return code, raw_error
+        return INVALID_PARAMS, error | _code(INVALID_PARAMS)
+    return code, error
 
 
-def error_for_legacy(method: str, raw_error: Raw) -> tuple[int, Raw]:
-    """Return the code and the raw error object of a modern server as a legacy client may see them."""
-    code = code_of(raw_error)
-    given = code
+def error_for_legacy(method: str, error: Members) -> tuple[int, Members]:
+    """Return the code and the members of a modern server's error as a legacy client may see them."""
+    code = given = code_of(error)
     if code in MODERN_ERRORS:
         code = INTERNAL_ERROR if code in {HEADER_MISMATCH, UNSUPPORTED_VERSION} else INVALID_PARAMS
     elif code == INVALID_PARAMS and method == "resources/read":
         code = LEGACY_RESOURCE_NOT_FOUND
-    if code == given:
-        return code, raw_error
-    members = envelope.object_of(raw_error)
-    members["code"] = envelope.raw(code)
-    return code, msgspec.Raw(envelope.join(members))
+    return code, error if code == given else error | _code(code)
+
+
+def _code(code: int) -> Members:
+    return {"code": envelope.raw(code)}
 
 
 # ------------------------------------------------------------------ questions
@@ -345,7 +341,7 @@ def input_required(requests: Mapping[str, Raw], state: str, rest: Members = _EMP
         rest
         | {
             "resultType": envelope.raw(INPUT_REQUIRED),
-            "inputRequests": msgspec.Raw(envelope.join(dict(requests))),
+            "inputRequests": envelope.object_raw(dict(requests)),
             "requestState": envelope.raw(state),
         }
     )
@@ -357,8 +353,8 @@ def input_request(question: Members) -> Raw:
     if "params" in kept and b'"elicitationId"' in bytes(kept["params"]):
         params = envelope.object_of(kept["params"])
         params.pop("elicitationId", None)
-        kept["params"] = msgspec.Raw(envelope.join(params))
-    return msgspec.Raw(envelope.join(kept))
+        kept["params"] = envelope.object_raw(params)
+    return envelope.object_raw(kept)
 
 
 def question_for_legacy(request: Raw, elicitation_id: str) -> Members:
@@ -367,22 +363,22 @@ def question_for_legacy(request: Raw, elicitation_id: str) -> Members:
     params = envelope.object_of(members.get("params"))
     if envelope.text(members.get("method")) == ELICIT and "url" in params:
         params.setdefault("elicitationId", envelope.raw(elicitation_id))
-        members["params"] = msgspec.Raw(envelope.join(params))
+        members["params"] = envelope.object_raw(params)
     return {"jsonrpc": envelope.VERSION, **members}
 
 
-def url_requests(raw_error: Raw) -> dict[str, Raw]:
+def url_requests(error: Members) -> dict[str, Raw]:
     """Return the pages that a -32042 error sends the user to, as `inputRequests`; empty for others."""
-    if code_of(raw_error) != LEGACY_URL_ELICITATION_REQUIRED:
+    if code_of(error) != LEGACY_URL_ELICITATION_REQUIRED:
         return {}
-    data = envelope.object_of(envelope.object_of(raw_error).get("data"))
+    data = envelope.object_of(error.get("data"))
     found: dict[str, Raw] = {}
     for number, raw in enumerate(envelope.array_of(data.get("elicitations")), start=1):
         params = envelope.object_of(raw)
         params.setdefault("mode", msgspec.Raw(b'"url"'))
         members: Members = {
             "method": envelope.raw(ELICIT),
-            "params": msgspec.Raw(envelope.join(params)),
+            "params": envelope.object_raw(params),
         }
         found[f"url{number}"] = input_request(members)
     return found
