@@ -148,6 +148,24 @@ async def test_pipelined_requests_are_answered_in_order_whichever_door_each_take
         assert b"last" in bodies[3]
 
 
+@pytest.mark.parametrize("piece", [40_000, 250_000, 10_000_000])
+async def test_large_requests_are_answered_in_order_too(hub, piece):
+    texts = [letter * size for letter, size in zip("abcde", SIZES, strict=True)]
+    async with wire(hub) as alice:
+        await alice.says("warm")
+        data = b"".join(alice.echo(text) for text in texts)
+        async with anyio.create_task_group() as group:
+
+            async def send():
+                for at in range(0, len(data), piece):
+                    await alice.stream.send(data[at : at + piece])
+
+            group.start_soon(send)
+            for text in texts:
+                status, _, body = await alice.answer()
+                assert status == 200 and text.encode() in body
+
+
 async def test_a_call_that_becomes_a_stream_is_one_and_the_connection_lives_on(hub):
     async with wire(hub) as alice:
         params = {"name": "progress", "arguments": {}, "_meta": {"progressToken": "p"}}
@@ -157,6 +175,7 @@ async def test_a_call_that_becomes_a_stream_is_one_and_the_connection_lives_on(h
         await alice.says("still here")
 
 
+SIZES = [100, 300_000, 900_000, 2_000_000, 400_000]
 SMUGGLED = b"POST /mcp/plain HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 0\r\n\r\n"
 
 

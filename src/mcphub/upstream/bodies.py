@@ -8,7 +8,6 @@ from mcphub.upstream.connection import Head
 from mcphub.upstream.lines import Line, LineTooLong
 from mcphub.wire import envelope, sse
 from mcphub.wire.arriving import Arriving
-from mcphub.wire.envelope import LARGE
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -46,7 +45,7 @@ class Messages:
             if self._size > self._limit:
                 raise LineTooLong
             self._parts.append(data)
-            if self._size > LARGE:
+            if self._size > sse.LARGE:
                 self._read()
             return []
         found = events(self._events, data)

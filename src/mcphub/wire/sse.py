@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mcphub.wire.arriving import Arriving
-from mcphub.wire.envelope import LARGE
 from mcphub.wire.pieces import Pieces, Text
 
 HEADERS: Final = [
@@ -15,6 +14,8 @@ HEADERS: Final = [
 _PART: Final = 64
 """Bytes that even the smallest piece takes in memory."""
 _BEFORE, _AFTER = b"event: message\ndata: ", b"\n\n"
+LARGE: Final = 64 * 1024
+"""Bytes beyond which what comes over HTTP is read while it arrives: what has come by then is read at once."""
 _LF, _CR = ord("\n"), ord("\r")
 KEEP_ALIVE: Final = b":\n\n"
 """A comment: keeps proxies from closing a quiet stream."""
@@ -51,6 +52,7 @@ class EventReader:
     limit: int
     _large: Arriving | None = None
     _in_large: bool = False
+    _is_other: bool = False
     _held_size: int = 0
     _held: list[bytes] = field(default_factory=list)
     _data: list[bytes] = field(default_factory=list)
@@ -81,7 +83,7 @@ class EventReader:
         if self._in_large:
             self._add(lines.pop(0))
             self._in_large = False
-        self._held, self._held_size = [], 0
+        self._held, self._held_size, self._is_other = [], 0, False
         found: list[tuple[str, Data]] = []
         for line in lines:
             name, _, value = line.partition(b":")
@@ -103,9 +105,10 @@ class EventReader:
             return
         self._held.append(part)
         self._held_size += len(part)
-        if self._held_size > LARGE:
+        if self._held_size > LARGE and not self._is_other:
             line = b"".join(self._held)
-            if line.startswith(b"data:"):
+            self._is_other = not line.startswith(b"data:")
+            if not self._is_other:
                 self._take(line.removeprefix(b"data:").removeprefix(b" "), is_large=True)
                 self._in_large = True
                 line = b""
