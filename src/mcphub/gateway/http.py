@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from mcphub.gateway.crowd import Connection, Crowd
-from mcphub.gateway.shares import Upload
+from mcphub.gateway.shares import Reader, Upload
 from mcphub.tasks import Tasks
-from mcphub.upstream.pace import Pace
 from mcphub.wire import sse
 from mcphub.wire.arriving import Arriving
 from mcphub.wire.envelope import LARGE
@@ -90,11 +89,11 @@ def claim(crowd: Crowd, scope: Scope, user_id: str) -> None:
 
 
 async def read_body(
-    receive: Receive, declared: str, limit: int, upload: Upload, pace: Pace
+    receive: Receive, declared: str, limit: int, upload: Upload, reader: Reader
 ) -> bytes | Arriving:
     """Return the whole body; what arrives of it in parts counts in `upload`.
 
-    A large one is read while it arrives, in its user's time (`pace`), and returned as it was read.
+    A large one is read while it arrives (`reader`), and returned as it was read.
 
     Raises:
         LimitExceeded: `upload` cannot have as much.
@@ -108,7 +107,7 @@ async def read_body(
         raise TooLarge
     if not more and len(part) <= LARGE:
         return part
-    body = _Body(limit, upload, pace)
+    body = _Body(limit, upload, reader)
     try:
         async with asyncio.timeout(_BODY_S):
             await body.take(part)
@@ -131,8 +130,8 @@ async def _part(receive: Receive) -> tuple[bytes, bool]:
 class _Body:
     """A body that arrives in parts; see `read_body`."""
 
-    def __init__(self, limit: int, upload: Upload, pace: Pace) -> None:
-        self._limit, self._upload, self._pace = limit, upload, pace
+    def __init__(self, limit: int, upload: Upload, reader: Reader) -> None:
+        self._limit, self._upload, self._reader = limit, upload, reader
         self._parts: list[bytes] = []
         self._large: Arriving | None = None
 
@@ -145,30 +144,18 @@ class _Body:
         if self._upload.size > LARGE:
             if self._large is None:
                 self._large = Arriving()
-            large = self._large
             for one in self._parts:
-                large.add(one)
+                self._large.add(one)
             self._parts.clear()
-            await self._read(large)
+            await self._reader.catch_up(self._large)
 
     async def end(self) -> bytes | Arriving:
         """Return all of it."""
         if self._large is None:
             return b"".join(self._parts)
         self._large.end()
-        await self._read(self._large)
+        await self._reader.catch_up(self._large)
         return self._large
-
-    async def _read(self, large: Arriving) -> None:
-        """Read on, one step each turn of the loop."""
-        loop = asyncio.get_running_loop()
-        is_read = False
-        while not is_read:
-            began = loop.time()
-            is_read = large.read()
-            rest = self._pace.take(loop.time() - began)
-            if rest or not is_read:
-                await asyncio.sleep(rest)
 
 
 class Reply:

@@ -102,8 +102,8 @@ async def body_of(
     known = plane.access.generation
     try:
         with plane.uploads.of(inbound.principal.user_id) as upload:
-            pace = plane.reading.of(inbound.principal.user_id)
-            body = await read_body(receive, declared, limit, upload, pace)
+            reader = plane.readers.of(inbound.principal.user_id)
+            body = await read_body(receive, declared, limit, upload, reader)
         if known != plane.access.generation:
             principal = authenticated(plane, headers)
             if principal is None:

@@ -23,7 +23,7 @@ from mcphub.gateway.naming import own_name
 from mcphub.gateway.paging import Pages
 from mcphub.gateway.replies import Protocol
 from mcphub.gateway.sessions import Sessions
-from mcphub.gateway.shares import SMALL, Uploads
+from mcphub.gateway.shares import SMALL, Readers, Uploads
 from mcphub.gateway.states import States
 from mcphub.gateway.task_owners import TaskOwners
 from mcphub.gateway.watching import Watches
@@ -33,7 +33,6 @@ from mcphub.spawn.dialects import Dialects
 from mcphub.spawn.instance import Instance
 from mcphub.spawn.pool import InstancePool
 from mcphub.tasks import Tasks
-from mcphub.upstream.pace import Shares
 from mcphub.wire import envelope, eras, parameters
 from mcphub.wire.codes import METHOD_NOT_FOUND
 from mcphub.wire.extensions import TASK_METHODS
@@ -94,7 +93,7 @@ class DataPlane:
     held: Uploads
     unread: Unread
     crowd: Crowd
-    reading: Shares = field(default_factory=Shares)
+    readers: Readers = field(default_factory=Readers)
     task_owners: TaskOwners = field(default_factory=TaskOwners)
     lists: OneAtATime = field(default_factory=OneAtATime)
     hub_url: str = ""

@@ -3,15 +3,20 @@
 First a request's body arrives; then the call is under way, as long as its server takes, and its
 parameters with it; then its answer waits for its client to read it. All of it is as slow as client and
 server like, on as many connections as the client opens, so each is bounded for each user, in bytes,
-whatever the number of calls and connections: the first two here, the way out in `gateway.bounded`.
+whatever the number of calls and connections: the first two here, the way out in `gateway.bounded`. What
+large bodies take of the loop's time is bounded here too.
 """
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final
+from weakref import WeakValueDictionary
 
 from mcphub.errors import LimitExceeded
+from mcphub.upstream.pace import Pace, Shares
+from mcphub.wire.arriving import Arriving
 
 SHARES: Final = 4
 """How many messages of the largest size one user may have on the way, in each direction."""
@@ -79,3 +84,41 @@ class Upload:
                 "You send as much at once as you may.", hint="Wait for some requests to end."
             )
         self.size += size
+
+
+class Readers:
+    """Who reads large bodies, by user."""
+
+    def __init__(self) -> None:
+        self._of: WeakValueDictionary[str, Reader] = WeakValueDictionary()
+        self._shares = Shares()
+
+    def of(self, user_id: str) -> "Reader":
+        """Return a user's, the same for all bodies that are being read."""
+        reader = self._of.get(user_id)
+        if reader is None:
+            reader = self._of[user_id] = Reader(self._shares.of(user_id))
+        return reader
+
+
+class Reader:
+    """Reads a user's large bodies, however many there are: one step in each turn of the loop, in the user's time.
+
+    Args:
+        pace: The user's, of the loop's time.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._turn = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+
+    async def catch_up(self, body: Arriving) -> None:
+        """Read what has come of a body."""
+        async with self._turn:
+            is_read = False
+            while not is_read:
+                began = self._loop.time()
+                is_read = body.read()
+                rest = self._pace.take(self._loop.time() - began)
+                await asyncio.sleep(rest)
