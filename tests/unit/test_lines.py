@@ -12,6 +12,9 @@ from tests.polling import until
 
 from mcphub.upstream.lines import LinePipe, LineTooLong, NotRead
 from mcphub.upstream.pace import Shares
+from mcphub.wire import envelope
+from mcphub.wire.arriving import Arriving
+from mcphub.wire.pieces import Pieces
 
 pytestmark = pytest.mark.anyio
 
@@ -218,3 +221,92 @@ async def test_servers_of_one_owner_share_the_time_that_what_they_say_unasked_ta
     assert len(lines) < 3000 and alice.floods and not bob.floods
     for each in (*floods, quiet):
         each.close()
+
+
+def numbered(number, text):
+    """A line of a server with a number and a text, as JSON."""
+    return b'{"jsonrpc":"2.0","id":%d,"result":{"text":"%b"}}' % (number, text)
+
+
+def number_of(line):
+    message = line.message() if isinstance(line, Arriving) else envelope.parse(line)
+    return int(message.id), len(bytes(message.inner("result")["text"])) - 2
+
+
+@pytest.mark.parametrize("text", [b"x", b"\\n", b"\\u00e9"], ids=["plain", "escaped", "unicode"])
+async def test_large_and_small_lines_come_whole_and_in_order(text):
+    ends = Ends()
+    sizes = [10, 300_000, 10, 20, 1_000_000, 700_000, 262_144, 10]
+    lines = [numbered(number, text * (size // len(text))) for number, size in enumerate(sizes)]
+    expected = [(number, size // len(text) * len(text)) for number, size in enumerate(sizes)]
+    try:
+        for together in (True, False):
+            ends.lines.clear()
+            with anyio.fail_after(20):
+                if together:
+                    data = b"".join(line + b"\n" for line in lines)
+                    await asyncio.to_thread(write_all, ends.far_writer, data)
+                else:
+                    for line in lines:
+                        await asyncio.to_thread(write_all, ends.far_writer, line)
+                        await asyncio.sleep(0.01)
+                        await asyncio.to_thread(write_all, ends.far_writer, b"\n")
+                while len(ends.lines) < len(lines):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert [number_of(line) for line in ends.lines] == expected
+            assert sum(isinstance(line, Arriving) for line in ends.lines) >= 2
+    finally:
+        ends.close()
+
+
+async def test_a_large_line_over_the_limit_ends_the_connection_and_half_of_one_is_nothing():
+    for size, reason in ((5 << 20, LineTooLong), (1 << 20, type(None))):
+        ends = Ends()
+        try:
+            with anyio.fail_after(20):
+                writing = asyncio.create_task(
+                    asyncio.to_thread(write_all, ends.far_writer, numbered(1, b"x" * size))
+                )
+                if reason is not LineTooLong:
+                    await writing
+                    os.close(ends.far_writer)
+                    ends.far_writer = os.dup(ends.far_reader)
+                while not ends.ended:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                if reason is LineTooLong:
+                    os.close(ends.reader)
+                    ends.reader = os.dup(ends.far_reader)
+                    await asyncio.gather(writing, return_exceptions=True)
+            assert ends.lines == []
+            assert [type(one) for one in ends.ended] == [reason]
+        finally:
+            ends.close()
+
+
+async def test_a_large_message_is_written_about_a_mebibyte_a_turn(monkeypatch, ends):
+    turn, by_turn, taken = 0, {}, []
+
+    def writev(_fd, parts):
+        part = b"".join(parts)[:300_000]  # it reads as fast as it is written to
+        taken.append(part)
+        by_turn[turn] = by_turn.get(turn, 0) + len(part)
+        return len(part)
+
+    monkeypatch.setattr(os, "writev", writev)
+    pieces = Pieces([bytes([64 + number]) * 65_536 for number in range(50)])
+    ends.pipe.write(pieces)
+    ends.pipe.write(b"small")
+    expected = bytes(pieces) + b"\nsmall\n"
+    with anyio.fail_after(20):
+        while sum(by_turn.values()) < len(expected):
+            turn += 1
+            await asyncio.sleep(0)
+    assert b"".join(taken) == expected
+    assert len(by_turn) >= 3
+    assert max(by_turn.values()) <= (1 << 20) + 300_000
+
+
+def write_all(fd, data):
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
