@@ -306,21 +306,27 @@ def session_engine(url: str) -> AsyncEngine:
 
 @asynccontextmanager
 async def _connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """Yield a connection in a transaction; a lost or refused connection becomes `Unavailable`."""
-    with as_errors_of_ours():
+    """Yield a connection in a transaction; a lost or refused connection becomes `Unavailable`.
+
+    What a block does beside it fails as it fails: a file that it cannot write is none of the database's.
+    """
+    with as_errors_of_ours(lost=(ConnectionError, TimeoutError)):
         async with AsyncExitStack() as stack:
             try:
                 conn = await stack.enter_async_context(transaction(engine))
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, OSError) as error:
                 raise _unusable(error) from error
             yield conn
 
 
 @contextmanager
-def as_errors_of_ours() -> Generator[None]:
+def as_errors_of_ours(lost: tuple[type[OSError], ...] = (OSError,)) -> Generator[None]:
     """Turn what says that the database cannot be used just now into `Unavailable`.
 
     Errors of a statement itself (a constraint, a bug) stay what they are.
+
+    Args:
+        lost: Errors of the system that say so.
     """
     try:
         yield
@@ -333,7 +339,7 @@ def as_errors_of_ours() -> Generator[None]:
             raise _unusable(error) from error
         raise
     # what PostgreSQL's driver raises past SQLAlchemy, and an answer that did not come
-    except (*_drivers_errors(), OSError, PoolTimeoutError) as error:
+    except (*_drivers_errors(), *lost, PoolTimeoutError) as error:
         raise _unusable(error) from error
 
 
