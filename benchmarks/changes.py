@@ -92,7 +92,8 @@ async def run(folder: Path, endpoints: dict[int, Endpoint], options: argparse.Na
     async with AsyncExitStack() as stack:
         sides: list[Side] = []
         for users, endpoint in endpoints.items():
-            services = await stack.enter_async_context(ground(load(folder / str(users))))
+            opened = ground(load(folder / str(users)), beside=True)  # the hub runs
+            services = await stack.enter_async_context(opened)
             await services.directory.add_group("changes")
             client = Client(endpoint.targets["own"], 0, MODERN)
             await client.open("x" * 100)
