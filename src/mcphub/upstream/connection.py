@@ -29,6 +29,10 @@ _SMALL: Final = 16 * 1024
 """Bodies that are cheaper copied behind their head than written beside it."""
 _STEP: Final = 16 * 1024
 """Bytes of a body that are handed on at once."""
+_MUCH: Final = 64 * 1024
+"""Bytes of one read behind which more is likely to wait."""
+_TURN_S: Final = 0.0005
+"""Seconds of work on one body in a turn of the loop."""
 _A_TURN: Final = 256 * 1024
 """Bytes of a large body that are written before others have their turn."""
 _KEEP: Final = re.compile(rb"timeout=([0-9]{1,4})")
@@ -202,6 +206,10 @@ class Connection(asyncio.Protocol):
         self._framing = 0 if self._pieces else self._framing + len(data)
         if self._rest is None:
             self._hand_on(request)
+        if len(data) >= _MUCH and self._rest is None and self._request is request:
+            self._pause(
+                request, 0.0
+            )  # uvloop would read on, up to 32 times, before anybody else has a turn
 
     def _hand_on(self, request: Request) -> None:
         """Tell what is known; a part of it, where the owner has to rest."""
@@ -285,6 +293,7 @@ class Connection(asyncio.Protocol):
                 self.abort()
                 return False
             request.taker.on_head(self._head)
+        spent = 0.0
         while self._pieces and self._request is request and self._rest is None:
             began = self._loop.time()
             try:
@@ -294,11 +303,11 @@ class Connection(asyncio.Protocol):
                 return False
             if part:
                 request.taker.on_data(part)
-            if (
-                seconds := self._owner.used(self._loop.time() - began)
-            ) and self._request is request:
-                self._transport.pause_reading()
-                self._rest = self._loop.call_later(seconds, self._go_on, request)
+            took = self._loop.time() - began
+            spent += took
+            seconds = self._owner.used(took)
+            if self._request is request and (seconds or (self._pieces and spent > _TURN_S)):
+                self._pause(request, seconds)
         return self._request is request
 
     def _step(self, piece: bytes | memoryview) -> bytes:
@@ -314,6 +323,11 @@ class Connection(asyncio.Protocol):
         if inflater.unconsumed_tail or len(part) == _STEP:
             self._pieces.appendleft(inflater.unconsumed_tail)
         return part
+
+    def _pause(self, request: Request, seconds: float) -> None:
+        """Read on later: others have their turn first."""
+        self._transport.pause_reading()
+        self._rest = self._loop.call_later(seconds, self._go_on, request)
 
     def _go_on(self, request: Request) -> None:
         self._wake()
