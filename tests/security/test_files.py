@@ -177,6 +177,7 @@ async def test_a_link_that_a_server_leaves_leads_the_hub_nowhere(hub, users):
     """What ends an instance removes names of its home only, never what a link there leads to."""
     alice = users["alice"]
     await seen_by(alice)
+    await seen_by(users["bob"])
     home = await home_of(hub, "alice")
     bobs = await home_of(hub, "bob")
     victim = bobs / "key.json"

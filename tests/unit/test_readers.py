@@ -61,7 +61,7 @@ async def test_who_has_used_up_the_share_waits_and_others_do_not():
     began = loop.time()
     await readers.of("alice").catch_up(Body(turns, 3, slow_s=0.15))  # a quarter of a second is free
     used = loop.time() - began
-    assert used > 0.45 + 0.5  # what is over is waited for: it is three quarters of the time
+    assert used > 0.9  # to 0.95 s: three quarters of the time are waited for
     began = loop.time()
     await readers.of("alice").catch_up(Body(turns, 1, slow_s=0.05))  # known still, without a body
     assert loop.time() - began > 0.1
