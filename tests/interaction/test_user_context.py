@@ -12,8 +12,10 @@ import pytest
 from mcp_types import ElicitResult
 
 from mcphub.catalog.versions import exact_version
+from mcphub.gateway import context
 from mcphub.ground import context_keys
 from mcphub.secret import Secret
+from mcphub.wire.digest import Digest
 from mcphub_sdk import DecryptionKey, new_decryption_key
 from mcphub_sdk.verifying import peek_claims
 from tests.interaction.clients import MODERN, connected, raw_client, request, text_of
@@ -297,12 +299,74 @@ async def test_a_question_in_the_middle_of_a_call_is_asked_for_its_own_user(awar
 
     async with aware(era=era) as (hub, notes):
         async with connected(hub, "alice", "notes", mode, elicitation_callback=accept) as alice:
-            user, ok = (await text_of(alice, "confirm")).split()
+            user, ok, _ = (await text_of(alice, "confirm")).split()
         assert ok == "True" and asked == [f"Sure, {user}?"]
         writings = [peek_claims(token_of(params)) for _, params in notes.calls()]
         # a modern server is asked again with the answer: each writing has a context of its own
         assert len(writings) == len({w["jti"] for w in writings}) == (2 if era == "modern" else 1)
         assert {w["sub"] for w in writings} == {user}
+
+
+LARGE = '{"rows": [1, 2.5, "żółć\\n"]}\n' * 25_000
+"""Text of 800 KB, escaped all over."""
+
+
+@ERAS
+async def test_a_large_request_is_signed_in_steps_and_known_again(aware, mode, era, monkeypatch):
+    steps = []
+
+    def read(digest):
+        steps.append(digest.method)
+        return Digest.read(digest)
+
+    def finish(digest):
+        assert "arguments" not in digest.params or len(digest.params["arguments"]) < 10_000
+        Digest.finish(digest)
+
+    class Watched(Digest):
+        def __init__(self, method, params):
+            super().__init__(method, params)
+            self.params = params
+
+    Watched.read, Watched.finish = read, finish
+    monkeypatch.setattr(context, "Digest", Watched)
+
+    async def accept(_context, _params):
+        return ElicitResult(action="accept", content={"ok": True})
+
+    async with aware(era=era) as (hub, notes):
+        users = {}
+        for user, server in (("alice", "notes"), ("bob", "")):
+            prefix = "" if server else "notes__"
+            async with connected(hub, user, server, mode, elicitation_callback=accept) as client:
+                text = f"{user} {LARGE}"
+                assert await text_of(client, prefix + "remember", {"text": text}) == "kept"
+                assert len(steps) > 5
+                steps.clear()
+                assert await text_of(client, prefix + "recall") == text
+                said = await text_of(client, prefix + "confirm", {"text": text})
+                users[user], ok, length = said.split()
+                assert (ok, int(length)) == ("True", len(text))
+                assert len(steps) > 5 * (2 if era == "modern" else 1), "each writing anew"
+                steps.clear()
+        assert users["alice"] != users["bob"]
+        writings = [peek_claims(token_of(params)) for _, params in notes.calls()]
+        assert len({w["jti"] for w in writings}) == len(writings)
+
+
+async def test_a_large_request_of_another_form_is_refused_in_steps_too(aware):
+    async with aware() as (hub, notes), raw_client(hub, "alice", "notes") as alice:
+        await alice.open()
+        for text, why in (
+            ("1e999", "unambiguous"),
+            ("[" + "1," * 100_000 + "1]", "100,000 values"),
+        ):
+            call = {"name": "remember", "arguments": {"text": "HERE", "more": "x" * 300_000}}
+            body = json.dumps(request("tools/call", call)).replace('"HERE"', text)
+            headers = alice.headers | {"Content-Type": "application/json"}
+            answer = await alice.http.post(alice.url, content=body, headers=headers)
+            assert why in answer.text
+        assert notes.calls() == []
 
 
 async def test_the_hub_publishes_its_public_keys_and_nothing_else(aware):

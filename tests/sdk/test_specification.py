@@ -10,7 +10,7 @@ import jwt
 import msgspec
 import pytest
 
-from mcphub.wire import canonical as of_the_hub
+from mcphub.wire import digest as of_the_hub
 from mcphub_sdk import AssertionRefused, DecryptionKey, Verifier
 from mcphub_sdk.canonical import canonical, request_digest
 from mcphub_sdk.keys import FixedKeys

@@ -47,8 +47,8 @@ def notebook(**options):
         return Elicit(f"Sure, {current_user().id}?", Answer)
 
     @server.tool()
-    async def confirm(answer: Annotated[Answer, Resolve(ask)]) -> str:
-        return f"{current_user().id} {answer.ok}"
+    async def confirm(answer: Annotated[Answer, Resolve(ask)], text: str = "") -> str:
+        return f"{current_user().id} {answer.ok} {len(text)}"
 
     return user_aware(server, **options)
 

@@ -6,7 +6,7 @@ import time
 import msgspec
 import pytest
 
-from mcphub.wire import canonical, envelope, splicing
+from mcphub.wire import digest, envelope, splicing
 
 MANY = 400_000
 MEMBERS = b"{" + b",".join(b'"%d":1' % number for number in range(MANY)) + b"}"
@@ -41,8 +41,8 @@ def fastest(what):
 
 
 def test_what_a_user_context_is_bound_to_has_a_most_of_values():
-    for text in (b"[" + b"1," * canonical.MOST + b"1]", MEMBERS, b"[" + b"[1]," * MANY + b"1]"):
-        with pytest.raises(canonical.TooManyValues):
-            canonical.request_digest("tools/call", {"arguments": msgspec.Raw(text)})
-    fits = b"[" + b"1," * (canonical.MOST - 100) + b"1]"
-    assert canonical.request_digest("tools/call", {"arguments": msgspec.Raw(fits)})
+    for text in (b"[" + b"1," * digest.MOST + b"1]", MEMBERS, b"[" + b"[1]," * MANY + b"1]"):
+        with pytest.raises(digest.TooManyValues):
+            digest.request_digest("tools/call", {"arguments": msgspec.Raw(text)})
+    fits = b"[" + b"1," * (digest.MOST - 100) + b"1]"
+    assert digest.request_digest("tools/call", {"arguments": msgspec.Raw(fits)})

@@ -284,7 +284,7 @@ async def _items(
         return offer.lists[kind.method]  # listing many servers starts none of the user's processes
     instance = await lease(plane, call, spec, permit)
     try:
-        tell = plane.contexts.teller(call, spec, instance, kind.method)
+        tell = plane.contexts.teller(call, spec, instance, kind.method, plane.readers)
         owned = instance.owner == call.principal.user_id
         return await plane.catalogs.items(instance, kind, tell=tell, owned=owned)
     finally:

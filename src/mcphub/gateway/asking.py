@@ -218,7 +218,7 @@ class ParkedCalls:
         if parked is None or not same:
             raise unknown_state()
         self._forget(state)
-        answers = envelope.object_of(call.params.get("inputResponses"))
+        answers = call.message.inner("params", "inputResponses")
         for key in [key for key in parked.questions if key in answers]:
             question = parked.questions.pop(key)
             parked.instance.upstream.reply(question.id, {"result": answers[key]})

@@ -67,6 +67,7 @@ class Call:
         params: Raw members of `params`.
         assertions: User contexts that were made for it so far.
         refused: Why the hub itself did not do it, once it is known that it will not.
+        digest: Of its parameters, once it was needed (`states.digest_of`); a copy has none.
         failed_with: Code of the JSON-RPC error that it is answered with; None for a result.
         progress_token: Raw token that the caller wants progress with, or b"".
         modern: What a modern request declares; None in the legacy era.
@@ -97,6 +98,7 @@ class Call:
     assertions: int = 0
     refused: HubError | None = None
     failed_with: int | None = None
+    digest: str = field(default="", init=False)
 
     @property
     def method(self) -> str:

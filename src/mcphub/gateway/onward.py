@@ -48,7 +48,7 @@ def outgoing(plane: DataPlane, call: Call, to: Route, instance: Instance) -> Out
         one_by_one=call.modern is None,
         headers=_headers(plane, call, to, instance) if modern else NO_HEADERS,
         meta={"traceparent": envelope.raw(call.trace.onward)} if call.trace is not None else {},
-        tell=plane.contexts.teller(call, to.spec, instance, call.method),
+        tell=plane.contexts.teller(call, to.spec, instance, call.method, plane.readers),
     )
 
 

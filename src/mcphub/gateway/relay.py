@@ -27,8 +27,9 @@ from mcphub.gateway.onward import outgoing
 from mcphub.gateway.plane import DataPlane, Route, lease, route
 from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
 from mcphub.gateway.returning import check_era
-from mcphub.gateway.shaping import shaped, spliced
+from mcphub.gateway.shaping import is_bound, shaped, spliced
 from mcphub.gateway.starting import leased
+from mcphub.gateway.states import bind
 from mcphub.gateway.unanswered import refuse
 from mcphub.gateway.watching import SUBSCRIBE, UNSUBSCRIBE, check_watched
 from mcphub.spawn.instance import Instance
@@ -158,7 +159,10 @@ async def _exchange(
         if not questions:
             await _answer(call, instance, exchange, questions)
             if exchange.answered and not questions:
+                if call.modern is not None and is_bound(exchange):
+                    await bind(call, plane.readers)
                 return answered(plane, call, begun)
+        await bind(call, plane.readers)
         result = plane.parked.park(call, instance, exchange, questions, plane.pool.now())
         waits = True
         return envelope.result(call.message.id, result), Outcome.OK, None
@@ -175,6 +179,7 @@ async def _begin(
     """Start a call, or go on with one whose modern client has answered questions."""
     params = call.params
     if call.modern is not None and "requestState" in params:
+        await bind(call, plane.readers)
         if envelope.text(params["requestState"]).startswith(asking.MARK):
             parked = plane.parked.resume(call)
             parked.exchange.progress_token = call.progress_token

@@ -42,7 +42,7 @@ def shaped(
     if modern_server and call.modern is not None:
         kind = translate.result_type(result)
         if kind == translate.INPUT_REQUIRED:
-            members["result"] = _bound(states, call, instance, exchange, result)
+            members["result"] = _bound(states, call, instance, exchange, answer)
         elif kind == TASK and not declares(call.modern.capabilities, TASKS):
             raise Protocol(
                 MISSING_CAPABILITY,
@@ -88,6 +88,15 @@ def spliced(raw_id: bytes, instance: Instance, plain: PlainResult, *, modern: bo
     return plain.answer(raw_id, instance.upstream.added_for_modern)
 
 
+def is_bound(exchange: Exchange) -> bool:
+    """Whether a modern caller gets a state with an answer: it asks something, or may."""
+    answer = exchange.answer if exchange.plain is None else None
+    if answer is None:
+        return False
+    is_asking = translate.result_type(answer.inner("result")) == translate.INPUT_REQUIRED
+    return is_asking or "error" in answer.members
+
+
 def _error(
     states: States, call: Call, instance: Instance, exchange: Exchange, answer: Message
 ) -> tuple[Text, Outcome, int | None]:
@@ -119,10 +128,11 @@ def _failed(answer: Message, error: Members, shown: Members) -> Text:
 
 
 def _bound(
-    states: States, call: Call, instance: Instance, exchange: Exchange, members: Members
+    states: States, call: Call, instance: Instance, exchange: Exchange, answer: Message
 ) -> Raw:
     """Return an `input_required` result whose state only this caller can use, for this request."""
-    for raw in envelope.object_of(members.get("inputRequests")).values():
+    members = answer.inner("result")
+    for raw in answer.inner("result", "inputRequests").values():
         request = envelope.object_of(raw)
         asked = eras.asked_by(envelope.text(request.get("method")), request.get("params"))
         if asked in eras.NEEDS and asked not in exchange.outgoing.asks:

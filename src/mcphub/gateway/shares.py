@@ -11,12 +11,11 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from mcphub.errors import LimitExceeded
 from mcphub.upstream.pace import Pace, Shares
-from mcphub.wire.arriving import Arriving
 
 SHARES: Final = 4
 """How many messages of the largest size one user may have on the way, in each direction."""
@@ -86,15 +85,23 @@ class Upload:
         self.size += size
 
 
+class Steps(Protocol):
+    """What is read in steps: a body that arrives, the arguments that a digest is taken of."""
+
+    def read(self) -> bool:
+        """Take a step; returns whether it was the last one for now."""
+        ...
+
+
 class Readers:
-    """Who reads large bodies, by user."""
+    """Who reads what is large, by user."""
 
     def __init__(self) -> None:
         self._of: WeakValueDictionary[str, Reader] = WeakValueDictionary()
         self._shares = Shares()
 
     def of(self, user_id: str) -> "Reader":
-        """Return a user's, the same for all bodies that are being read."""
+        """Return a user's, the same for all that is being read."""
         reader = self._of.get(user_id)
         if reader is None:
             reader = self._of[user_id] = Reader(self._shares.of(user_id))
@@ -102,7 +109,7 @@ class Readers:
 
 
 class Reader:
-    """Reads a user's large bodies, however many there are: one step in each turn of the loop, in the user's time.
+    """Reads what is large of a user, however much it is: one step in each turn of the loop, in the user's time.
 
     Args:
         pace: The user's, of the loop's time.
@@ -113,12 +120,12 @@ class Reader:
         self._turn = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
-    async def catch_up(self, body: Arriving) -> None:
-        """Read what has come of a body."""
+    async def catch_up(self, large: Steps) -> None:
+        """Take the steps that can be taken."""
         async with self._turn:
             is_read = False
             while not is_read:
                 began = self._loop.time()
-                is_read = body.read()
+                is_read = large.read()
                 rest = self._pace.take(self._loop.time() - began)
                 await asyncio.sleep(rest)

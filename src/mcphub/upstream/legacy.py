@@ -124,11 +124,13 @@ class LegacyUpstream(Upstream):
             return False
         return not self._level or LOG_LEVELS.index(self._level) > LOG_LEVELS.index(level)
 
-    def _written(self, exchange: Exchange, params: Members) -> tuple[Members, Mapping[str, str]]:
-        outgoing = exchange.outgoing
-        onward = translate.onward_to_legacy(params, outgoing.rename)
-        meta, headers = outgoing.additions(onward)
-        progress_id = exchange.upstream_id if outgoing.progress_token else None
+    def _onward(self, outgoing: Outgoing, params: Members) -> Members:
+        return translate.onward_to_legacy(params, outgoing.rename)
+
+    def _as_written(
+        self, exchange: Exchange, onward: Members, meta: Members, headers: Mapping[str, str]
+    ) -> tuple[Members, Mapping[str, str]]:
+        progress_id = exchange.upstream_id if exchange.outgoing.progress_token else None
         return translate.for_legacy_server(onward, progress_id=progress_id, meta=meta), headers
 
     def _ends(self, exchange: Exchange, plain: PlainResult) -> bool:  # noqa: ARG002

@@ -7,6 +7,7 @@ on one `subscriptions/listen` of this connection.
 Source: MCP 2026-07-28 basic, server/discover, patterns/mrtr, patterns/subscriptions, cancellation.
 """
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 from typing import Final
@@ -61,6 +62,7 @@ class ModernUpstream(Upstream):
     # made at first use: most servers never ask, never tell
     _rounds: dict[int, _Round] | None = None
     _listening: Listening | None = None
+    _again: set[asyncio.Task[None]] | None = None
 
     async def open(self, timeout_s: float) -> bytes:
         """Ask the server what it is (server/discover), and listen to it where it has things to tell."""
@@ -153,12 +155,13 @@ class ModernUpstream(Upstream):
         """Return an id for a request (rule R2)."""
         return self._next_id()
 
-    def _written(self, exchange: Exchange, params: Members) -> tuple[Members, Mapping[str, str]]:
+    def _onward(self, outgoing: Outgoing, params: Members) -> Members:
+        return translate.onward_to_modern(params, outgoing.rename, from_legacy=outgoing.one_by_one)
+
+    def _as_written(
+        self, exchange: Exchange, onward: Members, meta: Members, headers: Mapping[str, str]
+    ) -> tuple[Members, Mapping[str, str]]:
         outgoing = exchange.outgoing
-        onward = translate.onward_to_modern(
-            params, outgoing.rename, from_legacy=outgoing.one_by_one
-        )
-        meta, headers = outgoing.additions(onward)
         body = translate.for_modern_server(
             onward,
             capabilities=outgoing.capabilities,
@@ -187,7 +190,7 @@ class ModernUpstream(Upstream):
         elif exchange.questions:
             return  # a second answer, while its client is being asked
         elif exchange.outgoing.one_by_one and _asks(message):
-            self._ask(exchange, message.inner("result"))
+            self._ask(exchange, message)
         else:
             del self._pending[upstream_id]
             if self._rounds is not None:
@@ -229,12 +232,13 @@ class ModernUpstream(Upstream):
 
     # ------------------------------------------------------------------ questions for legacy clients
 
-    def _ask(self, exchange: Exchange, members: Members) -> None:
+    def _ask(self, exchange: Exchange, message: Message) -> None:
         """Turn an `input_required` result into questions of the open call."""
         rounds = self._rounds = self._rounds if self._rounds is not None else {}
         before = rounds.pop(exchange.upstream_id, None)
-        now = _Round(before.number + 1 if before is not None else 1, members.get("requestState"))
-        requests = envelope.object_of(members.get("inputRequests"))
+        state = message.inner("result").get("requestState")
+        now = _Round(before.number + 1 if before is not None else 1, state)
+        requests = message.inner("result", "inputRequests")
         if now.number > MAX_ROUNDS or not (requests or now.state is not None):
             self._give_up(
                 exchange, "asked its client again and again" if requests else "asked nothing"
@@ -291,6 +295,26 @@ class ModernUpstream(Upstream):
         exchange.deadline = self._loop.time() + exchange.outgoing.timeout_s
         if self._rounds is not None:
             self._rounds[exchange.upstream_id] = now
+        if self._is_ready(exchange.outgoing, params):
+            self._write_again(exchange, params)
+            return
+        self._pending[exchange.upstream_id] = exchange  # so that it can be cancelled meanwhile
+        again = self._again = self._again if self._again is not None else set()
+        task = self._loop.create_task(self._prepare_again(exchange, params))
+        again.add(task)
+        task.add_done_callback(again.discard)
+
+    async def _prepare_again(self, exchange: Exchange, params: Members) -> None:
+        try:
+            await self._prepare(exchange.outgoing, params)
+        except HubError as error:
+            self._forget(exchange)
+            exchange.fail(error)
+        else:
+            if self._pending.get(exchange.upstream_id) is exchange:
+                self._write_again(exchange, params)
+
+    def _write_again(self, exchange: Exchange, params: Members) -> None:
         try:
             self._write(exchange, params)
         except HubError as error:

@@ -3,15 +3,28 @@
 Values only. `gateway.onward` makes it, the upstream writes it: the same for every pair of eras.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mcphub.upstream.lines import NO_HEADERS
 from mcphub.wire.envelope import Members
 
-Tell = Callable[[Members], tuple[Members, Mapping[str, str]]]
-"""From the params of a request exactly as they are written to what tells who its user is: keys of
-`_meta`, and HTTP headers. Called for every writing, since each answer is for one request only."""
+
+class Tell(Protocol):
+    """Tells a server who the user of a request is, for each writing anew: each answer is for one only."""
+
+    def is_ready(self, written: Members) -> bool:
+        """Whether that takes no longer than a step; if not, `prepare` has to be waited for."""
+        ...
+
+    async def prepare(self, written: Members) -> None:
+        """Get ready for a request; raises a `HubError` to send nothing."""
+        ...
+
+    def __call__(self, written: Members) -> tuple[Members, Mapping[str, str]]:
+        """Return keys of `_meta` and HTTP headers, for params exactly as they are written."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

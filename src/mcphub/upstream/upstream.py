@@ -191,6 +191,7 @@ class Upstream(ABC):
             UpstreamFailed: The server is gone.
         """
         while (exchange := self.send_now(outgoing, params)) is None:
+            await self._prepare(outgoing, params)
             await self._pipe.drain()
         return exchange
 
@@ -201,7 +202,7 @@ class Upstream(ABC):
             UpstreamFailed: The server is gone.
         """
         self._check()
-        if self._pipe.congested:
+        if self._pipe.congested or not self._is_ready(outgoing, params):
             return None
         exchange = Exchange(outgoing, params, self._next_id(), self._loop.time())
         self._write(exchange, params)
@@ -284,8 +285,21 @@ class Upstream(ABC):
     # ------------------------------------------------------------------ for the eras
 
     @abstractmethod
-    def _written(self, exchange: Exchange, params: Members) -> tuple[Members, Mapping[str, str]]:
-        """Return params in the server's era and the HTTP headers that go with them."""
+    def _onward(self, outgoing: Outgoing, params: Members) -> Members:
+        """Return params as the server gets them, apart from `_meta`."""
+
+    @abstractmethod
+    def _as_written(
+        self, exchange: Exchange, onward: Members, meta: Members, headers: Mapping[str, str]
+    ) -> tuple[Members, Mapping[str, str]]:
+        """Return params with their `_meta`, and the HTTP headers that go with them.
+
+        Args:
+            exchange: Of the request.
+            onward: From `_onward`.
+            meta: Keys of `_meta` that the hub adds.
+            headers: Those that it adds.
+        """
 
     @abstractmethod
     def _ends(self, exchange: Exchange, plain: PlainResult) -> bool:
@@ -306,6 +320,21 @@ class Upstream(ABC):
     def _next_id(self) -> int:
         self._last_id += 1
         return self._last_id
+
+    def _is_ready(self, outgoing: Outgoing, params: Members) -> bool:
+        """Whether nothing has to be prepared before a request is written."""
+        return outgoing.tell is None or outgoing.tell.is_ready(self._onward(outgoing, params))
+
+    async def _prepare(self, outgoing: Outgoing, params: Members) -> None:
+        """Prepare what has to be before a request is written; raises a `HubError` to send nothing."""
+        if outgoing.tell is not None and not self._is_ready(outgoing, params):
+            await outgoing.tell.prepare(self._onward(outgoing, params))
+
+    def _written(self, exchange: Exchange, params: Members) -> tuple[Members, Mapping[str, str]]:
+        """Return params in the server's era and the HTTP headers that go with them."""
+        onward = self._onward(exchange.outgoing, params)
+        meta, headers = exchange.outgoing.additions(onward)
+        return self._as_written(exchange, onward, meta, headers)
 
     def _write(self, exchange: Exchange, params: Members) -> None:
         body, headers = self._written(exchange, params)

@@ -50,8 +50,10 @@ _READ: Final = frozenset(
         ("params",),
         ("params", "_meta"),
         ("params", "arguments"),
+        ("params", "inputResponses"),
         ("result",),
         ("result", "_meta"),
+        ("result", "inputRequests"),
         ("error",),
     }
 )
@@ -70,7 +72,7 @@ _KEY: Final = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:', re.DOTALL)
 _SCALAR: Final = re.compile(
     rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null"
 )
-_UNESCAPED: Final = re.compile(
+WHOLE_CHARACTERS: Final = re.compile(
     rb'(?:[^"\\]+|\\[^u]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}'
     rb"|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*",
     re.DOTALL,
@@ -446,7 +448,7 @@ class Arriving:
         if slash >= 0:
             if slash - at < _ESCAPED // 2:
                 to = min(at + _ESCAPED, to)
-                found = _UNESCAPED.match(data, at, to)
+                found = WHOLE_CHARACTERS.match(data, at, to)
                 assert found is not None
                 to = found.end()
                 if to == at and data[at] == _BACKSLASH:
@@ -460,7 +462,7 @@ class Arriving:
         text = data[at:to]
         if not text.isascii():
             if quote < 0:
-                text = _without_part(text)
+                text = without_part(text)
                 to = at + len(text)
             text.decode()
         _ANY.decode(b'"' + text + b'"')
@@ -486,7 +488,7 @@ class Arriving:
         self._keep(b"\\ufffd")
 
 
-def _without_part(text: bytes) -> bytes:
+def without_part(text: bytes) -> bytes:
     """Return UTF-8 text without the start of a character at its end."""
     for back in range(1, min(4, len(text)) + 1):
         byte = text[-back]

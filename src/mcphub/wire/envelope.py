@@ -34,6 +34,8 @@ MOST: Final = 10_000
 """Members of an object, or items of an array, that the hub reads."""
 _SMALL: Final = 64 * 1024
 """Bytes in which there cannot be many more."""
+_MOST_READ: Final = 4 * 1024 * 1024
+"""Bytes of a value in a large message that is read all the same, in one step."""
 
 _MEMBERS: Final[msgspec.json.Decoder[Members]] = msgspec.json.Decoder(dict[str, msgspec.Raw])  # pyright: ignore[reportAssignmentType]
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -214,9 +216,9 @@ def _few() -> msgspec.json.Decoder[msgspec.Struct]:
 def object_of(raw: bytes | Raw | None) -> Members:
     """Return the members of a raw JSON object; empty for None or anything that is no object.
 
-    One of more than `MOST` members is none.
+    One of more than `MOST` members, or over 4 MiB, is none.
     """
-    if raw is None:
+    if raw is None or _is_too_long(raw):
         return {}
     try:
         return members_of(raw)
@@ -224,9 +226,13 @@ def object_of(raw: bytes | Raw | None) -> Members:
         return {}
 
 
+def _is_too_long(raw: bytes | Raw) -> bool:
+    return type(raw) is Pieces and len(raw) > _MOST_READ
+
+
 def array_of(raw: bytes | Raw | None) -> list[msgspec.Raw]:
-    """Return the raw items of a raw JSON array; empty for None or anything else, and for more than `MOST`."""
-    if raw is None:
+    """Return the raw items of a raw JSON array; empty for None or anything else, and for too many or over 4 MiB."""
+    if raw is None or _is_too_long(raw):
         return []
     try:
         return items_of(raw)
@@ -235,8 +241,8 @@ def array_of(raw: bytes | Raw | None) -> list[msgspec.Raw]:
 
 
 def text(raw: bytes | Raw | None) -> str:
-    """Return the value of a raw JSON string; "" for None or anything that is no string."""
-    if raw is None:
+    """Return the value of a raw JSON string; "" for None or anything that is no string, or over 4 MiB."""
+    if raw is None or _is_too_long(raw):
         return ""
     try:
         return _TEXT.decode(raw if not isinstance(raw, Pieces) else bytes(raw))
