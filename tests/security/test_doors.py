@@ -11,7 +11,7 @@ from tests.interaction.clients import MODERN, plain, request
 from tests.polling import until
 from tests.security.raw_http import exchange, status_of
 
-from mcphub.gateway import fastlane
+from mcphub.gateway import bounded
 
 pytestmark = [pytest.mark.anyio, BOTH_DOORS]
 
@@ -305,7 +305,7 @@ async def test_a_users_session_is_nothing_in_anothers_hands(hub):
 
 
 async def test_a_head_that_never_ends_is_shown_out(hub, monkeypatch):
-    monkeypatch.setattr(fastlane, "HEAD_S", 0.5)
+    monkeypatch.setattr(bounded, "HEAD_S", 0.5)
     for start in (
         b"POST /mcp/plain HTTP/1.1\r\nHost: loc",
         b"GET /healthz HTTP/1.1\r\nHost: loc",
@@ -344,8 +344,8 @@ async def test_what_never_ends_is_shown_out_before_it_is_kept(hub, what, whose):
 
 
 async def test_a_body_that_never_ends_is_shown_out(hub, monkeypatch):
-    monkeypatch.setattr(fastlane, "BODY_S", 0.5)
-    monkeypatch.setattr(fastlane, "HEAD_S", 0.5)
+    monkeypatch.setattr(bounded, "BODY_S", 0.5)
+    monkeypatch.setattr(bounded, "HEAD_S", 0.5)
     async with wire(hub) as alice:
         data = alice.echo("never whole")
         await alice.stream.send(data[:-5])

@@ -15,6 +15,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from mcphub.gateway.crowd import Crowd
 from mcphub.gateway.http import CONNECTION, OWNER
 
+HEAD_S: Final = 20.0
+"""Seconds in which the head of a request has to arrive."""
+BODY_S: Final = 120.0
 UNREAD_S: Final = 60.0
 _MOST_FRAMING: Final = 128 * 1024
 """Bytes of a request without one of its body: its head, what chunks say beside their size, trailers."""
@@ -90,7 +93,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._crowd.enter(self)
 
     def on_message_begin(self) -> None:
-        """Let the application say whose request it is."""
+        """Let the application say whose request it is; the head has its time from here."""
+        self._expect_head()
         super().on_message_begin()
         self._between, self._framing = False, 0
         self.scope[CONNECTION] = self  # pyright: ignore[reportGeneralTypeIssues]
@@ -115,6 +119,18 @@ class BoundedProtocol(HttpToolsProtocol):
             raise ValueError("too many headers")
         super().on_header(name, value)
 
+    def on_headers_complete(self) -> None:
+        """Give the body its time; whoever reads it has a shorter limit.
+
+        Raises:
+            ValueError: The parser takes what follows for another protocol: the body would be read as
+                further requests. uvicorn answers 400 and closes.
+        """
+        if self.parser.should_upgrade():  # pyright: ignore[reportOptionalMemberAccess]
+            raise ValueError("a request that asks for another protocol")
+        self._expect(BODY_S + HEAD_S)
+        super().on_headers_complete()
+
     def on_body(self, body: bytes) -> None:
         """Keep a piece until all has been read that came: putting each to the others costs all of them.
 
@@ -126,9 +142,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """Hand on what is left of the body first."""
+        """Hand on what is left of the body first; nothing has to arrive any more."""
         self._hand_on()
-        self._between = True
+        self._between, self._deadline = True, 0.0
         super().on_message_complete()
 
     def _hand_on(self) -> bool:
@@ -200,6 +216,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stalled.cancel()
             self._stalled = None
             self._all_unread.remove(self._unread_of, self)
+
+    def _expect_head(self) -> None:
+        self._expect(HEAD_S)
+
+    def _expect_body(self) -> None:
+        self._expect(BODY_S)
 
     def _expect(self, seconds: float) -> None:
         """Close the connection when nothing resets this within `seconds`.

@@ -4,12 +4,12 @@ A connection class for uvicorn. It reads a request by itself only when it unders
 its head, knows the caller, and the call can be sent to a running instance at once; then no task, no
 ASGI scope and no header list is made for it. **Everything else goes to uvicorn's own protocol** and
 through it to the ASGI door, byte for byte: other paths and methods, chunked bodies, those of over a MiB and what
-takes long to read, repeated or odd headers, refusals, streams, cold instances. So the fast lane refuses nothing and streams nothing.
-Host, Origin, key, session, era and policy are checked by the code of the ASGI door.
+takes long to read, repeated or odd headers, refusals, streams, cold instances. So the fast lane refuses
+nothing and streams nothing. Host, Origin, key, session, era and policy are checked by the code of the ASGI door.
 
 A connection may go back and forth, but only where uvicorn has answered all it got and its parser
-stands between two messages: no byte is ever read by both. A head must arrive within `HEAD_S`, and a
-connection that never speaks is closed too (`gateway.bounded`).
+stands between two messages: no byte is ever read by both. What has to arrive has a deadline
+(`gateway.bounded`), and a connection that never speaks is closed too.
 
 Made for uvicorn 0.54 (the range in pyproject.toml); what it uses of `HttpToolsProtocol` is listed in
 docs/decisions/0012-fast-lane.md.
@@ -35,8 +35,6 @@ from mcphub.wire.arriving import Arriving
 from mcphub.wire.pieces import Pieces, Text, parts_of
 
 _log = structlog.get_logger()
-HEAD_S: Final = 20.0
-BODY_S: Final = 120.0
 _MAX_HEAD: Final = 4096
 _MAX_AHEAD: Final = 64 * 1024
 _START: Final = b"POST /mcp"
@@ -58,8 +56,7 @@ class FastLane(BoundedProtocol):
     """
 
     __slots__ = (
-        "_arrived", "_fast", "_heads", "_inside", "_known", "_leaving", "_lost", "_parts", "_plane",
-        "_sent", "_size",
+        "_arrived", "_fast", "_heads", "_known", "_leaving", "_lost", "_parts", "_plane", "_sent", "_size",
     )  # fmt: skip
 
     def __init__(self, heads: Heads, *, fast: bool, **given: Any) -> None:
@@ -70,7 +67,7 @@ class FastLane(BoundedProtocol):
         self._known: Head | None = None
         self._arrived: Arrived | None = None
         self._sent: Sent | None = None
-        self._inside = self._leaving = self._lost = False
+        self._leaving = self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start; a connection that says nothing is closed like one that says nothing more."""
@@ -104,9 +101,9 @@ class FastLane(BoundedProtocol):
 
     def _is_uvicorns(self) -> bool:
         """Whether uvicorn's parser is in the middle of a message or has a request to answer."""
-        if self.cycle is None:
-            return self._inside
-        return not self.cycle.response_complete or self._inside or bool(self.pipeline)
+        if not self._between:
+            return True
+        return self.cycle is not None and (not self.cycle.response_complete or bool(self.pipeline))
 
     def _begin(self, data: bytes) -> None:
         """Read a request from its first byte."""
@@ -128,7 +125,7 @@ class FastLane(BoundedProtocol):
         if cut < 0 and len(data) < _MAX_HEAD and data[: len(_START)] == _START[: len(data)]:
             self._parts = [data]
             if not waits:
-                self._expect(HEAD_S)
+                self._expect_head()
             return
         length = _LENGTH.search(data, 0, cut + 2) if cut >= 0 else None
         if length is not None:
@@ -155,7 +152,7 @@ class FastLane(BoundedProtocol):
             self._to_uvicorn(data)
         else:
             self._arrived = Arrived(head, data[:cut], data[cut:], size)
-            self._expect(BODY_S)
+            self._expect_body()
             self._go_on(self._arrived)
 
     def _go_on(self, arrived: Arrived) -> None:
@@ -274,30 +271,6 @@ class FastLane(BoundedProtocol):
             self._read_ahead()
 
     # ------------------------------------------------------------------ uvicorn's side
-
-    def on_message_begin(self) -> None:
-        """Note that uvicorn's parser is inside a message."""
-        self._inside = True
-        self._expect(HEAD_S)
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Give the body its time; whoever reads it has a shorter limit.
-
-        Raises:
-            ValueError: The parser takes what follows for another protocol: the body would be read as
-                further requests. uvicorn answers 400 and closes.
-        """
-        if self.parser.should_upgrade():  # pyright: ignore[reportOptionalMemberAccess]
-            raise ValueError("a request that asks for another protocol")
-        self._expect(BODY_S + HEAD_S)
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """Note that uvicorn's parser stands between two messages."""
-        self._inside = False
-        self._deadline = 0.0
-        super().on_message_complete()
 
     def shutdown(self) -> None:
         """Answer a call in flight first, then close."""
