@@ -296,6 +296,24 @@ async def test_a_revoked_key_is_refused_on_the_next_call_of_an_open_connection(h
         await alice.says("her other key does")
 
 
+@pytest.mark.parametrize("size", [100, 400_000])
+async def test_a_key_that_is_revoked_while_a_body_arrives_is_refused(hub, size):
+    services = hub.hub.ground
+    made = await services.directory.create_key("alice")
+    hub.keys["slow"] = made.key.reveal()
+    await hub.hub.refresh()
+    async with wire(hub, "slow") as slow, wire(hub) as alice:
+        await slow.says("it counts")
+        data = slow.echo("x" * size)
+        await slow.stream.send(data[:-10])
+        await alice.says("so it has come")
+        await services.directory.revoke_key(made.info.id)
+        await hub.hub.refresh()
+        await slow.stream.send(data[-10:])
+        assert (await slow.answer())[0] == 401
+        await alice.says("her other key does")
+
+
 async def test_a_users_session_is_nothing_in_anothers_hands(hub):
     async with wire(hub) as alice, wire(hub, "bob") as bob:
         own, bob.session = bob.session, alice.session

@@ -11,7 +11,7 @@ LARGEST: Final = 1024 * 1024
 
 
 class Arrived:
-    """What has come of one request; a large body is read on the way.
+    """What has come of one request.
 
     Args:
         head: As it was understood.
@@ -21,33 +21,30 @@ class Arrived:
 
     Attributes:
         left: Bytes of the body that are still to come; fewer than none when there are more behind it.
+        large: The body, if it has to be read in steps; whole once all has come.
+        is_read: Somebody reads it.
     """
 
-    __slots__ = ("_parts", "before", "head", "large", "left", "size")
+    __slots__ = ("_parts", "before", "head", "is_read", "large", "left", "size")
 
     def __init__(self, head: Head, before: bytes, data: bytes, size: int) -> None:
         self.head, self.before, self.size = head, before, size
         self.left = size
         self._parts: list[bytes] = []
         self.large = Arriving() if size > LARGE else None
+        self.is_read = False
         self.add(data)
 
     def add(self, data: bytes) -> None:
-        """Take what comes next; of a large body one step is read."""
+        """Take what comes next."""
         self._parts.append(data)
+        if self.large is not None and self.left > 0:
+            self.large.add(data[: self.left])
+            if len(data) >= self.left:
+                self.large.end()
         self.left -= len(data)
-        if self.large is not None:
-            self.large.add(data)
-            self.large.read()
 
     @property
     def data(self) -> bytes:
         """All that has come behind the head."""
         return b"".join(self._parts)
-
-    def body(self) -> bytes | Arriving | None:
-        """Return the body; None for a large one that is not read yet, or has more behind it."""
-        if self.large is None:
-            return self.data if not self.left else self.data[: self.size]
-        self.large.end()
-        return self.large if not self.left and self.large.read() else None

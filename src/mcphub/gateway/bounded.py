@@ -88,9 +88,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._between, self._framing = True, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Count it."""
+        """Count it; one that says nothing is closed like one that says nothing more."""
         super().connection_made(transport)
         self._crowd.enter(self)
+        self._expect(self.timeout_keep_alive)
 
     def on_message_begin(self) -> None:
         """Let the application say whose request it is; the head has its time from here."""

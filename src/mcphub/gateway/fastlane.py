@@ -15,7 +15,6 @@ Made for uvicorn 0.54 (the range in pyproject.toml); what it uses of `HttpToolsP
 docs/decisions/0012-fast-lane.md.
 """
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -68,11 +67,6 @@ class FastLane(BoundedProtocol):
         self._arrived: Arrived | None = None
         self._sent: Sent | None = None
         self._leaving = self._lost = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start; a connection that says nothing is closed like one that says nothing more."""
-        super().connection_made(transport)  # pyright: ignore[reportArgumentType]
-        self._expect(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client: for the fast lane where it can, else for uvicorn."""
@@ -156,12 +150,27 @@ class FastLane(BoundedProtocol):
             self._go_on(self._arrived)
 
     def _go_on(self, arrived: Arrived) -> None:
-        """Send a request on whose body has come."""
+        """Send a request on whose body has come; a large one is read first, in its user's share of the time."""
         if arrived.left > 0:
             return
+        if arrived.large is None:
+            self._have(arrived, arrived.data[: arrived.size])
+        elif not arrived.is_read:
+            arrived.is_read = True
+            self._deadline = 0.0
+            self.flow.pause_reading()
+            self._plane.tasks.start("fastlane.body", self._read(arrived, arrived.large))
+
+    async def _read(self, arrived: Arrived, large: Arriving) -> None:
+        await self._plane.readers.of(arrived.head.user_id).catch_up(large)
+        if self._arrived is arrived and not self.transport.is_closing():  # else its client is gone
+            self.flow.resume_reading()
+            self._have(arrived, large)
+
+    def _have(self, arrived: Arrived, body: bytes | Arriving) -> None:
+        """Send a request on whose body is read: whoever sent its head may have lost the right meanwhile."""
         self._forget_arrived()
-        body = arrived.body()
-        if body is None or not self._send(arrived.head, body):
+        if not (self._heads.counts(arrived.head) and self._send(arrived.head, body)):
             self._to_uvicorn(arrived.before)
             self._to_uvicorn(arrived.data)
         elif arrived.left:
@@ -269,8 +278,6 @@ class FastLane(BoundedProtocol):
         self.cycle.keep_alive = not self._leaving
         if self._parts:
             self._read_ahead()
-
-    # ------------------------------------------------------------------ uvicorn's side
 
     def shutdown(self) -> None:
         """Answer a call in flight first, then close."""
