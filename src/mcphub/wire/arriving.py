@@ -73,8 +73,8 @@ _SCALAR: Final = re.compile(
     rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null"
 )
 WHOLE_CHARACTERS: Final = re.compile(
-    rb'(?:[^"\\]+|\\[^u]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}'
-    rb"|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*",
+    rb'[^"\\]*(?:\\(?:[^u]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4}'
+    rb'|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})[^"\\]*)*',
     re.DOTALL,
 )
 """Whole characters of a string, up to its end or to what is no character."""
