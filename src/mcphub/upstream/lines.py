@@ -34,8 +34,9 @@ _READ_LARGE: Final = 256 * 1024
 _LARGE: Final = 128 * 1024
 """Bytes of a message for which a pipe is made wider."""
 _WIDE: Final = 1024 * 1024
-"""What a pipe holds while a large message goes through: the most that Linux gives without a privilege. As
-much is written in one turn."""
+"""What a pipe holds while a large message goes through: the most that Linux gives without a privilege."""
+_A_WRITE: Final = _WIDE // 2
+"""Bytes that are written at once; uvloop may ask twice a turn."""
 _LF: Final = ord("\n")
 _VECTORS: Final = 64
 _MOST_OWED: Final = 1024
@@ -361,7 +362,7 @@ class LinePipe:
 
     def _send_queue(self) -> bool:
         """Return whether nothing is left to write, or nothing can be written any more."""
-        left = _WIDE
+        left = _A_WRITE
         while self._queue:
             if left <= 0:
                 return False
