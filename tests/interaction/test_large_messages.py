@@ -4,6 +4,7 @@ import json
 
 import anyio
 import pytest
+from mcp_types import ElicitResult
 
 from tests.doors import BOTH_DOORS
 from tests.interaction.clients import (
@@ -107,6 +108,27 @@ async def test_servers_behind_a_url_get_and_give_large_values(hub_of, mode, serv
                 assert give or said == value
             for client, value in values:
                 assert not give or await text_of(client, give) == value
+
+
+@MODES
+@pytest.mark.parametrize("server", _BOTH)
+async def test_large_questions_and_answers_go_through_and_stay_with_their_users(
+    hub_of, mode, server
+):
+    async def ask(hub, user):
+        question = user * 150_000
+        given = question[::-1]
+
+        async def accept(_context, params):
+            assert params.message == question
+            return ElicitResult(action="accept", content={"colour": given})
+
+        async with connected(hub, user, server, mode, elicitation_callback=accept) as client:
+            assert given in await text_of(client, "ask", {"text": question})
+
+    async with hub_of(_BOTH) as hub, anyio.create_task_group() as group:
+        for user in ("alice", "bob"):
+            group.start_soon(ask, hub, user)
 
 
 _RESULT = {

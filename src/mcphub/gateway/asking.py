@@ -152,7 +152,7 @@ class ParkedCalls:
         exchange: Exchange,
         questions: dict[str, Message],
         now: float,
-    ) -> bytes:
+    ) -> Text:
         """Keep an open call and return the `input_required` result for its client.
 
         Raises:
@@ -189,7 +189,7 @@ class ParkedCalls:
             call.bytes_in,
             expires_at,
         )
-        asked = {key: translate.input_request(one.members) for key, one in questions.items()}
+        asked = {key: translate.input_request(one) for key, one in questions.items()}
         return translate.input_required(asked, state)
 
     def resume(self, call: Call) -> Parked:

@@ -16,7 +16,7 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, overload
 
 import msgspec
 
@@ -338,9 +338,16 @@ def notification(method: str, params: bytes | None) -> bytes:
     return head + (b',"params":' + params if params is not None else b"") + b"}"
 
 
-def result(raw_id: bytes, value: bytes) -> bytes:
-    """Write a response with a raw result."""
-    return b'{"jsonrpc":"2.0","id":' + raw_id + b',"result":' + value + b"}"
+@overload
+def result(raw_id: bytes, value: bytes) -> bytes: ...
+@overload
+def result(raw_id: bytes, value: Text) -> Text: ...
+def result(raw_id: bytes, value: Text) -> Text:
+    """Write a response with a raw result; in pieces, when that is."""
+    before = b'{"jsonrpc":"2.0","id":' + raw_id + b',"result":'
+    if isinstance(value, Pieces):
+        return _in_pieces([before, value, b"}"])
+    return before + value + b"}"
 
 
 def error(raw_id: bytes, code: int, message: str, data: object = None) -> bytes:

@@ -30,10 +30,10 @@ from mcphub.wire.codes import (
     MODERN_ERRORS,
     UNSUPPORTED_VERSION,
 )
-from mcphub.wire.envelope import Members
+from mcphub.wire.envelope import Members, Message
 from mcphub.wire.eras import ELICIT, NAMED, NEEDS, encode_header
 from mcphub.wire.extensions import TASKS
-from mcphub.wire.pieces import Raw, start_of
+from mcphub.wire.pieces import Raw, Text, start_of
 
 COMPLETE: Final = "complete"
 INPUT_REQUIRED: Final = "input_required"
@@ -335,11 +335,10 @@ def _code(code: int) -> Members:
 # ------------------------------------------------------------------ questions
 
 
-def input_required(requests: Mapping[str, Raw], state: str, rest: Members = _EMPTY) -> bytes:
+def input_required(requests: Mapping[str, Raw], state: str) -> Text:
     """Write an `input_required` result."""
-    return envelope.join(
-        rest
-        | {
+    return envelope.written(
+        {
             "resultType": envelope.raw(INPUT_REQUIRED),
             "inputRequests": envelope.object_raw(dict(requests)),
             "requestState": envelope.raw(state),
@@ -347,12 +346,12 @@ def input_required(requests: Mapping[str, Raw], state: str, rest: Members = _EMP
     )
 
 
-def input_request(question: Members) -> Raw:
+def input_request(question: Message) -> Raw:
     """Return a legacy server's question as an entry of `inputRequests`."""
-    kept = {name: question[name] for name in ("method", "params") if name in question}
-    if "params" in kept and b'"elicitationId"' in bytes(kept["params"]):
-        params = envelope.object_of(kept["params"])
-        params.pop("elicitationId", None)
+    members = question.members
+    kept = {name: members[name] for name in ("method", "params") if name in members}
+    params = question.inner("params")
+    if params.pop("elicitationId", None) is not None:
         kept["params"] = envelope.object_raw(params)
     return envelope.object_raw(kept)
 
@@ -375,10 +374,8 @@ def url_requests(error: Members) -> dict[str, Raw]:
     found: dict[str, Raw] = {}
     for number, raw in enumerate(envelope.array_of(data.get("elicitations")), start=1):
         params = envelope.object_of(raw)
+        params.pop("elicitationId", None)
         params.setdefault("mode", msgspec.Raw(b'"url"'))
-        members: Members = {
-            "method": envelope.raw(ELICIT),
-            "params": envelope.object_raw(params),
-        }
-        found[f"url{number}"] = input_request(members)
+        entry: Members = {"method": envelope.raw(ELICIT), "params": envelope.object_raw(params)}
+        found[f"url{number}"] = envelope.object_raw(entry)
     return found
