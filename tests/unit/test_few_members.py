@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from mcphub.wire import digest, envelope, splicing
+from mcphub.wire.pieces import Pieces
 
 MANY = 400_000
 MEMBERS = b"{" + b",".join(b'"%d":1' % number for number in range(MANY)) + b"}"
@@ -46,3 +47,29 @@ def test_what_a_user_context_is_bound_to_has_a_most_of_values():
             digest.request_digest("tools/call", {"arguments": msgspec.Raw(text)})
     fits = b"[" + b"1," * (digest.MOST - 100) + b"1]"
     assert digest.request_digest("tools/call", {"arguments": msgspec.Raw(fits)})
+
+
+NESTED = b'{"name":"},{","more":[{"a":"],"},{"b":[1,2]}],"text":"\\"},"}'
+
+
+@pytest.mark.parametrize(
+    "items",
+    [[NESTED] * 3000, [b'{"a":"%b"}' % (b"x" * 200_000)] * 3, [b"1", b'"},"'] * 2000, [b"[{},{}]"] * 5000, []],
+)  # fmt: skip
+@pytest.mark.parametrize("step", [1000, 4096, 70_000])
+def test_items_of_a_large_array_are_the_same_some_at_a_time(items, step):
+    text = b" [ " + b",".join(items) + b" ] "
+    pieces = Pieces(text[at : at + step] for at in range(0, len(text), step))
+    turns = list(envelope.items_in_turns(pieces))
+    assert [bytes(raw) for turn in turns for raw in turn] == items
+    if items[:1] == [NESTED]:
+        assert len(turns) >= 3
+        assert max(sum(map(len, turn)) for turn in turns) < 3 * 70_000
+
+
+def test_items_of_no_array_are_refused_and_too_many_too():
+    for text in (b'{"a":{},"b":{}}' + b" " * 100_000, b"1"):
+        with pytest.raises((msgspec.MsgspecError, envelope.TooMany)):
+            list(envelope.items_in_turns(Pieces([text])))
+    many = b"[" + b",".join([b'{"a":1}'] * 40_000) + b"]"
+    assert sum(map(len, envelope.items_in_turns(Pieces([many])))) == 40_000, "who asks counts"

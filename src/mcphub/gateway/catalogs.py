@@ -8,7 +8,7 @@ instance; that list lives and dies with the instance. Tool definitions are relay
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -368,18 +368,18 @@ async def read_list(upstream: Upstream, kind: Kind, tell: Tell | None = None) ->
         params: Members = {"cursor": cursor} if cursor is not None else {}
         exchange = await upstream.send(Outgoing(kind.method, _LIST_TIMEOUT_S, tell=tell), params)
         result = _listed(upstream, kind, await exchange.settled())
-        raws = _page(upstream, result.get(kind.member), len(items))
-        size += sum(map(len, raws))
-        if size > _MAX_BYTES:
-            raise UpstreamFailed(
-                f"Server '{upstream.name}' lists more than {_MAX_BYTES // 2**20} MiB."
-            )
-        for number, raw in enumerate(raws):
-            if number % _TURN == 0:  # others' calls take turns
-                await asyncio.sleep(0)
-            # a client of the modern era leaves others out
-            if kind is not TOOLS or upstream.era is not Era.MODERN or usable(raw):
-                items.append(_item(kind, msgspec.Raw(envelope.one_line(bytes(raw)))))
+        for raws in _page(upstream, result.get(kind.member), len(items)):
+            size += sum(map(len, raws))
+            if size > _MAX_BYTES:
+                raise UpstreamFailed(
+                    f"Server '{upstream.name}' lists more than {_MAX_BYTES // 2**20} MiB."
+                )
+            for number, raw in enumerate(raws):
+                if number % _TURN == 0:  # others' calls take turns
+                    await asyncio.sleep(0)
+                # a client of the modern era leaves others out
+                if kind is not TOOLS or upstream.era is not Era.MODERN or usable(raw):
+                    items.append(_item(kind, msgspec.Raw(envelope.one_line(bytes(raw)))))
         cursor = result.get("nextCursor")
         if cursor is None or bytes(cursor) == b"null":
             break
@@ -414,22 +414,23 @@ def _listed(upstream: Upstream, kind: Kind, answer: Message) -> Members:
     raise ListFailed(f"Server '{upstream.name}' failed at {kind.method}: {text}")
 
 
-def _page(upstream: Upstream, raw: Raw | None, before: int) -> list[msgspec.Raw]:
-    """Return the items of one page, which come behind `before` others.
+def _page(upstream: Upstream, raw: Raw | None, before: int) -> Iterator[list[msgspec.Raw]]:
+    """Return the items of one page, which come behind `before` others; those of a large one some at a time.
 
     Raises:
         UpstreamFailed: There are too many.
     """
     try:
-        found = envelope.items_of(raw or b"[]")
-        if before + len(found) > envelope.MOST:
-            raise envelope.TooMany
+        for found in envelope.items_in_turns(raw or msgspec.Raw(b"[]")):
+            before += len(found)
+            if before > envelope.MOST:
+                raise envelope.TooMany
+            yield found
     except envelope.TooMany:
         text = f"Server '{upstream.name}' lists more than {envelope.MOST} items."
         raise UpstreamFailed(text) from None
     except msgspec.MsgspecError:
-        return []
-    return found
+        return
 
 
 def _item(kind: Kind, raw: msgspec.Raw) -> Item:

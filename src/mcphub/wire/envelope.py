@@ -12,9 +12,10 @@ is served. What is not read may hold as many as it likes. A message over `LARGE`
 Not here: eras (`wire.eras`), transports. No I/O. Source: JSON-RPC 2.0, MCP basic §Messages.
 """
 
+import contextlib
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, overload
 
@@ -34,6 +35,8 @@ MOST: Final = 10_000
 """Members of an object, or items of an array, that the hub reads."""
 _SMALL: Final = 64 * 1024
 """Bytes in which there cannot be many more."""
+_BETWEEN, _GUESSES = (b"},{", b"}, {"), 4
+"""What stands between items, and how many of the last ones of each are tried."""
 _MOST_READ: Final = 4 * 1024 * 1024
 """Bytes of a value in a large message that is read all the same, in one step."""
 
@@ -203,6 +206,48 @@ def items_of(data: bytes | Raw) -> list[msgspec.Raw]:
         return [raw for raw in msgspec.structs.astuple(_few().decode(data)) if len(raw)]
     except msgspec.ValidationError:
         raise TooMany from None
+
+
+def items_in_turns(raw: Raw) -> Iterator[list[msgspec.Raw]]:
+    """Return the items of a raw JSON array as `items_of`; those of a large one some at a time, as far as they are small.
+
+    What stands before a comma is guessed to be whole items: between brackets it is JSON exactly if it is.
+
+    Raises:
+        TooMany, msgspec.MsgspecError, RecursionError, UnicodeDecodeError: As `items_of`.
+    """
+    if not isinstance(raw, Pieces):
+        yield items_of(raw)
+        return
+    held, length, size = list[bytes](), 0, _SMALL
+    for part in raw:
+        held.append(part)
+        length += len(part)
+        if length < size:
+            continue
+        text = b"".join(held)
+        found = _whole_items(text)
+        if found is None:
+            held, size = [text], 2 * length
+            continue
+        items, end = found
+        yield items
+        held, size = [b"[", text[end:]], _SMALL
+        length = len(text) - end
+    yield items_of(b"".join(held))
+
+
+def _whole_items(text: bytes) -> tuple[list[msgspec.Raw], int] | None:
+    """Return items at the start of an array and where the next one stands; None when no guess is right."""
+    for mark in _BETWEEN:
+        end = len(text)
+        for _ in range(_GUESSES):
+            end = text.rfind(mark, 0, end)
+            if end < 0:
+                break
+            with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+                return _ITEMS.decode(text[: end + 1] + b"]"), end + 2
+    return None
 
 
 @functools.cache
