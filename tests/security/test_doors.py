@@ -12,6 +12,7 @@ from tests.polling import until
 from tests.security.raw_http import exchange, status_of
 
 from mcphub.gateway import bounded
+from mcphub.gateway.shares import Reader
 
 pytestmark = [pytest.mark.anyio, BOTH_DOORS]
 
@@ -312,6 +313,36 @@ async def test_a_key_that_is_revoked_while_a_body_arrives_is_refused(hub, size):
         await slow.stream.send(data[-10:])
         assert (await slow.answer())[0] == 401
         await alice.says("her other key does")
+
+
+@pytest.mark.parametrize("is_revoked", [False, True])
+async def test_a_large_request_that_has_come_is_answered_while_the_hub_stops(
+    hub, monkeypatch, is_revoked
+):
+    services = hub.hub.ground
+    made = await services.directory.create_key("alice")
+    hub.keys["last"] = made.key.reveal()
+    await hub.hub.refresh()
+    read = Reader.catch_up
+
+    async def read_and_stop(reader, large):
+        await read(reader, large)
+        if len(large) == size:
+            if is_revoked:
+                await services.directory.revoke_key(made.info.id)
+                await hub.hub.refresh()
+            for own in list(hub.hub.plane.crowd._of.values()):
+                for connection in list(own):
+                    connection.shutdown()
+
+    monkeypatch.setattr(Reader, "catch_up", read_and_stop)
+    async with wire(hub, "last") as last:
+        data = last.echo("x" * 400_000)
+        size = len(data) - data.index(b"\r\n\r\n") - 4
+        status, _, body = await last.ask(data)
+        assert status == (401 if is_revoked else 200)
+        assert is_revoked or len(json.loads(body)["result"]["content"][0]["text"]) == 400_000
+        assert await last.answer() == (0, b"", b""), "and closed"
 
 
 async def test_a_users_session_is_nothing_in_anothers_hands(hub):

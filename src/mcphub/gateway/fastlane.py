@@ -173,6 +173,8 @@ class FastLane(BoundedProtocol):
         if not (self._heads.counts(arrived.head) and self._send(arrived.head, body)):
             self._to_uvicorn(arrived.before)
             self._to_uvicorn(arrived.data)
+            if self._leaving:
+                super().shutdown()
         elif arrived.left:
             self.data_received(arrived.data[arrived.size :])
 
@@ -280,8 +282,8 @@ class FastLane(BoundedProtocol):
             self._read_ahead()
 
     def shutdown(self) -> None:
-        """Answer a call in flight first, then close."""
-        if self._sent is None:
+        """Answer a call that has arrived first, then close."""
+        if self._sent is None and (self._arrived is None or not self._arrived.is_read):
             super().shutdown()
         else:
             self._leaving = True
