@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from mcphub.ids import instance_id
 from mcphub.spawn.process import ChildProcess
 from mcphub.spawn.sandboxed import SandboxedSpawner, SandboxSettings
 from mcphub.spawn.spawner import Launch, Warm
@@ -65,5 +66,7 @@ class WarmingSpawner:
 def launch_of(script: str, warm: Warm, home: Path, number: int, **rest) -> Launch:
     root = Path(script).parents[2]
     argv = (NODE, script, *rest.pop("args", ()))
-    launch = Launch("i_test", f"u_{number}", number, argv, home, readable=(root,), preload=warm)
-    return replace(launch, instance_id=f"i_{number}_{home.name}", **rest)
+    launch = Launch(
+        instance_id(), f"u_{number}", number, argv, home, readable=(root,), preload=warm
+    )
+    return replace(launch, **rest)

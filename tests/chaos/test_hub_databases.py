@@ -54,9 +54,12 @@ def test_a_second_hub_on_a_database_is_refused_and_a_command_beside_it_counts_in
         assert first.run("user", "disable", "alice").returncode == 0
         # the command's own directory has no hub to tell: the one that runs sees it at its next look
         deadline = time.monotonic() + 10
-        while "error" not in (answer := second.answer("alice", "a", "recall")):
+        codes = {""}
+        while "unauthenticated" not in codes:
             assert time.monotonic() < deadline
-        assert answer["error"]["data"]["code"] == "unauthenticated"
+            error = second.answer("alice", "a", "recall").get("error", {})
+            codes.add(error.get("data", {}).get("code", ""))
+        assert codes <= {"", "unauthenticated", "unavailable"}, "a call that runs then may be ended"
         assert second.call("bob", "a", "recall") == "None"
         assert second.stop() == 0
 
