@@ -13,6 +13,7 @@ from mcp_types import ElicitResult
 
 from mcphub.catalog.versions import exact_version
 from mcphub.gateway import context
+from mcphub.gateway.shares import Reader
 from mcphub.ground import context_keys
 from mcphub.secret import Secret
 from mcphub.wire.digest import Digest
@@ -352,6 +353,35 @@ async def test_a_large_request_is_signed_in_steps_and_known_again(aware, mode, e
         assert users["alice"] != users["bob"]
         writings = [peek_claims(token_of(params)) for _, params in notes.calls()]
         assert len({w["jti"] for w in writings}) == len(writings)
+
+
+@ERAS
+async def test_who_loses_the_right_while_a_large_request_is_signed_sends_nothing(
+    aware, mode, era, monkeypatch
+):
+    async with aware(era=era) as (hub, notes), raw_client(hub, "alice", "notes") as alice:
+        read, lost = Reader.catch_up, []
+
+        async def read_and_lose(reader, large):
+            await read(reader, large)
+            if isinstance(large, Digest) and not lost:
+                lost.append(True)
+                await hub.hub.ground.directory.disable_user("alice")
+                await hub.hub.refresh()
+
+        if mode == "legacy":
+            await alice.open()
+        monkeypatch.setattr(Reader, "catch_up", read_and_lose)
+        call = {"name": "remember", "arguments": {"text": LARGE}}
+        if mode == "legacy":
+            answer = await alice.post(request("tools/call", call))
+        else:
+            answer = await alice.modern("tools/call", call)
+        assert lost and "may not use server 'notes' any more" in answer.text
+        assert notes.calls() == []
+        async with connected(hub, "bob", "notes", mode) as bob:
+            assert await text_of(bob, "remember", {"text": LARGE}) == "kept"
+        assert len(notes.calls()) == 1
 
 
 async def test_a_large_request_of_another_form_is_refused_in_steps_too(aware):

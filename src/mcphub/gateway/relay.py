@@ -28,7 +28,7 @@ from mcphub.gateway.plane import DataPlane, Route, lease, route
 from mcphub.gateway.replies import answers_as_tool_error, error_reply, number_of, tool_error
 from mcphub.gateway.returning import check_era
 from mcphub.gateway.shaping import is_bound, shaped, spliced
-from mcphub.gateway.starting import leased
+from mcphub.gateway.starting import check_permit, leased
 from mcphub.gateway.states import bind
 from mcphub.gateway.unanswered import refuse
 from mcphub.gateway.watching import SUBSCRIBE, UNSUBSCRIBE, check_watched
@@ -177,9 +177,10 @@ async def _begin(
     plane: DataPlane, call: Call, to: Route
 ) -> tuple[Begun, dict[str, envelope.Message]]:
     """Start a call, or go on with one whose modern client has answered questions."""
-    params = call.params
+    params, known = call.params, plane.access.generation
     if call.modern is not None and "requestState" in params:
         await bind(call, plane.readers)
+        check_permit(plane, call, to.permit, known)
         if envelope.text(params["requestState"]).startswith(asking.MARK):
             parked = plane.parked.resume(call)
             parked.exchange.progress_token = call.progress_token
@@ -187,7 +188,10 @@ async def _begin(
         params = plane.states.open(call, to.spec.name)
     instance = await leased(plane, call, to.spec, to.permit)
     try:
-        exchange = await instance.upstream.send(outgoing(plane, call, to, instance), params)
+        onward = outgoing(plane, call, to, instance)
+        while (exchange := instance.upstream.send_now(onward, params)) is None:
+            await instance.upstream.ready(onward, params)
+            check_permit(plane, call, to.permit, known)
     except BaseException:
         plane.pool.release(instance)
         raise

@@ -33,21 +33,28 @@ async def leased(plane: DataPlane, call: Call, spec: ServerSpec, permit: Permit)
     """
     known = plane.access.generation
     instance = await _leased(plane, call, spec, permit)
-    if known != plane.access.generation:
-        try:
-            _check(plane, call, permit)
-        except BaseException:
-            plane.pool.release(instance)
-            raise
+    try:
+        check_permit(plane, call, permit, known)
+    except BaseException:
+        plane.pool.release(instance)
+        raise
     return instance
 
 
-def _check(plane: DataPlane, call: Call, permit: Permit) -> None:
-    """Refuse a call whose permit would not be given any more.
+def check_permit(plane: DataPlane, call: Call, permit: Permit, known: int) -> None:
+    """Refuse a call whose permit would not be given any more, when something was waited for.
+
+    Args:
+        plane: Services.
+        call: The call.
+        permit: As it was given.
+        known: Generation of `Access` at which it was.
 
     Raises:
         NotFound, Denied: As for a call that comes now.
     """
+    if known == plane.access.generation:
+        return
     now = plane.access.renewed(permit)
     if now is None:
         raise NotFound(

@@ -65,14 +65,16 @@ class LegacyUpstream(Upstream):
         self._notify("notifications/initialized", None)
         return self.opening
 
-    async def send(self, outgoing: Outgoing, params: Members) -> Exchange:
-        """Send a request; before it, what the caller wants to hear, where the server can be told."""
+    async def ready(self, outgoing: Outgoing, params: Members) -> None:
+        """Tell the server what the caller wants to hear, where it can be told, and wait for the rest."""
         level = outgoing.log_level
         if level and self._is_unheard(level):
             self._level = level
             wanted: Members = {"level": envelope.raw(level)}
-            await super().send(Outgoing(_SET_LEVEL, _SET_LEVEL_S), wanted)  # not waited for
-        return await super().send(outgoing, params)
+            await self.send(
+                Outgoing(_SET_LEVEL, _SET_LEVEL_S), wanted
+            )  # its answer is not waited for
+        await super().ready(outgoing, params)
 
     def send_now(self, outgoing: Outgoing, params: Members) -> Exchange | None:
         """Send a request at once, unless the server has to be told something before it."""

@@ -306,7 +306,7 @@ class ModernUpstream(Upstream):
 
     async def _prepare_again(self, exchange: Exchange, params: Members) -> None:
         try:
-            await self._prepare(exchange.outgoing, params)
+            await self.ready(exchange.outgoing, params)
         except HubError as error:
             self._forget(exchange)
             exchange.fail(error)

@@ -191,9 +191,14 @@ class Upstream(ABC):
             UpstreamFailed: The server is gone.
         """
         while (exchange := self.send_now(outgoing, params)) is None:
-            await self._prepare(outgoing, params)
-            await self._pipe.drain()
+            await self.ready(outgoing, params)
         return exchange
+
+    async def ready(self, outgoing: Outgoing, params: Members) -> None:
+        """Wait for what `send_now` would have to wait for; raises a `HubError` to send nothing."""
+        if outgoing.tell is not None and not self._is_ready(outgoing, params):
+            await outgoing.tell.prepare(self._onward(outgoing, params))
+        await self._pipe.drain()
 
     def send_now(self, outgoing: Outgoing, params: Members) -> Exchange | None:
         """Send a request as `send` does; None, and nothing is done, when that would have to wait.
@@ -324,11 +329,6 @@ class Upstream(ABC):
     def _is_ready(self, outgoing: Outgoing, params: Members) -> bool:
         """Whether nothing has to be prepared before a request is written."""
         return outgoing.tell is None or outgoing.tell.is_ready(self._onward(outgoing, params))
-
-    async def _prepare(self, outgoing: Outgoing, params: Members) -> None:
-        """Prepare what has to be before a request is written; raises a `HubError` to send nothing."""
-        if outgoing.tell is not None and not self._is_ready(outgoing, params):
-            await outgoing.tell.prepare(self._onward(outgoing, params))
 
     def _written(self, exchange: Exchange, params: Members) -> tuple[Members, Mapping[str, str]]:
         """Return params in the server's era and the HTTP headers that go with them."""
