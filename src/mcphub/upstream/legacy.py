@@ -71,9 +71,7 @@ class LegacyUpstream(Upstream):
         if level and self._is_unheard(level):
             self._level = level
             wanted: Members = {"level": envelope.raw(level)}
-            await self.send(
-                Outgoing(_SET_LEVEL, _SET_LEVEL_S), wanted
-            )  # its answer is not waited for
+            await self.send(Outgoing(_SET_LEVEL, _SET_LEVEL_S), wanted)  # answered whenever
         await super().ready(outgoing, params)
 
     def send_now(self, outgoing: Outgoing, params: Members) -> Exchange | None:
