@@ -178,9 +178,23 @@ GUARDS: Final = (
         "::test_a_request_whose_body_comes_after_its_caller_lost_the_right_is_refused",
     ),
     Guard(
+        "R6", "who lost a right while a body arrived has lost it, in the fast lane too", "gateway/fastlane.py",
+        "if not (self._heads.counts(arrived.head) and self._send(arrived.head, body)):",
+        "if not self._send(arrived.head, body):",
+        "security/test_doors.py"
+        "::test_a_key_that_is_revoked_while_a_body_arrives_is_refused[100-fast-lane]",
+    ),
+    Guard(
+        "R6", "who lost a right while a request was signed has lost it", "gateway/relay.py",
+        "ready(onward, params)\n            check_permit(plane, call, to.permit, known)",
+        "ready(onward, params)",
+        "interaction/test_user_context.py"
+        "::test_who_loses_the_right_while_a_large_request_is_signed_sends_nothing[legacy-legacy]",
+    ),
+    Guard(
         "R6", "who lost a right while a server started has lost it", "gateway/starting.py",
-        "if known != plane.access.generation:",
-        "if False:",
+        "if known == plane.access.generation:",
+        "if True:",
         "interaction/test_withdrawn.py"
         "::test_a_call_that_waits_for_a_start_goes_no_further_once_it_is_not_permitted",
     ),

@@ -190,6 +190,7 @@ async def test_a_link_that_a_server_leaves_leads_the_hub_nowhere(hub, users):
         await hub.hub.pool.stop(instance)
     assert victim.read_text() == "bob's own"
     (home / ".mail").unlink()
+    victim.unlink()
 
 
 @pytest.fixture(scope="module")

@@ -379,7 +379,10 @@ async def _stopped(cli: Cli, owner: str, before: set[str]) -> int:
         try:
             await cli.running().delete(f"/instances/{instance}")
         except HubError as error:
-            if error.code != NotFound.code:  # the hub was quicker
+            if error.code not in {
+                NotFound.code,
+                NotRunning.code,
+            }:  # the hub was quicker, or has ended
                 raise
     return len(before | left)
 
