@@ -10,7 +10,7 @@ import jwt
 import msgspec
 import pytest
 
-from mcphub.wire import digest as of_the_hub
+from mcphub.wire.digest import Digest
 from mcphub_sdk import AssertionRefused, DecryptionKey, Verifier
 from mcphub_sdk.canonical import canonical, request_digest
 from mcphub_sdk.keys import FixedKeys
@@ -39,7 +39,7 @@ def test_hub_and_sdk_compute_the_vectors_canonical_text_and_digest():
     raw = msgspec.json.decode(json.dumps(params), type=dict[str, msgspec.Raw])
     assert canonical({"method": method, "params": params}).decode() == VECTORS["canonical"]
     assert request_digest(method, params) == VECTORS["digest"]
-    assert of_the_hub.request_digest(method, raw) == VECTORS["digest"]
+    assert Digest(method, raw).finish() == VECTORS["digest"]
     noise = {"_meta": {"x": 1}, "requestState": "s"}
     assert request_digest(method, params | noise) == VECTORS["digest"]
     assert request_digest(method, params | {"inputResponses": {}}) != VECTORS["digest"]

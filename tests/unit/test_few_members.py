@@ -44,9 +44,9 @@ def fastest(what):
 def test_what_a_user_context_is_bound_to_has_a_most_of_values():
     for text in (b"[" + b"1," * digest.MOST + b"1]", MEMBERS, b"[" + b"[1]," * MANY + b"1]"):
         with pytest.raises(digest.TooManyValues):
-            digest.request_digest("tools/call", {"arguments": msgspec.Raw(text)})
+            digest.Digest("tools/call", {"arguments": msgspec.Raw(text)}).finish()
     fits = b"[" + b"1," * (digest.MOST - 100) + b"1]"
-    assert digest.request_digest("tools/call", {"arguments": msgspec.Raw(fits)})
+    assert digest.Digest("tools/call", {"arguments": msgspec.Raw(fits)}).finish()
 
 
 NESTED = b'{"name":"},{","more":[{"a":"],"},{"b":[1,2]}],"text":"\\"},"}'

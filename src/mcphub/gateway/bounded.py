@@ -18,6 +18,7 @@ from mcphub.gateway.http import CONNECTION, OWNER
 HEAD_S: Final = 20.0
 """Seconds in which the head of a request has to arrive."""
 BODY_S: Final = 120.0
+"""Seconds in which its body has to."""
 UNREAD_S: Final = 60.0
 _MOST_FRAMING: Final = 128 * 1024
 """Bytes of a request without one of its body: its head, what chunks say beside their size, trailers."""

@@ -3,8 +3,8 @@
 A connection class for uvicorn. It reads a request by itself only when it understands every byte of
 its head, knows the caller, and the call can be sent to a running instance at once; then no task, no
 ASGI scope and no header list is made for it. **Everything else goes to uvicorn's own protocol** and
-through it to the ASGI door, byte for byte: other paths and methods, chunked bodies, those of over a MiB and what
-takes long to read, repeated or odd headers, refusals, streams, cold instances. So the fast lane refuses
+through it to the ASGI door, byte for byte: other paths and methods, chunked bodies and those of over a MiB,
+repeated or odd headers, refusals, streams, cold instances. So the fast lane refuses
 nothing and streams nothing. Host, Origin, key, session, era and policy are checked by the code of the ASGI door.
 
 A connection may go back and forth, but only where uvicorn has answered all it got and its parser

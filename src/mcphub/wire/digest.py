@@ -65,17 +65,6 @@ def is_small(params: Members) -> bool:
     return sum(bytes(raw).count(mark) for raw in params.values() for mark in _BETWEEN) < _FEW
 
 
-def request_digest(method: str, params: Members) -> str:
-    """Return the digest of a request, as `Digest` takes it, in one step.
-
-    Raises:
-        NotCanonical: The params have no canonical form.
-    """
-    digest = Digest(method, params)
-    digest.finish()
-    return digest.value
-
-
 class Digest:
     """base64url of SHA-256 over a request's canonical method and params.
 
@@ -104,14 +93,15 @@ class Digest:
         until = time.perf_counter() + STEP_S
         return all(time.perf_counter() < until for _ in self._steps)
 
-    def finish(self) -> None:
-        """Go on to the end, in one step.
+    def finish(self) -> str:
+        """Go on to the end, in one step, and return the digest.
 
         Raises:
             NotCanonical: As `read`.
         """
         for _ in self._steps:
             pass
+        return self.value
 
     def _digested(self, method: str, params: Members) -> Iterator[None]:
         covered = {name: params[name] for name in params if name not in NOT_COVERED}
